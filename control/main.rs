@@ -1,0 +1,2 @@
+//! The `keyferry` executable: arguments and start only.
+fn main() {}

@@ -1,0 +1,128 @@
+//! One receive queue and one transmit queue of a port, owned by one worker.
+//!
+//! Two drivers stand behind [`Nic`]: `dpdk` (any poll-mode driver, by PCI address or `--vdev` string) and
+//! `sim` (in memory, virtual time). Neither holds policy: packets go in and out in bursts, checksums and
+//! segmentation are done by the port where it reports them and by whoever builds the packet where not.
+
+/// Packets moved by one call; also the size of the caller's storage.
+pub const BURST: usize = 32;
+
+/// A packet buffer with exactly one owner; dropping it gives it back to its pool.
+pub trait Packet: Send + 'static {
+    /// The frame, from the Ethernet header on.
+    fn bytes(&self) -> &[u8];
+    /// The frame, writable.
+    fn bytes_mut(&mut self) -> &mut [u8];
+    /// Largest frame that fits this buffer, in bytes.
+    fn capacity(&self) -> usize;
+    /// Sets the frame's length. New bytes hold whatever the pool left there.
+    ///
+    /// # Panics
+    /// If `len` exceeds [`capacity`](Packet::capacity): a mistake of ours, never of a peer.
+    fn set_len(&mut self, len: usize);
+    /// What the port said about a received packet.
+    fn rx(&self) -> RxMeta;
+    /// What the port is to do to this packet when it is sent. Only what [`Caps`] reports may be asked for.
+    fn set_tx(&mut self, tx: TxOffload);
+}
+
+/// A port's word on a received packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RxMeta {
+    /// IP and L4 checksums, if the port checked them.
+    pub checksum: Checksum,
+    /// RSS hash with the key of [`rss::KEY`], if the port computed it.
+    pub hash: Option<u32>,
+}
+
+/// Outcome of the port's checksum check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    /// Not checked: software has to.
+    #[default]
+    Unknown,
+    /// IP header and L4 checksum are right.
+    Good,
+    /// One of them is wrong.
+    Bad,
+}
+
+/// Work left to the port for one packet to be sent. Headers must be Ethernet, an optional VLAN tag, IP and TCP,
+/// the TCP checksum field holding the pseudo-header sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TxOffload {
+    /// Fill in the IPv4 header checksum and the TCP checksum.
+    pub checksum: bool,
+    /// Cut the payload into segments of this many bytes (TSO); 0: do not.
+    pub tso_segment_bytes: u16,
+    /// Bytes before the IP header.
+    pub l2_len: u8,
+    /// Bytes of the IP header.
+    pub l3_len: u16,
+    /// Bytes of the TCP header.
+    pub l4_len: u8,
+    /// IPv6 instead of IPv4.
+    pub ipv6: bool,
+}
+
+/// What a queue's port is and can do. Fixed once the port has started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// The port's MAC address.
+    pub mac: [u8; 6],
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// This queue's number.
+    pub queue: u16,
+    /// Queues of the port.
+    pub queues: u16,
+    /// The port checks IP and TCP checksums of received packets.
+    pub rx_checksum: bool,
+    /// The port can fill in IPv4 and TCP checksums.
+    pub tx_checksum: bool,
+    /// Largest TCP payload in one packet handed over for segmentation, in bytes; 0: the port has no TSO.
+    pub tso_bytes_max: u32,
+    /// The port spreads flows over queues with [`rss::KEY`], so a packet's queue is its owner's. Without it
+    /// the worker hashes in software and hands misplaced packets over.
+    pub rss: bool,
+}
+
+/// One worker's pair of queues. No call blocks, locks or allocates from the heap.
+pub trait Nic {
+    /// The driver's packet buffer.
+    type Packet: Packet;
+
+    /// What the port can do.
+    fn caps(&self) -> Caps;
+
+    /// Appends up to `BURST - packets.len()` received packets, returns how many.
+    fn rx_burst(&mut self, packets: &mut arrayvec::ArrayVec<Self::Packet, BURST>) -> usize;
+
+    /// Hands packets to the port, first to last, and removes those it took; the rest stay, in order, for the
+    /// next turn. Returns how many were taken.
+    fn tx_burst(&mut self, packets: &mut arrayvec::ArrayVec<Self::Packet, BURST>) -> usize;
+
+    /// An empty packet from this queue's pool, or `None` when the pool is empty.
+    fn alloc(&mut self) -> Option<Self::Packet>;
+
+    /// Packets missing from the pool right now: what is held by the port's rings and by us.
+    fn in_use(&self) -> usize;
+
+    /// Counters of the port, for the control thread's export; packets the port itself dropped above all.
+    fn stats(&self) -> Stats;
+}
+
+/// A port's own counters since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets the port dropped because nobody polled or the ring was full.
+    pub rx_missed: u64,
+    /// Receives that found the pool empty.
+    pub rx_no_buffer: u64,
+    /// Sends the port refused for good.
+    pub tx_errors: u64,
+}

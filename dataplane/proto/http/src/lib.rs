@@ -1,0 +1,6 @@
+//! placeholder
+#![forbid(unsafe_code)]
+/// placeholder
+pub struct Request;
+/// placeholder
+pub struct ReplyHead;
