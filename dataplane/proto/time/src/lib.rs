@@ -5,8 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+mod wheel;
+
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
+
+pub use wheel::Wheel;
 
 /// Nanoseconds since an arbitrary start; monotonic within one process (or one simulation).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
