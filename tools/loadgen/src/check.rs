@@ -1,0 +1,164 @@
+//! Compares a reply's body, byte by byte as it arrives, with the pattern the synthetic application publishes.
+
+/// Bytes compared in one step.
+const STEP_BYTES: usize = 4096;
+
+/// A body that is not the one asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// A byte differs.
+    #[error("seed {seed}: byte {offset} is {found:#04x}, not {expected:#04x}")]
+    Byte {
+        /// Seed of the request.
+        seed: u64,
+        /// Where in the body.
+        offset: u64,
+        /// What came.
+        found: u8,
+        /// What the pattern has there.
+        expected: u8,
+    },
+    /// The body has another length.
+    #[error("seed {seed}: {found} bytes, not {expected}")]
+    Length {
+        /// Seed of the request.
+        seed: u64,
+        /// Bytes that came (at least).
+        found: u64,
+        /// Bytes asked for.
+        expected: u64,
+    },
+}
+
+/// Progress through one body.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    seed: u64,
+    expected: u64,
+    offset: u64,
+}
+
+impl Check {
+    /// Expects `bytes` bytes of the pattern of `seed`.
+    pub fn new(seed: u64, bytes: u64) -> Check {
+        Check { seed, expected: bytes, offset: 0 }
+    }
+
+    /// Compares the next bytes of the body.
+    ///
+    /// # Errors
+    /// At the first byte that differs, or that is one too many.
+    pub fn body(&mut self, bytes: &[u8]) -> Result<(), Mismatch> {
+        let end = self.offset + bytes.len() as u64;
+        if end > self.expected {
+            return Err(Mismatch::Length { seed: self.seed, found: end, expected: self.expected });
+        }
+        let mut pattern = [0; STEP_BYTES];
+        for part in bytes.chunks(STEP_BYTES) {
+            let pattern = &mut pattern[..part.len()];
+            fill(self.seed, self.offset, pattern);
+            if part != pattern {
+                return Err(self.first_difference(part, pattern));
+            }
+            self.offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The body has ended.
+    ///
+    /// # Errors
+    /// When it is shorter than asked for.
+    pub fn end(&self) -> Result<(), Mismatch> {
+        if self.offset == self.expected {
+            Ok(())
+        } else {
+            Err(Mismatch::Length { seed: self.seed, found: self.offset, expected: self.expected })
+        }
+    }
+
+    fn first_difference(&self, part: &[u8], pattern: &[u8]) -> Mismatch {
+        let at = part.iter().zip(pattern).position(|(found, expected)| found != expected).unwrap_or(0);
+        Mismatch::Byte {
+            seed: self.seed,
+            offset: self.offset + at as u64,
+            found: part[at],
+            expected: pattern[at],
+        }
+    }
+}
+
+/// The pattern: byte `i` is byte `i % 8`, little-endian, of `splitmix64(seed + i / 8)`.
+pub fn fill(seed: u64, offset: u64, out: &mut [u8]) {
+    let mut at = offset;
+    let mut rest = out;
+    while !rest.is_empty() {
+        let word = splitmix64(seed.wrapping_add(at / 8)).to_le_bytes();
+        let word = &word[(at % 8) as usize..];
+        let taken = word.len().min(rest.len());
+        rest[..taken].copy_from_slice(&word[..taken]);
+        rest = &mut rest[taken..];
+        at += taken as u64;
+    }
+}
+
+/// Steele, Lea and Flood's mixer: also the source of seeds and of draws from the mix.
+pub fn splitmix64(x: u64) -> u64 {
+    let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn pattern_is_the_published_one() {
+        // The first output of splitmix64 for state 0, as in its authors' reference.
+        assert_eq!(splitmix64(0), 0xe220_a839_7b1d_cdaf);
+        let mut out = [0; 9];
+        fill(0, 0, &mut out);
+        assert_eq!(out[..8], 0xe220_a839_7b1d_cdaf_u64.to_le_bytes());
+        assert_eq!(out[8], splitmix64(1).to_le_bytes()[0]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_fragmentation_passes_and_any_flip_fails(
+            seed: u64,
+            body in 1_usize..20_000,
+            cut in 1_usize..5_000,
+            flip: prop::sample::Index,
+        ) {
+            let mut bytes = vec![0; body];
+            fill(seed, 0, &mut bytes);
+            let mut check = Check::new(seed, body as u64);
+            for part in bytes.chunks(cut) {
+                prop_assert_eq!(check.body(part), Ok(()));
+            }
+            prop_assert_eq!(check.end(), Ok(()));
+
+            let at = flip.index(body);
+            bytes[at] ^= 0x10;
+            let mut check = Check::new(seed, body as u64);
+            let found = bytes.chunks(cut).try_for_each(|part| check.body(part));
+            let is_found = matches!(found, Err(Mismatch::Byte { offset, .. }) if offset == at as u64);
+            prop_assert!(is_found);
+        }
+    }
+
+    #[test]
+    fn length_matters() {
+        let mut bytes = [0; 8];
+        fill(3, 0, &mut bytes);
+        let mut check = Check::new(3, 8);
+        check.body(&bytes[..7]).unwrap();
+        assert!(matches!(check.end(), Err(Mismatch::Length { found: 7, .. })));
+        let mut check = Check::new(3, 7);
+        assert!(matches!(check.body(&bytes), Err(Mismatch::Length { found: 8, .. })));
+    }
+}

@@ -1,0 +1,187 @@
+//! The whole load generator against a small rustls server that can be told to misbehave.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Parser;
+use keyferry_load::args::Args;
+use keyferry_load::check::fill;
+use keyferry_load::report::Report;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// What the server does with request `n` (from 0, over all connections).
+type Misdeed = fn(n: u64) -> Deed;
+
+#[derive(Clone, Copy)]
+enum Deed {
+    Right,
+    RightChunked,
+    RightThenClose,
+    WrongByte,
+    OtherSeed,
+    OneByteShort,
+    CutShort,
+    Unavailable,
+}
+
+fn serve(misdeed: Misdeed) -> SocketAddr {
+    let key = rcgen::generate_simple_self_signed(["load.test".to_owned()]).unwrap();
+    let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![key.cert.der().clone()], private)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = Arc::new(AtomicU64::new(0));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (config, requests) = (Arc::clone(&config), Arc::clone(&requests));
+            std::thread::spawn(move || {
+                let tls = ServerConnection::new(config).unwrap();
+                connection(StreamOwned::new(tls, stream.unwrap()), &requests, misdeed)
+            });
+        }
+    });
+    address
+}
+
+fn connection(
+    mut stream: StreamOwned<ServerConnection, TcpStream>,
+    requests: &AtomicU64,
+    misdeed: Misdeed,
+) -> Option<()> {
+    let mut head = Vec::new();
+    loop {
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read(&mut byte).ok()? == 0 {
+                return None;
+            }
+            head.push(byte[0]);
+        }
+        let text = String::from_utf8(std::mem::take(&mut head)).unwrap();
+        let mut fields = text.split([' ', '?', '&', '=']);
+        fields.find(|&field| field == "bytes")?;
+        let bytes: usize = fields.next()?.parse().unwrap();
+        fields.find(|&field| field == "seed")?;
+        let seed: u64 = fields.next()?.parse().unwrap();
+
+        let deed = misdeed(requests.fetch_add(1, Ordering::Relaxed));
+        let mut body = vec![0; bytes];
+        fill(if matches!(deed, Deed::OtherSeed) { seed ^ 1 } else { seed }, 0, &mut body);
+        let mut fields = format!("Content-Length: {bytes}");
+        let mut status = "200 OK";
+        match deed {
+            Deed::Right | Deed::OtherSeed => {}
+            Deed::RightChunked => {
+                fields = "Transfer-Encoding: chunked".into();
+                let mut chunked = Vec::new();
+                for part in body.chunks(777) {
+                    write!(chunked, "{:x}\r\n", part.len()).unwrap();
+                    chunked.extend_from_slice(part);
+                    chunked.extend_from_slice(b"\r\n");
+                }
+                chunked.extend_from_slice(b"0\r\n\r\n");
+                body = chunked;
+            }
+            Deed::RightThenClose => fields.push_str("\r\nConnection: close"),
+            Deed::WrongByte => *body.last_mut().unwrap() ^= 1,
+            Deed::OneByteShort => {
+                body.pop();
+                fields = format!("Content-Length: {}", body.len());
+            }
+            Deed::CutShort => body.truncate(bytes / 2),
+            Deed::Unavailable => status = "503 Service Unavailable",
+        }
+        write!(stream, "HTTP/1.1 {status}\r\n{fields}\r\n\r\n").ok()?;
+        stream.write_all(&body).ok()?;
+        stream.flush().ok()?;
+        if matches!(deed, Deed::RightThenClose | Deed::CutShort) {
+            stream.conn.send_close_notify();
+            stream.flush().ok()?;
+            return None;
+        }
+    }
+}
+
+fn load(address: SocketAddr, options: &[&str]) -> Report {
+    let url = format!("https://load.test:{}/", address.port());
+    let resolve = format!("load.test:{}", address.ip());
+    let fixed = ["keyferry-load", "--url", &url, "--resolve", &resolve, "--insecure"];
+    keyferry_load::run(&Args::parse_from(fixed.iter().chain(options))).unwrap()
+}
+
+#[test]
+fn right_replies_are_counted_and_nothing_else() {
+    let address = serve(|n| match n % 3 {
+        0 => Deed::RightChunked,
+        _ => Deed::Right,
+    });
+    for version in ["1.2", "1.3"] {
+        let mix = ["--tls", version, "--bytes-mix", "0,1,1024,16383,65536,1000000"];
+        let shape = ["-c", "5", "-t", "2", "-n", "203", "--pipeline", "3", "--key-update-every", "7"];
+        let report = load(address, &[mix.as_slice(), &shape].concat());
+        assert_eq!((report.requests, report.mismatches), (203, 0), "{report}");
+        assert_eq!(report.first_error, None, "{report}");
+        assert_eq!(report.connections, 5, "{report}");
+    }
+}
+
+#[test]
+fn sessions_are_resumed_unless_told_not_to() {
+    let address = serve(|_| Deed::Right);
+    let shape = ["-c", "1", "-n", "20", "--requests-per-connection", "2"];
+    let report = load(address, &shape);
+    assert_eq!((report.requests, report.connections), (20, 10), "{report}");
+    assert_eq!((report.handshakes.full, report.handshakes.resumed), (1, 9), "{report}");
+    let report = load(address, &[shape.as_slice(), &["--no-resumption"]].concat());
+    assert_eq!((report.handshakes.full, report.handshakes.resumed), (10, 0), "{report}");
+}
+
+#[test]
+fn every_wrong_body_is_found() {
+    for (misdeed, found) in [
+        ((|n| if n == 5 { Deed::WrongByte } else { Deed::Right }) as Misdeed, "byte 4999"),
+        (|n| if n == 5 { Deed::OtherSeed } else { Deed::Right }, "byte 0"),
+        (|n| if n == 5 { Deed::OneByteShort } else { Deed::Right }, "4999 bytes"),
+    ] {
+        let report = load(serve(misdeed), &["-c", "2", "-n", "30", "--bytes-mix", "5000"]);
+        assert_eq!((report.requests, report.mismatches), (29, 1), "{report}");
+        assert!(report.first_mismatch.as_ref().unwrap().contains(found), "{report}");
+        assert!(!report.is_right());
+    }
+}
+
+#[test]
+fn failures_are_sorted_and_survived() {
+    let report = load(
+        serve(|n| match n {
+            3 => Deed::CutShort,
+            6 => Deed::Unavailable,
+            9 | 12 => Deed::RightThenClose,
+            _ => Deed::Right,
+        }),
+        &["-c", "1", "-n", "20"],
+    );
+    assert_eq!((report.requests, report.mismatches), (18, 0), "{report}");
+    assert_eq!((report.errors.closed, report.errors.status), (1, 1), "{report}");
+    assert_eq!(report.connections, 5, "{report}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_a_connect_error() {
+    // The port was free a moment ago and nothing listens on it.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let report = load(address, &["-c", "1", "-d", "0.1"]);
+    assert_eq!(report.requests, 0);
+    assert!(report.errors.connect > 0, "{report}");
+    assert!(!report.is_right());
+}
