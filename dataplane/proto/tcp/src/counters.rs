@@ -1,0 +1,134 @@
+//! What a worker's TCP counts: connections by how they end, packets by why they are dropped.
+//!
+//! Plain numbers, written by the worker, exported by the control thread.
+
+/// How a connection that was announced by `Event::Opened` ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CloseReason {
+    /// Both sides closed, and everything was acknowledged.
+    Finished,
+    /// The peer reset it.
+    Reset,
+    /// `Tcp::abort` was called.
+    Aborted,
+    /// No progress within the idle time-out.
+    IdleTimeout,
+    /// Closed by us, the peer kept its half open beyond [`FIN_WAIT`](crate::FIN_WAIT).
+    FinWaitTimeout,
+}
+
+impl CloseReason {
+    /// Every reason, in the order of [`CloseReason::index`].
+    pub const ALL: [CloseReason; 5] = [
+        CloseReason::Finished,
+        CloseReason::Reset,
+        CloseReason::Aborted,
+        CloseReason::IdleTimeout,
+        CloseReason::FinWaitTimeout,
+    ];
+
+    /// Its place in [`Counters::closed`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CloseReason::Finished => "finished",
+            CloseReason::Reset => "reset",
+            CloseReason::Aborted => "aborted",
+            CloseReason::IdleTimeout => "idle_timeout",
+            CloseReason::FinWaitTimeout => "fin_wait_timeout",
+        }
+    }
+}
+
+/// Why a received packet was dropped or a handshake given up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DropReason {
+    /// Headers that contradict themselves.
+    Malformed,
+    /// Wrong IPv4 or TCP checksum.
+    Checksum,
+    /// Not for one of our addresses.
+    OtherAddress,
+    /// A SYN while the number of connections was at its limit.
+    ConnectionsFull,
+    /// A SYN to a port that is not listened on; answered with RST.
+    PortClosed,
+    /// Of no known connection; answered with RST.
+    Stray,
+    /// A half-open connection that made room for a newer one.
+    HalfOpenEvicted,
+    /// A half-open connection whose handshake was not completed in time.
+    HalfOpenTimeout,
+    /// A half-open connection reset by the peer.
+    HalfOpenReset,
+    /// An immediate answer, such as a duplicate acknowledgement, found no room to be sent.
+    NoRoom,
+}
+
+impl DropReason {
+    /// Every reason, in the order of [`DropReason::index`].
+    pub const ALL: [DropReason; 10] = [
+        DropReason::Malformed,
+        DropReason::Checksum,
+        DropReason::OtherAddress,
+        DropReason::ConnectionsFull,
+        DropReason::PortClosed,
+        DropReason::Stray,
+        DropReason::HalfOpenEvicted,
+        DropReason::HalfOpenTimeout,
+        DropReason::HalfOpenReset,
+        DropReason::NoRoom,
+    ];
+
+    /// Its place in [`Counters::drops`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DropReason::Malformed => "malformed",
+            DropReason::Checksum => "checksum",
+            DropReason::OtherAddress => "other_address",
+            DropReason::ConnectionsFull => "connections_full",
+            DropReason::PortClosed => "port_closed",
+            DropReason::Stray => "stray",
+            DropReason::HalfOpenEvicted => "half_open_evicted",
+            DropReason::HalfOpenTimeout => "half_open_timeout",
+            DropReason::HalfOpenReset => "half_open_reset",
+            DropReason::NoRoom => "no_room",
+        }
+    }
+}
+
+/// Counters since start, and two present numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// SYNs that got a half-open connection.
+    pub accepted: u64,
+    /// Handshakes completed.
+    pub opened: u64,
+    /// Connections ended, by [`CloseReason::index`].
+    pub closed: [u64; CloseReason::ALL.len()],
+    /// Packets and handshakes dropped, by [`DropReason::index`].
+    pub drops: [u64; DropReason::ALL.len()],
+    /// Packets received for TCP.
+    pub packets_in: u64,
+    /// Packets handed to the egress.
+    pub packets_out: u64,
+    /// Half-open connections right now.
+    pub half_open: u64,
+    /// Connections in TIME-WAIT right now; they hold neither a socket nor a place among the connections.
+    pub time_wait: u64,
+}
+
+impl Counters {
+    pub(crate) fn drop(&mut self, reason: DropReason) {
+        self.drops[reason.index()] += 1;
+    }
+}

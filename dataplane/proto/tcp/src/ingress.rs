@@ -1,0 +1,274 @@
+//! Packets in: to the socket they belong to, to a new one, or to none.
+//!
+//! In: IP packets for our addresses. Out: events, and answers such as RST through the [`Egress`]. Part of a
+//! worker's TCP.
+
+use keyferry_time::Time;
+use smoltcp::iface::{Interface, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, RxToken, TxToken};
+use smoltcp::socket::tcp::State;
+use smoltcp::time::Instant;
+use smoltcp::wire::HardwareAddress;
+
+use crate::config::RxChecksum;
+use crate::connection::{Connection, Pending, Stage};
+use crate::counters::{CloseReason, DropReason};
+use crate::flow::Flow;
+use crate::packet::{Acknowledgement, Header, Mark};
+use crate::seam::{Egress, Segment, Tcp};
+use crate::time_wait::Verdict;
+use crate::wire::Wire;
+
+/// smoltcp counts microseconds.
+pub(crate) fn instant(now: Time) -> Instant {
+    Instant::from_micros(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX))
+}
+
+/// The interface sockets are driven through. It has no addresses: packets for others do not get here.
+pub(crate) fn interface(caps: &DeviceCapabilities, seed: u64) -> Interface {
+    let mut config = smoltcp::iface::Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut interface = Interface::new(config, &mut Nowhere(caps), Instant::ZERO);
+    interface.set_any_ip(true);
+    interface
+}
+
+impl<S: Segment> Tcp<S> {
+    /// Takes an IP packet with TCP. `checksum_good`: the port vouches for its IP and TCP checksums.
+    pub fn ingest(&mut self, now: Time, packet: &mut [u8], checksum_good: bool, out: &mut impl Egress) {
+        self.counters.packets_in += 1;
+        let verify = self.config.rx_checksum == RxChecksum::Verify || !checksum_good;
+        if let Err(reason) = self.sort(now, packet, verify, out) {
+            self.counters.drop(reason);
+        }
+    }
+
+    fn sort(
+        &mut self,
+        now: Time,
+        packet: &[u8],
+        verify: bool,
+        out: &mut impl Egress,
+    ) -> Result<(), DropReason> {
+        let header = Header::parse(packet, verify)?;
+        let hash = self.secret.hash(&header.flow);
+        if let Some(index) = self.find(hash, &header.flow) {
+            self.feed(now, index, packet, header.rst, out);
+            return Ok(());
+        }
+        if !self.config.addresses.contains(&header.flow.local.ip()) {
+            return Err(DropReason::OtherAddress);
+        }
+        match self.time_wait.ingest(now, &header, hash) {
+            Verdict::Ignore => return Ok(()),
+            Verdict::Acknowledge(mark) => {
+                self.acknowledge(&header.flow, mark, out);
+                return Ok(());
+            }
+            Verdict::Unknown => {}
+        }
+        if !header.is_open_request() {
+            self.refuse(now, packet, out);
+            return Err(DropReason::Stray);
+        }
+        if !self.config.ports.contains(&header.flow.local.port()) {
+            self.refuse(now, packet, out);
+            return Err(DropReason::PortClosed);
+        }
+        let index = self.accept(now, header.flow, hash)?;
+        self.feed(now, index, packet, false, out);
+        Ok(())
+    }
+
+    fn find(&self, hash: u32, flow: &Flow) -> Option<u32> {
+        let same = |index: u32| {
+            self.slots[index as usize].connection.as_ref().is_some_and(|connection| connection.flow == *flow)
+        };
+        self.flows.find(hash, same)
+    }
+
+    /// Makes a half-open connection. At a limit the oldest half-open one makes room: under a flood of SYNs an
+    /// honest handshake then has as long as the flood takes to fill the limit, where refusing the newest would
+    /// give it next to no chance.
+    fn accept(&mut self, now: Time, flow: Flow, hash: u32) -> Result<u32, DropReason> {
+        let full = self.half_open.len() >= self.config.half_open as usize || self.free.is_empty();
+        if full && let Some(oldest) = self.half_open.front() {
+            self.die(oldest, CloseReason::Aborted);
+            self.counters.drop(DropReason::HalfOpenEvicted);
+        }
+        let index = self.free.pop().ok_or(DropReason::ConnectionsFull)?;
+        // smoltcp draws initial sequence numbers from the interface's generator, whose state two of them would
+        // tell. So each connection gets an interface with a seed of its own (RFC 6528 without the clock).
+        let salt = self.counters.accepted.wrapping_add(now.0.rotate_left(20));
+        self.interface = interface(&self.caps, self.secret.sequence(&flow, salt));
+        self.slots[index as usize].connection =
+            Some(Box::new(Connection::listen(now, flow, hash, &self.config)));
+        self.flows.insert(hash, index);
+        self.half_open.push_back(index);
+        self.counters.accepted += 1;
+        self.counters.half_open = self.half_open.len() as u64;
+        Ok(index)
+    }
+
+    /// Gives a packet to its connection's socket and takes note of what changed.
+    fn feed(&mut self, now: Time, index: u32, packet: &[u8], rst: bool, out: &mut impl Egress) {
+        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
+            return;
+        };
+        let (unread, unacked) = connection.queues();
+        let Some(sockets) = connection.sockets.as_mut() else {
+            return;
+        };
+        let mut wire =
+            Wire { packet: Some(packet), out, caps: &self.caps, counters: &mut self.counters, mark: None };
+        self.interface.poll_ingress_single(instant(now), &mut wire, sockets);
+        if let Some(mark) = wire.mark {
+            connection.mark = mark;
+        }
+        let (unread_now, unacked_now) = connection.queues();
+        if unread_now > unread || unacked_now < unacked {
+            connection.active = now;
+        }
+        if self.review(now, index, rst) {
+            if unread_now > unread {
+                self.arrived(index);
+            }
+            self.pump(index);
+            self.dirty.push_back(index);
+        }
+    }
+
+    fn arrived(&mut self, index: u32) {
+        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
+            return;
+        };
+        match connection.stage {
+            Stage::Open => self.tell(index, Pending::READABLE),
+            Stage::Closing => connection.drain(),
+            Stage::HalfOpen | Stage::Aborting(_) | Stage::Dead(_) => {}
+        }
+    }
+
+    /// Follows the socket's state after it was fed or asked to send. Answers whether it lives on.
+    pub(crate) fn review(&mut self, now: Time, index: u32, rst: bool) -> bool {
+        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
+            return false;
+        };
+        let Some(socket) = connection.socket() else {
+            return false;
+        };
+        let (state, gone) = (socket.state(), socket.remote_endpoint().is_none());
+        match (connection.stage, state) {
+            // RST in SYN-RECEIVED puts a listening socket back to LISTEN; ours serves one handshake only. A SYN
+            // it did not take leaves it there as well.
+            (Stage::HalfOpen, State::Listen | State::Closed) => {
+                self.die(index, CloseReason::Reset);
+                self.counters.half_open = self.half_open.len() as u64;
+                self.counters.drop(DropReason::HalfOpenReset);
+                false
+            }
+            (Stage::HalfOpen, State::SynReceived) => true,
+            (Stage::Aborting(reason), State::Closed) if gone => {
+                self.die(index, reason);
+                false
+            }
+            (Stage::Aborting(_), _) => true,
+            (_, State::Closed) => {
+                // The other way to CLOSED is the acknowledgement of our FIN in LAST-ACK.
+                self.die(index, if rst { CloseReason::Reset } else { CloseReason::Finished });
+                false
+            }
+            (stage, state) => {
+                self.advance(now, index, stage, state);
+                true
+            }
+        }
+    }
+
+    /// Follows a live connection: handshake complete, peer's FIN, our FIN acknowledged.
+    fn advance(&mut self, now: Time, index: u32, stage: Stage, state: State) {
+        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
+            return;
+        };
+        if stage == Stage::HalfOpen {
+            connection.stage = Stage::Open;
+            connection.active = now;
+            self.half_open.remove(index);
+            self.counters.half_open = self.half_open.len() as u64;
+            self.counters.opened += 1;
+            self.tell(index, Pending::OPENED);
+        }
+        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
+            return;
+        };
+        if state == State::FinWait2 && connection.fin_wait == Time::NEVER {
+            connection.fin_wait = now + crate::config::FIN_WAIT;
+        }
+        if !connection.eof && connection.is_eof() {
+            connection.eof = true;
+            if connection.stage == Stage::Open {
+                self.tell(index, Pending::EOF);
+            }
+        }
+    }
+
+    /// Answers a packet of no connection with RST (RFC 9293 section 3.10.7.1), which smoltcp does for a set
+    /// without sockets.
+    fn refuse(&mut self, now: Time, packet: &[u8], out: &mut impl Egress) {
+        let mut wire =
+            Wire { packet: Some(packet), out, caps: &self.caps, counters: &mut self.counters, mark: None };
+        self.interface.poll_ingress_single(instant(now), &mut wire, &mut SocketSet::new(&mut [][..]));
+    }
+
+    fn acknowledge(&mut self, flow: &Flow, mark: Mark, out: &mut impl Egress) {
+        let acknowledgement = Acknowledgement::new(flow, mark);
+        let mut wire = Wire { packet: None, out, caps: &self.caps, counters: &mut self.counters, mark: None };
+        match wire.transmit(Instant::ZERO) {
+            Some(tx) => {
+                tx.consume(acknowledgement.len(), |packet| acknowledgement.emit(packet, &self.caps.checksum));
+            }
+            None => self.counters.drop(DropReason::NoRoom),
+        }
+    }
+}
+
+/// A device to make an interface with; nothing is sent or received through it.
+struct Nowhere<'a>(&'a DeviceCapabilities);
+
+impl Device for Nowhere<'_> {
+    type RxToken<'t>
+        = Nothing
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Nothing
+    where
+        Self: 't;
+
+    fn receive(&mut self, _: Instant) -> Option<(Nothing, Nothing)> {
+        None
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Nothing> {
+        None
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.0.clone()
+    }
+}
+
+/// A token there is none of.
+enum Nothing {}
+
+impl RxToken for Nothing {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, _: F) -> R {
+        match self {}
+    }
+}
+
+impl TxToken for Nothing {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, _: usize, _: F) -> R {
+        match self {}
+    }
+}

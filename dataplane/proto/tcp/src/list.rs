@@ -1,0 +1,103 @@
+//! A first-in first-out list of connection indexes.
+//!
+//! Each index is in the list at most once and can be taken out of the middle, so a list is bounded by the number
+//! of connections, and a connection that ends leaves nothing behind in any. Fixed memory, owned by a worker's TCP.
+
+const NIL: u32 = u32::MAX;
+/// `next` of an index that is not in the list.
+const ABSENT: u32 = u32::MAX - 1;
+
+#[derive(Clone, Copy)]
+struct Link {
+    next: u32,
+    prev: u32,
+}
+
+pub(crate) struct List {
+    links: Box<[Link]>,
+    head: u32,
+    tail: u32,
+    len: u32,
+}
+
+impl List {
+    pub(crate) fn new(indexes: u32) -> List {
+        let links = vec![Link { next: ABSENT, prev: NIL }; indexes as usize].into();
+        List { links, head: NIL, tail: NIL, len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    pub(crate) fn front(&self) -> Option<u32> {
+        (self.head != NIL).then_some(self.head)
+    }
+
+    /// Appends `index` unless it is in the list already.
+    pub(crate) fn push_back(&mut self, index: u32) {
+        if self.links[index as usize].next != ABSENT {
+            return;
+        }
+        self.links[index as usize] = Link { next: NIL, prev: self.tail };
+        match self.tail {
+            NIL => self.head = index,
+            tail => self.links[tail as usize].next = index,
+        }
+        self.tail = index;
+        self.len += 1;
+    }
+
+    /// Takes `index` out if it is in the list.
+    pub(crate) fn remove(&mut self, index: u32) {
+        let Link { next, prev } = self.links[index as usize];
+        if next == ABSENT {
+            return;
+        }
+        match prev {
+            NIL => self.head = next,
+            prev => self.links[prev as usize].next = next,
+        }
+        match next {
+            NIL => self.tail = prev,
+            next => self.links[next as usize].prev = prev,
+        }
+        self.links[index as usize].next = ABSENT;
+        self.len -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_queue_of_distinct_indexes(steps in prop::collection::vec((0u32..8, any::<bool>()), 0..100)) {
+            let mut list = List::new(8);
+            let mut model = VecDeque::new();
+            for (index, push) in steps {
+                if push {
+                    list.push_back(index);
+                    if !model.contains(&index) {
+                        model.push_back(index);
+                    }
+                } else {
+                    list.remove(index);
+                    model.retain(|known| *known != index);
+                }
+                prop_assert_eq!(list.front(), model.front().copied());
+                prop_assert_eq!(list.len(), model.len());
+            }
+            while let Some(index) = list.front() {
+                list.remove(index);
+                prop_assert_eq!(Some(index), model.pop_front());
+            }
+            prop_assert!(model.is_empty());
+        }
+    }
+}

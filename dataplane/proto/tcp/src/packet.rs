@@ -1,0 +1,155 @@
+//! Headers of IP packets with TCP: read before a connection is known, written where there is no socket.
+//!
+//! In: an IP packet. Out: its flow and the fields that decide where it goes; or a bare acknowledgement. Pure.
+
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    IpAddress, IpProtocol, IpRepr, Ipv4Packet, Ipv6Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+    checksum,
+};
+
+use crate::DropReason;
+use crate::flow::Flow;
+
+/// What decides where a received packet goes.
+pub(crate) struct Header {
+    pub(crate) flow: Flow,
+    pub(crate) syn: bool,
+    pub(crate) ack: bool,
+    pub(crate) fin: bool,
+    pub(crate) rst: bool,
+    pub(crate) seq: TcpSeqNumber,
+    /// Bytes of payload.
+    pub(crate) payload: usize,
+}
+
+impl Header {
+    /// Reads a packet's headers, checking lengths and, if asked, checksums.
+    pub(crate) fn parse(packet: &[u8], verify: bool) -> Result<Header, DropReason> {
+        match packet.first().map(|first| first >> 4) {
+            Some(4) => {
+                let ip = Ipv4Packet::new_checked(packet).map_err(|_| DropReason::Malformed)?;
+                if ip.header_len() < 20
+                    || ip.next_header() != IpProtocol::Tcp
+                    || ip.more_frags()
+                    || ip.frag_offset() != 0
+                {
+                    return Err(DropReason::Malformed);
+                }
+                if verify && !ip.verify_checksum() {
+                    return Err(DropReason::Checksum);
+                }
+                Header::parse_tcp(ip.payload(), IpAddr::V4(ip.src_addr()), IpAddr::V4(ip.dst_addr()), verify)
+            }
+            Some(6) => {
+                let ip = Ipv6Packet::new_checked(packet).map_err(|_| DropReason::Malformed)?;
+                if ip.next_header() != IpProtocol::Tcp {
+                    return Err(DropReason::Malformed);
+                }
+                Header::parse_tcp(ip.payload(), IpAddr::V6(ip.src_addr()), IpAddr::V6(ip.dst_addr()), verify)
+            }
+            _ => Err(DropReason::Malformed),
+        }
+    }
+
+    fn parse_tcp(segment: &[u8], source: IpAddr, local: IpAddr, verify: bool) -> Result<Header, DropReason> {
+        let tcp = TcpPacket::new_checked(segment).map_err(|_| DropReason::Malformed)?;
+        let (from, to) = (tcp.src_port(), tcp.dst_port());
+        if from == 0 || to == 0 || source.is_unspecified() || source.is_multicast() {
+            return Err(DropReason::Malformed);
+        }
+        if verify && !tcp.verify_checksum(&IpAddress::from(source), &IpAddress::from(local)) {
+            return Err(DropReason::Checksum);
+        }
+        Ok(Header {
+            flow: Flow { peer: SocketAddr::new(source, from), local: SocketAddr::new(local, to) },
+            syn: tcp.syn(),
+            ack: tcp.ack(),
+            fin: tcp.fin(),
+            rst: tcp.rst(),
+            seq: tcp.seq_number(),
+            payload: tcp.payload().len(),
+        })
+    }
+
+    /// Whether this opens a connection.
+    pub(crate) fn is_open_request(&self) -> bool {
+        self.syn && !self.ack && !self.rst && !self.fin
+    }
+}
+
+/// Sequence number after a packet and what it acknowledged: all TIME-WAIT needs to know of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mark {
+    pub(crate) seq: TcpSeqNumber,
+    pub(crate) ack: TcpSeqNumber,
+}
+
+/// Finishes a packet a socket built: the pseudo-header sum where the port fills in checksums.
+///
+/// DPDK's convention: with segmentation the sum leaves the length out, because each segment has its own
+/// (`rte_ipv4_phdr_cksum`).
+pub(crate) fn offload_checksum(packet: &mut [u8], segmented: bool) {
+    let (at, sum) = match packet.first().map(|first| first >> 4) {
+        Some(4) => {
+            let ip = Ipv4Packet::new_unchecked(&*packet);
+            let at = usize::from(ip.header_len());
+            let len = if segmented { 0 } else { (packet.len() - at) as u32 };
+            (at, checksum::pseudo_header_v4(&ip.src_addr(), &ip.dst_addr(), IpProtocol::Tcp, len))
+        }
+        _ => {
+            let ip = Ipv6Packet::new_unchecked(&*packet);
+            let at = ip.header_len();
+            let len = if segmented { 0 } else { (packet.len() - at) as u32 };
+            (at, checksum::pseudo_header_v6(&ip.src_addr(), &ip.dst_addr(), IpProtocol::Tcp, len))
+        }
+    };
+    TcpPacket::new_unchecked(&mut packet[at..]).set_checksum(sum);
+}
+
+/// What a packet a socket built leaves behind for TIME-WAIT.
+pub(crate) fn mark(packet: &[u8]) -> Mark {
+    let at = if packet.first().is_some_and(|first| first >> 4 == 4) { 20 } else { 40 };
+    let tcp = TcpPacket::new_unchecked(&packet[at..]);
+    Mark { seq: tcp.seq_number() + tcp.segment_len(), ack: tcp.ack_number() }
+}
+
+/// A bare acknowledgement, for a flow without a socket.
+pub(crate) struct Acknowledgement {
+    ip: IpRepr,
+    tcp: TcpRepr<'static>,
+}
+
+impl Acknowledgement {
+    pub(crate) fn new(flow: &Flow, mark: Mark) -> Acknowledgement {
+        let tcp = TcpRepr {
+            src_port: flow.local.port(),
+            dst_port: flow.peer.port(),
+            control: TcpControl::None,
+            seq_number: mark.seq,
+            ack_number: Some(mark.ack),
+            window_len: 0,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None, None, None],
+            timestamp: None,
+            payload: &[],
+        };
+        let (local, peer) = (IpAddress::from(flow.local.ip()), IpAddress::from(flow.peer.ip()));
+        Acknowledgement { ip: IpRepr::new(local, peer, IpProtocol::Tcp, tcp.buffer_len(), 64), tcp }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ip.buffer_len()
+    }
+
+    pub(crate) fn emit(&self, packet: &mut [u8], checksums: &ChecksumCapabilities) {
+        self.ip.emit(&mut *packet, checksums);
+        let segment = &mut packet[self.ip.header_len()..];
+        let mut segment = TcpPacket::new_unchecked(segment);
+        self.tcp.emit(&mut segment, &self.ip.src_addr(), &self.ip.dst_addr(), checksums);
+    }
+}
