@@ -6,9 +6,35 @@
 //! (two processes of one machine) and `sim` (one process, virtual time); `verbs` follows.
 //!
 //! A queue pair belongs to one worker; only [`Fence`] is for the control thread.
+//!
+//! # Where the rules come from
+//! - *Once and in order*: RC delivers the messages of one queue pair in the order they were posted (IBTA vol. 1,
+//!   9.7), so a SEND or an immediate that arrived proves every WRITE posted before it.
+//! - *No receive, no message*: a SEND or WRITE WITH IMMEDIATE that finds no receive posted is answered RNR NAK;
+//!   with `rnr_retry` 0 (`ibv_modify_qp(3)`) the sender's queue pair fails at once. Retries would hide a mistake
+//!   in the credits, and stall whatever is behind.
+//! - *Immediates use up a receive* and carry no data there: `IBV_WR_RDMA_WRITE_WITH_IMM`, `ibv_post_send(3)`.
+//! - *A source belongs to the adapter until its completion*: `ibv_post_send(3)`; SENDs and the load word are small
+//!   and copied out at once, as with `IBV_SEND_INLINE` or a buffer of the driver's.
+//! - *Completed means placed in the peer's memory*, not read by it: the acknowledgement comes from its adapter.
+//! - *Completions of posts come in post order*; what fails first fails all behind it (`IBV_WC_WR_FLUSH_ERR`). A
+//!   flushed post may still have arrived: the acknowledgement can be what was lost.
+//! - *In error* nothing new is taken. `ibv_post_send(3)` would take it and flush it; refusing says so sooner. What
+//!   had arrived before may still be polled. `ibv_modify_qp(3)` allows any thread to move the pair there.
+//! - *Full at `posted_max`*: `ibv_create_cq(3)` overruns if a completion queue is smaller than what is posted.
+//! - *The load word may be torn*: RDMA orders whole messages, not the bytes of one WRITE against the reader.
+
+#![deny(unsafe_code)]
+
+mod limits;
+mod receives;
+pub mod shm;
+pub mod sim;
 
 use std::ops::Range;
 use std::sync::Arc;
+
+pub use limits::{LimitsError, MEMORY_BYTES_LIMIT, MESSAGE_BYTES_LIMIT, POSTED_LIMIT, RECEIVES_LIMIT};
 
 /// Completions delivered by one poll; also the size of the caller's storage.
 pub const BURST: usize = 32;
