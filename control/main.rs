@@ -1,2 +1,9 @@
 //! The `keyferry` executable: arguments and start only.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyferry_control::cli::run(env!("KEYFERRY_VERSION"), |_| {
+        anyhow::bail!("this build has no data plane yet")
+    })
+}

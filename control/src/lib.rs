@@ -1,2 +1,16 @@
 //! Everything off the packet path: configuration, start-up, peers, admin.
+//!
+//! - [`cli`]: what the executable's arguments do
+//! - [`config`]: one file, one validated tree
+//! - [`check`]: what would fail at start
+//! - [`counters`], [`admin`]: what the workers count, and who asks for it
+//! - [`socket`]: Unix sockets a node listens on
+
 #![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod counters;
+pub mod socket;

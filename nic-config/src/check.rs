@@ -69,7 +69,9 @@ pub fn check(host: &Host, wanted: &Wanted) -> Vec<Finding> {
 fn environment(host: &Host, findings: &mut Vec<Finding>) {
     if let Some(value) = &host.ia32cap {
         findings.push(Finding::slows(
-            format!("OPENSSL_ia32cap is set to \"{value}\" in the environment, which can make AES 35 times slower"),
+            format!(
+                "OPENSSL_ia32cap is set to \"{value}\" in the environment, which can make AES 35 times slower"
+            ),
             "unset it where the node is started",
         ));
     }
@@ -121,7 +123,10 @@ fn memory(host: &Host, wanted: &Wanted, findings: &mut Vec<Finding>) {
         && bytes >> 20 < need + LOCKED_MIB
     {
         findings.push(Finding::slows(
-            format!("only {} KiB of memory may be locked, so keys and packet memory can be swapped out", bytes >> 10),
+            format!(
+                "only {} KiB of memory may be locked, so keys and packet memory can be swapped out",
+                bytes >> 10
+            ),
             "raise the limit (systemd: LimitMEMLOCK=infinity) or grant CAP_IPC_LOCK",
         ));
     }
@@ -198,7 +203,9 @@ fn pci(host: &Host, wanted: &Wanted, address: PciAddress, findings: &mut Vec<Fin
         Some(driver) if USER_DRIVERS.contains(&driver) => {}
         Some(driver) => findings.push(Finding::blocks(
             match nic.interfaces.first() {
-                Some(interface) => format!("{address} belongs to the kernel: {driver}, interface {interface}"),
+                Some(interface) => {
+                    format!("{address} belongs to the kernel: {driver}, interface {interface}")
+                }
                 None => format!("{address} belongs to the kernel: {driver}"),
             },
             format!("take it away from the kernel, which ends its connections: {bind}"),
@@ -246,7 +253,10 @@ fn cores(host: &Host, wanted: &Wanted, findings: &mut Vec<Finding>) {
     let shared: Vec<_> = wanted.workers.difference(&host.cores.isolated).copied().collect();
     if wanted.spin && !shared.is_empty() {
         findings.push(Finding::note(
-            format!("the kernel runs other work on worker cores {}, which costs tail latency", named(&shared)),
+            format!(
+                "the kernel runs other work on worker cores {}, which costs tail latency",
+                named(&shared)
+            ),
             format!("keep them free: kernel argument isolcpus={}", named(&shared).replace(' ', "")),
         ));
     }

@@ -165,7 +165,8 @@ impl PciAddress {
             _ => return None,
         };
         let hex = |text: &str, digits: usize| {
-            let plain = !text.is_empty() && text.len() <= digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+            let plain =
+                !text.is_empty() && text.len() <= digits && text.bytes().all(|b| b.is_ascii_hexdigit());
             plain.then(|| u32::from_str_radix(text, 16).ok()).flatten()
         };
         let device = u8::try_from(hex(device, 2)?).ok().filter(|device| *device < 32)?;
@@ -214,7 +215,10 @@ impl fmt::Display for DeviceError {
                 "\"{part}\" is no argument: write name=value, at most {ARGUMENTS_MAX} of them, separated by commas"
             ),
             DeviceError::Missing(driver, example) => {
-                write!(f, "{driver} does not know where its packets come from: add an argument such as {example}")
+                write!(
+                    f,
+                    "{driver} does not know where its packets come from: add an argument such as {example}"
+                )
             }
         }
     }
@@ -258,7 +262,10 @@ mod tests {
     #[test]
     fn refuses_what_dpdk_does_not_have() {
         let error = |text: &str| text.parse::<Device>().unwrap_err();
-        assert_eq!(error("net_af_paket0,iface=x"), DeviceError::Driver("net_af_paket".into(), "net_af_packet"));
+        assert_eq!(
+            error("net_af_paket0,iface=x"),
+            DeviceError::Driver("net_af_paket".into(), "net_af_packet")
+        );
         assert_eq!(error("eth_ring0"), DeviceError::Driver("eth_ring".into(), "net_ring"));
         assert_eq!(error("net_bonding0,mode=1"), DeviceError::Later("bonding"));
         assert_eq!(error("net_af_packet0"), DeviceError::Missing("net_af_packet", "iface=eth1"));

@@ -109,7 +109,8 @@ fn available_mib(root: &Path) -> Option<u64> {
 
 fn memlock(root: &Path) -> Option<Memlock> {
     let text = std::fs::read_to_string(root.join("proc/self/limits")).ok()?;
-    let soft = text.lines().find_map(|line| line.strip_prefix("Max locked memory"))?.split_whitespace().next()?;
+    let soft =
+        text.lines().find_map(|line| line.strip_prefix("Max locked memory"))?.split_whitespace().next()?;
     match soft {
         "unlimited" => Some(Memlock::Unlimited),
         bytes => bytes.parse().ok().map(Memlock::Bytes),

@@ -1,0 +1,87 @@
+//! The command line: `keyferry node`, `check` and `status`. Exit codes: 0 well, 1 problems, 2 wrong usage.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::admin;
+use crate::check::Report;
+use crate::config::Config;
+
+/// A TLS front end that bypasses the kernel and lends requests, with the key to answer them, to less loaded nodes
+#[derive(Parser)]
+#[command(name = "keyferry")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node until SIGTERM or SIGINT
+    Node {
+        /// The node's configuration; docs/examples/keyferry.toml describes every key
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Say what would fail at start, and what to do about it
+    Check {
+        /// The configuration to check
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a running node's counters as one JSON document
+    Status {
+        /// The running node's configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// Reads the process's arguments and does what they say. `node` runs a node until it is told to end.
+pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
+    // clap prints help and usage errors itself and leaves with 0 and 2.
+    let matches = Arguments::command().version(version).get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let done = match arguments.command {
+        Command::Node { config } => load(&config).and_then(node),
+        Command::Check { config, json } => return check(&config, json),
+        Command::Status { config } => load(&config).and_then(|config| status(&config)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keyferry: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(file: &Path) -> anyhow::Result<Config> {
+    Ok(Config::load(file)?)
+}
+
+fn check(file: &Path, json: bool) -> ExitCode {
+    let report = Report::new(file, Path::new("/"));
+    match json {
+        true => println!("{}", serde_json::to_string(&report).expect("a report is plain data")),
+        false => println!("{report}"),
+    }
+    if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn status(config: &Config) -> anyhow::Result<()> {
+    let socket = &config.admin.socket;
+    let answer = admin::ask(socket, "status").map_err(|error| {
+        anyhow::anyhow!(
+            "no node answers at {} ({error}): is it running, and may you connect?",
+            socket.display()
+        )
+    })?;
+    println!("{answer}");
+    Ok(())
+}

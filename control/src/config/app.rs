@@ -1,0 +1,111 @@
+//! `[app]`: what answers requests.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::reader::{Context, Section};
+
+/// Largest cost or size a distribution may be given: above it is a slip of the pen.
+const VALUE_MAX: f64 = 1e12;
+
+/// What answers requests.
+#[derive(Clone, Debug, PartialEq)]
+pub enum App {
+    /// Replies of a given cost and size.
+    Synthetic(Synthetic),
+    /// The files of a folder.
+    Static {
+        /// The folder.
+        root: PathBuf,
+    },
+}
+
+/// Replies of a given cost and size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Synthetic {
+    /// Cost of a reply, in us.
+    pub cost_us: Distribution,
+    /// Size of a reply's body, in bytes.
+    pub bytes: Distribution,
+    /// The cost is burnt on the core; else only waited out.
+    pub burn: bool,
+}
+
+/// Where values are drawn from. In the file a table with one key: `{ fixed = 1024 }`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Distribution {
+    /// Always this value.
+    Fixed(f64),
+    /// Exponential, by its mean.
+    Exponential(f64),
+    /// Log-normal: median, and sigma of the logarithm.
+    LogNormal(f64, f64),
+    /// Pareto: least value, and alpha.
+    Pareto(f64, f64),
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Synthetic,
+    Static,
+}
+
+const KINDS: &[(&str, Kind)] = &[("synthetic", Kind::Synthetic), ("static", Kind::Static)];
+
+const WANTS: &str =
+    "{ fixed = N }, { exponential = MEAN }, { lognormal = [MEDIAN, SIGMA] } or { pareto = [MIN, ALPHA] }";
+
+pub(super) fn read(mut section: Section<'_, '_>) -> Option<App> {
+    let kind = section.choice("kind", KINDS, Kind::Synthetic);
+    let synthetic = read_synthetic(section.section("synthetic"));
+    let root = read_static(section.section("static"), matches!(kind, Kind::Static));
+    section.finish();
+    Some(match kind {
+        Kind::Synthetic => App::Synthetic(synthetic),
+        Kind::Static => App::Static { root: root? },
+    })
+}
+
+fn read_synthetic(mut section: Section<'_, '_>) -> Synthetic {
+    let cost_us = distribution(&mut section, "cost_us", 0.0);
+    let bytes = distribution(&mut section, "bytes", 1024.0);
+    let burn = section.flag("burn", true);
+    section.finish();
+    Synthetic { cost_us, bytes, burn }
+}
+
+fn read_static(mut section: Section<'_, '_>, wanted: bool) -> Option<PathBuf> {
+    let mut root = section.file("root");
+    if wanted {
+        root = section.required("root", root, "the folder to serve");
+    }
+    section.finish();
+    root
+}
+
+fn distribution(section: &mut Section<'_, '_>, key: &'static str, default: f64) -> Distribution {
+    let Some(distribution) = section.value(key, WANTS) else { return Distribution::Fixed(default) };
+    let value = |value: f64| (0.0..=VALUE_MAX).contains(&value);
+    let shape = |shape: f64| shape > 0.0 && shape <= 100.0;
+    let fits = match distribution {
+        Distribution::Fixed(at) | Distribution::Exponential(at) => value(at),
+        Distribution::LogNormal(median, sigma) => value(median) && (sigma == 0.0 || shape(sigma)),
+        Distribution::Pareto(min, alpha) => value(min) && shape(alpha),
+    };
+    if !fits {
+        let bounds = "values from 0 to 1e12, SIGMA from 0 to 100, ALPHA above 0 and up to 100";
+        section.report(key, format!("a number is out of range: write {WANTS} with {bounds}"));
+    }
+    distribution
+}
+
+/// Whether the folder to serve is one.
+pub(super) fn check(context: &Context<'_>, app: &App) {
+    let App::Static { root } = app else { return };
+    if let Err(error) = std::fs::read_dir(root) {
+        let what = format!("{} is not a folder this user can read ({error})", root.display());
+        context.report("app.static.root", format!("{what}: create it, or name the right one"));
+    }
+}

@@ -1,0 +1,103 @@
+//! Files the configuration names that hold certificates and keys: read here, by check and by start alike.
+//!
+//! Key bytes leave in types that zeroize; no error carries them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use keyferry_lease::PairSecret;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+/// Largest file read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of a pair key.
+const PAIR_KEY_BYTES: usize = 32;
+/// Permission of everybody to read.
+const OTHERS_READ: u32 = 0o004;
+
+/// Why a file cannot be used; each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("{0} cannot be read ({1}): create it, or let this user read it")]
+    Unreadable(PathBuf, io::Error),
+    /// It is larger than any such file is.
+    #[error("{0} is larger than {FILE_BYTES_MAX} bytes: name the right file")]
+    Large(PathBuf),
+    /// It holds no certificate in PEM.
+    #[error("{0} holds no certificate: it must be PEM with BEGIN CERTIFICATE, leaf first")]
+    NoCertificate(PathBuf),
+    /// It holds no private key in PEM.
+    #[error("{0} holds no private key: it must be PEM with BEGIN PRIVATE KEY, not encrypted")]
+    NoKey(PathBuf),
+    /// Not a pair key.
+    #[error(
+        "{0} is {1} bytes long, and a pair key is {PAIR_KEY_BYTES}: make one with head -c 32 /dev/urandom > {0}"
+    )]
+    Length(PathBuf, u64),
+    /// Everybody can read it.
+    #[error("{0} can be read by everybody on this machine: chmod 600 {0}")]
+    Exposed(PathBuf),
+}
+
+/// A certificate chain in PEM.
+pub fn certificate_chain(path: &Path) -> Result<Vec<u8>, FileError> {
+    let (text, _) = read(path)?;
+    let mut any = false;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        certificate.map_err(|_| FileError::NoCertificate(path.to_owned()))?;
+        any = true;
+    }
+    // Certificates are public: the zeroizing copy ends here.
+    if any { Ok(text.to_vec()) } else { Err(FileError::NoCertificate(path.to_owned())) }
+}
+
+/// A private key in PEM.
+pub fn private_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let (text, _) = read(path)?;
+    match PrivateKeyDer::from_pem_slice(&text) {
+        Ok(mut key) => zeroize::Zeroize::zeroize(&mut key),
+        Err(_) => return Err(FileError::NoKey(path.to_owned())),
+    }
+    Ok(text)
+}
+
+/// The key two nodes share.
+pub fn pair_key(path: &Path) -> Result<PairSecret, FileError> {
+    let (bytes, mode) = read(path)?;
+    if mode & OTHERS_READ != 0 {
+        return Err(FileError::Exposed(path.to_owned()));
+    }
+    let mut key = Zeroizing::new([0; PAIR_KEY_BYTES]);
+    if bytes.len() != key.len() {
+        return Err(FileError::Length(path.to_owned(), bytes.len() as u64));
+    }
+    key.copy_from_slice(&bytes);
+    Ok(key)
+}
+
+/// Whether everybody on this machine can read a file.
+pub fn is_exposed(path: &Path) -> bool {
+    path.metadata().is_ok_and(|data| data.mode() & OTHERS_READ != 0)
+}
+
+/// A file's bytes and permissions. The buffer is as large as the file from the start: one that grew would leave
+/// copies of a key behind.
+fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), FileError> {
+    let unreadable = |error| FileError::Unreadable(path.to_owned(), error);
+    let file = File::open(path).map_err(unreadable)?;
+    let data = file.metadata().map_err(unreadable)?;
+    if !data.is_file() {
+        return Err(unreadable(io::Error::other("not a file")));
+    }
+    if data.len() > FILE_BYTES_MAX {
+        return Err(FileError::Large(path.to_owned()));
+    }
+    let mut bytes = Zeroizing::new(vec![0; data.len() as usize]);
+    (&file).read_exact(&mut bytes).map_err(unreadable)?;
+    Ok((bytes, data.mode()))
+}

@@ -1,0 +1,187 @@
+//! `[lease]`, `[fabric]` and `[[peer]]`: when requests are lent, how peers are reached, and who they are.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyferry_decide::Policy;
+use keyferry_lease::{CREDITS_MAX, LEASES_MAX, message};
+
+use super::files;
+use super::node::name;
+use super::reader::{Context, Section};
+
+/// Peers a node lends to, at most.
+pub const PEERS_MAX: usize = 32;
+/// Longest path of a Unix socket, in bytes: `sun_path` without its NUL (unix(7)).
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Receives a queue pair keeps for what ends leases, whatever else is under way.
+const RECEIVES_SPARE: u32 = 16;
+
+/// When and how requests are lent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Who decides; [`Policy::Never`] unless the node's model is `bf`.
+    pub policy: Policy,
+    /// The key is sent with the request.
+    pub eager: bool,
+    /// Leases under way on one queue pair.
+    pub leases: usize,
+    /// Reply slots one lease may hold.
+    pub credits: usize,
+    /// Grant to claim.
+    pub claim_timeout: Duration,
+    /// Silence of a helper that may write.
+    pub silence_timeout: Duration,
+}
+
+/// How peers are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fabric {
+    /// The driver.
+    pub driver: Driver,
+    /// Where peers of this machine reach this node.
+    pub socket: PathBuf,
+    /// Largest message, in bytes: a lent request has to fit one.
+    pub message_bytes: usize,
+    /// Posted receives of a queue pair.
+    pub receives: usize,
+    /// Reply slots of a queue pair, one TLS record each.
+    pub slots: u16,
+}
+
+/// A fabric driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Shared memory, between nodes on one machine.
+    Shm,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Where it is reached.
+    pub socket: PathBuf,
+    /// The file of the key shared with it; read it with [`files::pair_key`].
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Copy)]
+enum Decide {
+    Never,
+    Always,
+    Threshold,
+}
+
+const DECIDE: &[(&str, Decide)] =
+    &[("never", Decide::Never), ("always", Decide::Always), ("threshold", Decide::Threshold)];
+
+pub(super) fn read_lease(mut section: Section<'_, '_>) -> Lease {
+    let decide = section.choice("decide", DECIDE, Decide::Threshold);
+    let us = section.number("threshold_us", 2000, 0..=60_000_000);
+    let lease = Lease {
+        policy: match decide {
+            Decide::Never => Policy::Never,
+            Decide::Always => Policy::Always,
+            Decide::Threshold => Policy::Threshold { us },
+        },
+        eager: section.flag("eager", false),
+        leases: section.number("leases", 256, 1..=LEASES_MAX as u64),
+        credits: section.number("credits", 16, 1..=CREDITS_MAX as u64),
+        claim_timeout: section.millis("claim_timeout_ms", 5000, 1..=600_000),
+        silence_timeout: section.millis("silence_timeout_ms", 2000, 1..=600_000),
+    };
+    section.finish();
+    lease
+}
+
+pub(super) fn read_fabric(mut section: Section<'_, '_>, node: &str) -> Fabric {
+    let driver = section.choice("driver", &[("shm", Driver::Shm)], Driver::Shm);
+    let socket =
+        section.file("socket").unwrap_or_else(|| PathBuf::from(format!("/run/keyferry/{node}.sock")));
+    let fabric = Fabric {
+        driver,
+        socket,
+        message_bytes: section.number("message_bytes", 8192, 512..=1 << 20),
+        receives: section.number("receives", 512, 32..=32_768),
+        slots: section.number("slots", 256, 1..=32_768),
+    };
+    section.finish();
+    fabric
+}
+
+pub(super) fn read_peer(mut section: Section<'_, '_>) -> Option<Peer> {
+    let wants = "the peer's name in quotes";
+    let name = section.parsed("name", wants, name);
+    let name = section.required("name", name, wants);
+    let socket = section.file("socket");
+    let socket = section.required("socket", socket, "the path of the peer's [fabric] socket");
+    let key = section.file("key");
+    let key = section.required("key", key, "the path of the 32-byte key shared with the peer");
+    section.finish();
+    Some(Peer { name: name?, socket: socket?, key: key? })
+}
+
+/// Whether the sizes of leases and queue pairs fit each other.
+pub(super) fn check_sizes(context: &Context<'_>, lease: &Lease, fabric: &Fabric) {
+    if lease.credits > usize::from(fabric.slots) {
+        let what =
+            format!("one lease may hold {} slots and a queue pair has {}", lease.credits, fabric.slots);
+        context.report("lease.credits", format!("{what}: lower credits or raise [fabric] slots"));
+    }
+    // Every lease owes its peer at least two messages on the way to its end: a claim and a return, or go and revoke.
+    let need = 2 * lease.leases;
+    if need > fabric.receives {
+        let what = format!(
+            "{} leases need {need} receives and a queue pair posts {}",
+            lease.leases, fabric.receives
+        );
+        context.report("lease.leases", format!("{what}: lower leases or raise [fabric] receives"));
+    }
+    let need = lease.credits + RECEIVES_SPARE as usize;
+    if need > fabric.receives {
+        let what = format!("{} are too few for one lease of {} records", fabric.receives, lease.credits);
+        context.report("fabric.receives", format!("{what}: write at least {need}"));
+    }
+}
+
+// The least message holds a grant and some request; a go with its key and a full slot list has to fit it too.
+const _: () = assert!(message::GRANT_BYTES + keyferry_lease::channel::TAG_BYTES < 256);
+const _: () = assert!(
+    message::HEADER_BYTES
+        + message::KEY_BYTES_MAX
+        + 2 * CREDITS_MAX
+        + keyferry_lease::channel::TAG_BYTES
+        + 16
+        <= 512
+);
+
+/// Whether sockets differ and keys are keys.
+pub(super) fn check_peers(context: &Context<'_>, fabric: &Fabric, peers: &[(usize, Peer)]) {
+    for (position, (index, peer)) in peers.iter().enumerate() {
+        let path = format!("peer[{index}].socket");
+        if peer.socket == fabric.socket {
+            context.report(&path, "this is this node's own [fabric] socket: write the peer's");
+        }
+        if peers[..position].iter().any(|(_, other)| other.socket == peer.socket) {
+            context.report(&path, "another peer has the same socket: write this peer's own");
+        }
+        check_socket(context, &path, &peer.socket);
+        if let Err(error) = files::pair_key(&peer.key) {
+            context.report(&format!("peer[{index}].key"), error.to_string());
+        }
+    }
+}
+
+/// Whether a path can be a Unix socket's.
+pub(super) fn check_socket(context: &Context<'_>, path: &str, socket: &Path) {
+    let bytes = socket.as_os_str().len();
+    if bytes > SOCKET_PATH_BYTES_MAX {
+        let what = format!("{} is {bytes} bytes long", socket.display());
+        context.report(path, format!("{what}: a socket's path has at most {SOCKET_PATH_BYTES_MAX}"));
+    }
+    if socket.is_dir() {
+        context.report(path, format!("{} is a folder: name a file in it", socket.display()));
+    }
+}

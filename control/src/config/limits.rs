@@ -1,0 +1,72 @@
+//! `[limits]`: bounds of each worker.
+
+use std::time::Duration;
+
+use super::reader::{Context, Section};
+
+/// Least buffer of a connection, in bytes.
+pub const BUFFER_BYTES_MIN: usize = 4096;
+/// Largest buffer of a connection, in bytes; TCP's window with scaling is larger, a worker's memory is not.
+pub const BUFFER_BYTES_MAX: usize = 16 << 20;
+/// Longest timeout, in ms: a day.
+const TIMEOUT_MS_MAX: u64 = 86_400_000;
+
+/// Bounds of each worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections.
+    pub connections: u32,
+    /// Connections of them whose TCP handshake is under way.
+    pub half_open: u32,
+    /// Connections of them whose TLS handshake is under way.
+    pub handshakes: u32,
+    /// TLS handshake, from the connection on.
+    pub handshake_timeout: Duration,
+    /// Connection without a request.
+    pub idle_timeout: Duration,
+    /// Request head, from its first byte on.
+    pub header_timeout: Duration,
+    /// Receive buffer of a connection, in bytes.
+    pub receive_buffer: usize,
+    /// Send buffer of a connection, in bytes.
+    pub send_buffer: usize,
+    /// Request head, in bytes.
+    pub header_bytes: usize,
+    /// Header fields of a request.
+    pub headers: usize,
+    /// Request body, in bytes.
+    pub body_bytes: usize,
+    /// Requests handed to the application and not yet answered.
+    pub requests_in_app: usize,
+}
+
+pub(super) fn read(mut section: Section<'_, '_>) -> Limits {
+    let timeout = 1..=TIMEOUT_MS_MAX;
+    let buffer = BUFFER_BYTES_MIN as u64..=BUFFER_BYTES_MAX as u64;
+    let limits = Limits {
+        connections: section.number("connections", 16_384, 1..=1 << 24),
+        half_open: section.number("half_open", 1024, 1..=1 << 20),
+        handshakes: section.number("handshakes", 256, 1..=1 << 20),
+        handshake_timeout: section.millis("handshake_timeout_ms", 10_000, timeout.clone()),
+        idle_timeout: section.millis("idle_timeout_ms", 60_000, timeout.clone()),
+        header_timeout: section.millis("header_timeout_ms", 10_000, timeout),
+        receive_buffer: section.number("receive_buffer", 16_384, buffer.clone()),
+        send_buffer: section.number("send_buffer", 65_536, buffer),
+        header_bytes: section.number("header_bytes", 8192, 256..=1 << 20),
+        headers: section.number("headers", 64, 1..=256),
+        body_bytes: section.number("body_bytes", 1 << 20, 0..=1 << 30),
+        requests_in_app: section.number("requests_in_app", 1024, 1..=1 << 20),
+    };
+    section.finish();
+    limits
+}
+
+/// Whether the parts are within the whole.
+pub(super) fn check(context: &Context<'_>, limits: &Limits) {
+    for (key, part) in [("half_open", limits.half_open), ("handshakes", limits.handshakes)] {
+        if part > limits.connections {
+            let what = format!("{part} of {} connections cannot be in this state", limits.connections);
+            context.report(&format!("limits.{key}"), format!("{what}: lower {key} or raise connections"));
+        }
+    }
+}

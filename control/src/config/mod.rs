@@ -1,0 +1,246 @@
+//! The configuration of a node: one TOML file, parsed once into one validated [`Config`].
+//!
+//! In: the file's path, the cores this process may use, the files the configuration names. Out: a tree whose
+//! fields are ready to use, or every problem at once. Read at start, on the control thread. One module a table:
+//! each reads its keys and knows their bounds; [`parse`] then checks the tables against each other. The keys and
+//! defaults are described in `docs/examples/keyferry.toml`, which a test keeps complete.
+
+mod admin;
+mod app;
+mod cores;
+pub mod files;
+mod later;
+mod lending;
+mod limits;
+mod listener;
+mod nic;
+mod node;
+mod problem;
+mod reader;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use keyferry_decide::Policy;
+use keyferry_nic_config::{Host, Wanted};
+
+pub use admin::Admin;
+pub use app::{App, Distribution, Synthetic};
+pub use cores::{APPS_MAX, Core, Cores, Idle, WORKERS_MAX};
+pub use lending::{Driver, Fabric, Lease, PEERS_MAX, Peer};
+pub use limits::Limits;
+pub use listener::{LISTENERS_MAX, Listener, Protocol};
+pub use nic::{ADDRESSES_MAX, Nic, ROUTES_MAX};
+pub use node::{Model, Node};
+pub use problem::{Problem, Problems};
+pub use tls::{CERTIFICATES_MAX, Certificate, Resumption, Tls};
+
+use reader::{Context, Section};
+
+/// Largest configuration file, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A node's configuration, validated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Who this node is.
+    pub node: Node,
+    /// Which core runs what.
+    pub cores: Cores,
+    /// The port.
+    pub nic: Nic,
+    /// Ports served; at least one speaks https.
+    pub listeners: Vec<Listener>,
+    /// Certificates; the first is the default.
+    pub certificates: Vec<Certificate>,
+    /// What is negotiated.
+    pub tls: Tls,
+    /// What answers.
+    pub app: App,
+    /// When requests are lent.
+    pub lease: Lease,
+    /// How peers are reached.
+    pub fabric: Fabric,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// Bounds of each worker.
+    pub limits: Limits,
+    /// Where an operator asks.
+    pub admin: Admin,
+}
+
+impl Config {
+    /// Reads and validates a file, against this machine's cores.
+    pub fn load(file: &Path) -> Result<Config, Problems> {
+        let host = Host::read(Path::new("/"));
+        examine(file, host.cores.usable()).0
+    }
+
+    /// Ports that speak https, as the file orders them.
+    pub fn https_ports(&self) -> impl Iterator<Item = u16> + '_ {
+        self.listeners
+            .iter()
+            .filter(|listener| listener.protocol == Protocol::Https)
+            .map(|listener| listener.port)
+    }
+}
+
+/// Reads and validates a file; also what it asks of the host as far as that can be told, valid or not.
+pub(crate) fn examine(file: &Path, cores: &BTreeSet<usize>) -> (Result<Config, Problems>, Wanted) {
+    let problem = |what| {
+        let problem = Problem { line: None, place: String::new(), what };
+        (Err(Problems::new(file, vec![problem])), Wanted::default())
+    };
+    match std::fs::metadata(file) {
+        Ok(data) if data.len() > FILE_BYTES_MAX => {
+            return problem(format!("the file is larger than {FILE_BYTES_MAX} bytes: name the right one"));
+        }
+        _ => {}
+    }
+    match std::fs::read_to_string(file) {
+        Ok(text) => parse(&text, file, cores),
+        Err(error) => problem(format!("the file cannot be read ({error}): name one that can with --config")),
+    }
+}
+
+/// What was read of a file, before it is known to be whole.
+struct Draft {
+    node: Option<Node>,
+    cores: Cores,
+    nic: Option<Nic>,
+    listeners: Vec<(usize, Listener)>,
+    certificates: Vec<(usize, Certificate)>,
+    certificates_declared: usize,
+    tls: Tls,
+    app: Option<App>,
+    lease: Lease,
+    fabric: Fabric,
+    peers: Vec<(usize, Peer)>,
+    limits: Limits,
+    admin: Admin,
+}
+
+/// Parses and validates a file's text.
+fn parse(text: &str, file: &Path, cores: &BTreeSet<usize>) -> (Result<Config, Problems>, Wanted) {
+    let context = Context::new(text, file);
+    let Some(root) = context.root() else {
+        return (Err(Problems::new(file, context.into_parts().0)), Wanted::default());
+    };
+    let draft = read(root);
+    check(&context, &draft, cores);
+    let wanted = draft.wanted();
+    let (problems, _) = context.into_parts();
+    match draft.finish(file) {
+        Some(config) if problems.is_empty() => (Ok(config), wanted),
+        _ => (Err(Problems::new(file, problems)), wanted),
+    }
+}
+
+fn read(mut root: Section<'_, '_>) -> Draft {
+    let node = node::read(root.section("node"));
+    let name = node.as_ref().map_or("node", |node| node.name.as_str());
+    let certificates = root.sections("certificate", CERTIFICATES_MAX);
+    let listeners = root.sections("listener", LISTENERS_MAX);
+    let draft = Draft {
+        cores: cores::read(root.section("cores")),
+        nic: nic::read(root.section("nic")),
+        listeners: match listeners.is_empty() {
+            true => listener::defaults().into_iter().enumerate().collect(),
+            false => each(listeners, listener::read),
+        },
+        certificates_declared: certificates.len(),
+        certificates: each(certificates, tls::read_certificate),
+        tls: tls::read(root.section("tls")),
+        app: app::read(root.section("app")),
+        lease: lending::read_lease(root.section("lease")),
+        fabric: lending::read_fabric(root.section("fabric"), name),
+        peers: each(root.sections("peer", PEERS_MAX), lending::read_peer),
+        limits: limits::read(root.section("limits")),
+        admin: admin::read(root.section("admin"), name),
+        node,
+    };
+    root.finish();
+    draft
+}
+
+/// What can be read of tables of one kind, each with its position in the file, which reports name.
+fn each<'c, 't, T>(
+    sections: Vec<Section<'c, 't>>,
+    read: impl Fn(Section<'c, 't>) -> Option<T>,
+) -> Vec<(usize, T)> {
+    let read = |(index, section)| read(section).map(|table| (index, table));
+    sections.into_iter().enumerate().filter_map(read).collect()
+}
+
+/// Checks the tables against each other, the machine and the files they name.
+fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
+    cores::check(context, &draft.cores, usable);
+    if let Some(nic) = &draft.nic {
+        nic::check(context, nic, draft.cores.workers.len());
+    }
+    listener::check(context, &draft.listeners);
+    tls::check(context, &draft.certificates, draft.certificates_declared);
+    if let Some(app) = &draft.app {
+        app::check(context, app);
+    }
+    lending::check_sizes(context, &draft.lease, &draft.fabric);
+    lending::check_peers(context, &draft.fabric, &draft.peers);
+    if let Some(node) = &draft.node {
+        let names: Vec<_> = draft.peers.iter().map(|(index, peer)| (*index, peer.name.as_str())).collect();
+        node::check_peers(context, node, &names);
+    }
+    limits::check(context, &draft.limits);
+    lending::check_socket(context, "fabric.socket", &draft.fabric.socket);
+    lending::check_socket(context, "admin.socket", &draft.admin.socket);
+    if draft.admin.socket == draft.fabric.socket {
+        context.report("admin.socket", "this is also the [fabric] socket: give each its own path");
+    }
+}
+
+impl Draft {
+    /// What the host is to offer.
+    fn wanted(&self) -> Wanted {
+        let nic = self.nic.as_ref();
+        Wanted {
+            device: nic.map(|nic| nic.device.clone()),
+            workers: self.cores.workers.iter().map(|core| core.0).collect(),
+            spin: self.cores.idle == Idle::Spin,
+            addresses: nic
+                .map(|nic| nic.addresses.iter().map(|cidr| cidr.address()).collect())
+                .unwrap_or_default(),
+            mtu: nic.map_or(0, |nic| nic.mtu),
+            memory_mib: nic.map_or(0, |nic| nic.memory_mib.into()),
+            hugepages: nic.map(|nic| nic.hugepages).unwrap_or_default(),
+            verbs: false,
+        }
+    }
+
+    fn finish(self, file: &Path) -> Option<Config> {
+        let node = self.node?;
+        let mut lease = self.lease;
+        if node.model != Model::Bf {
+            lease.policy = Policy::Never;
+        }
+        Some(Config {
+            file: file.to_owned(),
+            node,
+            cores: self.cores,
+            nic: self.nic?,
+            listeners: self.listeners.into_iter().map(|(_, listener)| listener).collect(),
+            certificates: self.certificates.into_iter().map(|(_, certificate)| certificate).collect(),
+            tls: self.tls,
+            app: self.app?,
+            lease,
+            fabric: self.fabric,
+            peers: self.peers.into_iter().map(|(_, peer)| peer).collect(),
+            limits: self.limits,
+            admin: self.admin,
+        })
+    }
+}
