@@ -238,7 +238,7 @@ fn check_sizes(context: &Context<'_>, nic: &Nic, workers: usize) {
 fn check_queues(context: &Context<'_>, device: &Device, workers: usize) {
     let Device::Vdev(vdev) = device else { return };
     let Some((argument, queues)) = vdev.queues() else { return };
-    if queues != Ok(workers as u16) {
+    if workers > 0 && queues != Ok(workers as u16) {
         let has = queues.map_or_else(str::to_owned, |queues| queues.to_string());
         let what = format!("{} has {argument}={has}, and there are {workers} workers", vdev.driver());
         context.report("nic.device", format!("{what}: write {argument}={workers}, one queue a worker"));

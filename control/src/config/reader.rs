@@ -119,14 +119,7 @@ impl<'c, 't> Section<'c, 't> {
             let line = context.line_of(&key.span());
             Entry { key: String::from(std::borrow::Cow::from(key.into_inner())), line, value }
         };
-        Section {
-            context,
-            path,
-            schema,
-            line,
-            entries: table.into_iter().map(entry).collect(),
-            known: Vec::new(),
-        }
+        Section { context, path, schema, entries: table.into_iter().map(entry).collect(), known: Vec::new() }
     }
 
     /// The path of a key in this section, as [`Context::report`] wants it.

@@ -1,1 +1,372 @@
-//! placeholder
+//! The example is complete and true, every mistake is named, and nothing panics.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../docs/examples/keyferry.toml");
+
+/// The required keys of the example and nothing else.
+const LEAST: &str = r#"
+[node]
+name = "a"
+[nic]
+device = "net_af_packet0,iface=kf0"
+addresses = ["192.0.2.10/24", "2001:db8::10/64"]
+[[certificate]]
+chain = "/etc/keyferry/cert.pem"
+key = "/etc/keyferry/key.pem"
+[[peer]]
+name = "b"
+socket = "/run/keyferry/b.sock"
+key = "/etc/keyferry/pair-a-b.key"
+"#;
+
+/// A folder with the files the example names, in place of `/etc/keyferry` and `/var/www`.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        let made = rcgen::generate_simple_self_signed(["example.net".to_owned()]).unwrap();
+        folder.write("cert.pem", made.cert.pem().as_bytes(), 0o644);
+        folder.write("key.pem", made.signing_key.serialize_pem().as_bytes(), 0o600);
+        folder.write("pair-a-b.key", &[7; 32], 0o600);
+        fs::create_dir(folder.0.path().join("www")).unwrap();
+        folder
+    }
+
+    fn write(&self, name: &str, bytes: &[u8], mode: u32) {
+        let path = self.0.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn text(&self, text: &str) -> String {
+        let folder = self.0.path().to_str().unwrap();
+        text.replace("/etc/keyferry", folder).replace("/var/www", &format!("{folder}/www"))
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, Problems> {
+        parse(&self.text(text), &self.0.path().join("a.toml"), &BTreeSet::from([0, 1, 2, 3])).0
+    }
+
+    /// The problems of the example after `edits`, each of which has to change something.
+    fn problems(&self, edits: &[(&str, &str)]) -> Vec<Problem> {
+        let mut text = EXAMPLE.to_owned();
+        for (from, to) in edits {
+            assert!(text.contains(from), "the example has no {from}");
+            text = text.replacen(from, to, 1);
+        }
+        self.parse(&text).err().map(|problems| problems.list().to_vec()).unwrap_or_default()
+    }
+}
+
+/// The example with its commented-out keys set.
+fn uncommented() -> String {
+    let key = |line: &str| {
+        line.strip_prefix("# ").is_some_and(|rest| rest.starts_with("vlan =") || rest.starts_with("eal ="))
+    };
+    let line = |line: &str| if key(line) { line[2..].to_owned() } else { line.to_owned() };
+    EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Every key of the schema, `nic.mtu`.
+fn schema() -> BTreeSet<String> {
+    let context = Context::new(EXAMPLE, Path::new("a.toml"));
+    read(context.root().unwrap());
+    context.into_parts().1
+}
+
+#[test]
+fn the_example_is_valid_and_says_the_defaults() {
+    let folder = Folder::new();
+    let example = folder.parse(EXAMPLE).unwrap();
+    assert_eq!(example, folder.parse(LEAST).unwrap());
+    assert_eq!(example.limits.idle_timeout, Duration::from_secs(60));
+    assert_eq!(example.https_ports().collect::<Vec<_>>(), [443]);
+    assert_eq!(example.lease.policy, Policy::Threshold { us: 2000 });
+}
+
+#[test]
+fn the_example_shows_every_key() {
+    let full: toml::Table = toml::from_str(&uncommented()).unwrap();
+    let keys = schema();
+    assert!(keys.len() > 60, "the schema has {} keys", keys.len());
+    for path in keys {
+        let mut value = toml::Value::Table(full.clone());
+        for part in path.split('.') {
+            let inner = match &value {
+                toml::Value::Array(tables) => tables.first().and_then(|table| table.get(part)),
+                other => other.get(part),
+            };
+            value = inner.unwrap_or_else(|| panic!("the example does not show {path}")).clone();
+        }
+    }
+    let config = Folder::new().parse(&uncommented()).unwrap();
+    assert_eq!(config.nic.vlan, Some(42));
+    assert_eq!(config.nic.eal.len(), 2);
+}
+
+#[test]
+fn every_key_refuses_a_value_of_another_kind() {
+    let folder = Folder::new();
+    let example = toml::Value::Table(toml::from_str(&uncommented()).unwrap());
+    for path in schema() {
+        let mut broken = example.clone();
+        let mut value = &mut broken;
+        for part in path.split('.') {
+            let table = if value.is_array() { &mut value[0] } else { value };
+            value = &mut table[part];
+        }
+        *value = toml::Value::Datetime("2026-01-01".parse().unwrap());
+        let text = toml::to_string(&broken).unwrap();
+        let problems = folder.parse(&text).expect_err(&path);
+        let key = path.rsplit('.').next().unwrap();
+        let named = |problem: &Problem| problem.what.starts_with("write ") && problem.place.contains(key);
+        assert!(problems.list().iter().any(named), "{path}: {problems}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
+    let folder = Folder::new();
+    let problems =
+        folder.parse(&LEAST.replace("[[certificate]]", "adresses = []\n[[certificate]]")).unwrap_err();
+    let problem = &problems.list()[0];
+    assert_eq!((problem.line, problem.place.as_str()), (Some(7), "[nic]"));
+    assert_eq!(problem.what, "there is no key adresses: did you mean addresses?");
+    assert!(
+        problems.to_string().ends_with("a.toml:7: [nic]: there is no key adresses: did you mean addresses?")
+    );
+
+    let table = folder.problems(&[("[limits]", "[limit]")]);
+    assert_eq!(table[0].what, "there is no key limit: did you mean limits?");
+    let peer = folder.problems(&[("name = \"b\"", "name = \"b\"\nzzz = 1")]);
+    assert_eq!(
+        (peer[0].place.as_str(), peer[0].what.as_str()),
+        ("[[peer]]", "there is no key zzz: the keys here are name, socket, key")
+    );
+}
+
+#[test]
+fn each_mistake_is_one_sentence_at_its_place() {
+    let folder = Folder::new();
+    folder.write("short.key", &[1; 31], 0o600);
+    folder.write("open.key", &[1; 32], 0o644);
+    folder.write("empty.pem", b"", 0o600);
+    let cases: &[(&[(&str, &str)], &str, &str)] = &[
+        (&[("name = \"a\"", "name = \"a b\"")], "[node] name", "is no name"),
+        (&[("name = \"a\"", "")], "[node] name", "required"),
+        (&[("\"bf\"", "\"bff\"")], "[node] model", "did you mean \"bf\""),
+        (&[("workers = [1]", "workers = []")], "[cores] workers", "at least one worker"),
+        (
+            &[("workers = [1]", "workers = [1, 1]"), ("iface=kf0", "iface=kf0,qpairs=2")],
+            "[cores] workers",
+            "listed twice",
+        ),
+        (&[("workers = [1]", "workers = [9]")], "[cores] workers", "choose among 0-3"),
+        (&[("control = 0", "control = 1")], "[cores] control", "set idle"),
+        (&[("apps = []", "apps = [1]")], "[cores] apps", "set idle"),
+        (&[("apps = []", "apps = [-1]")], "[cores] apps", "a list of core numbers"),
+        (&[("device = \"net_af_packet0,iface=kf0\"", "")], "[nic] device", "required"),
+        (&[("net_af_packet0", "net_af_pocket0")], "[nic] device", "did you mean \"net_af_packet\""),
+        (&[("net_af_packet0,iface=kf0", "net_bonding0")], "[nic] device", "later release"),
+        (&[("workers = [1]", "workers = [1, 2]")], "[nic] device", "qpairs=2"),
+        (&[("[\"192.0.2.10/24\", \"2001:db8::10/64\"]", "[]")], "[nic] addresses", "needs an address"),
+        (&[("2001:db8::10/64", "192.0.2.10/25")], "[nic] addresses", "listed twice"),
+        (&[("2001:db8::10/64", "2001:db8::10")], "[nic] addresses", "prefix"),
+        (&[("2001:db8::10/64", "ff02::1/64")], "[nic] addresses", "unicast"),
+        (&[("gateways = []", "gateways = [\"192.0.3.1\"]")], "[nic] gateways", "outside every prefix"),
+        (&[("gateways = []", "gateways = [\"192.0.2.10\"]")], "[nic] gateways", "own address"),
+        (&[("gateways = []", "gateways = [\"192.0.2.1\", \"192.0.2.2\"]")], "[nic] gateways", "second IPv4"),
+        (
+            &[("routes = []", "routes = [{ to = \"10.0.0.0/8\", via = \"2001:db8::1\" }]")],
+            "[nic] routes",
+            "mixes",
+        ),
+        (&[("routes = []", "routes = [{ to = \"10.0.0.0/8\" }]")], "[nic] routes", "a list of routes"),
+        (&[("mtu = 1500", "mtu = 1279")], "[nic] mtu", "1280 to 9000"),
+        (&[("mtu = 1500", "mtu = 9001")], "[nic] mtu", "576 to 9000"),
+        (&[("# vlan = 42", "vlan = 4095")], "[nic] vlan", "1 to 4094"),
+        (&[("packets = 16384", "packets = 1000000")], "[nic] packets", "memory_mib"),
+        (&[("# eal = [", "eal = [\"--vdev=net_null0\", ")], "[nic] eal", "[nic] device"),
+        (&[("port = 80\n", "port = 443\n")], "[[listener]] port", "two listeners"),
+        (&[("port = 80\n", "port = 70000\n")], "[[listener]] port", "1 to 65535"),
+        (&[("port = 80\n", "")], "[[listener]] port", "required"),
+        (&[("protocol = \"https\"", "protocol = \"redirect\"")], "[[listener]]", "no listener speaks https"),
+        (&[("protocol = \"https\"", "protocol = \"HTTP/2\"")], "[[listener]] protocol", "later release"),
+        (&[("/etc/keyferry/cert.pem", "/etc/keyferry/none.pem")], "[[certificate]] chain", "cannot be read"),
+        (&[("/etc/keyferry/cert.pem", "/etc/keyferry/key.pem")], "[[certificate]] chain", "no certificate"),
+        (&[("/etc/keyferry/key.pem", "/etc/keyferry/empty.pem")], "[[certificate]] key", "no private key"),
+        (&[("key = \"/etc/keyferry/key.pem\"", "")], "[[certificate]] key", "required"),
+        (&[("versions = [\"1.3\", \"1.2\"]", "versions = [\"1.1\"]")], "[tls] versions", "\"1.1\""),
+        (&[("versions = [", "client_certificates = true\nversions = [")], "[tls]", "later release"),
+        (
+            &[("session_lifetime_s = 7200", "session_lifetime_s = 604801")],
+            "[tls] session_lifetime_s",
+            "604800",
+        ),
+        (
+            &[("kind = \"synthetic\"", "kind = \"static\""), ("/var/www", "/etc/keyferry/key.pem")],
+            "[app.static] root",
+            "not a folder",
+        ),
+        (
+            &[("kind = \"synthetic\"", "kind = \"static\""), ("root = \"/var/www\"", "")],
+            "[app.static] root",
+            "required",
+        ),
+        (&[("{ fixed = 0 }", "{ fixed = -1 }")], "[app.synthetic] cost_us", "out of range"),
+        (&[("{ fixed = 0 }", "{ pareto = [1, 0] }")], "[app.synthetic] cost_us", "out of range"),
+        (&[("{ fixed = 0 }", "7")], "[app.synthetic] cost_us", "instead of this whole number"),
+        (&[("credits = 16", "credits = 32"), ("slots = 256", "slots = 31")], "[lease] credits", "slots"),
+        (&[("leases = 256", "leases = 257")], "[lease] leases", "receives"),
+        (&[("leases = 256", "leases = 0")], "[lease] leases", "from 1 to"),
+        (
+            &[
+                ("receives = 512", "receives = 32"),
+                ("credits = 16", "credits = 17"),
+                ("leases = 256", "leases = 16"),
+            ],
+            "[fabric] receives",
+            "at least 33",
+        ),
+        (&[("driver = \"shm\"", "driver = \"verbs\"")], "[fabric] driver", "later release"),
+        (&[("name = \"b\"", "name = \"a\"")], "[[peer]] name", "this node itself"),
+        (&[("/run/keyferry/b.sock", "/run/keyferry/a.sock")], "[[peer]] socket", "own [fabric] socket"),
+        (&[("pair-a-b.key", "short.key")], "[[peer]] key", "31 bytes long"),
+        (&[("pair-a-b.key", "open.key")], "[[peer]] key", "chmod 600"),
+        (&[("half_open = 1024", "half_open = 16385")], "[limits] half_open", "raise connections"),
+        (&[("receive_buffer = 16384", "receive_buffer = 4095")], "[limits] receive_buffer", "from 4096"),
+        (&[("/run/keyferry/a.ctl", "/run/keyferry/a.sock")], "[admin] socket", "its own path"),
+        (&[("[admin]", "[bgp]\n[admin]")], "", "later release"),
+        (&[("[admin]", "[model]\nkind = \"bf\"\n[admin]")], "", "in [node]"),
+    ];
+    for (edits, place, what) in cases {
+        let problems = folder.problems(edits);
+        assert_eq!(problems.len(), 1, "{edits:?}: {problems:#?}");
+        assert_eq!(problems[0].place, *place, "{edits:?}");
+        assert!(problems[0].what.contains(what), "{edits:?}: {}", problems[0].what);
+        assert!(problems[0].line.is_some(), "{edits:?} has no line");
+    }
+}
+
+#[test]
+fn two_peers_differ() {
+    let folder = Folder::new();
+    let second = format!(
+        "{LEAST}[[peer]]\nname = \"b\"\nsocket = \"/run/keyferry/b.sock\"\nkey = \"/etc/keyferry/pair-a-b.key\"\n"
+    );
+    let problems = folder.parse(&second).unwrap_err();
+    let at: Vec<_> =
+        problems.list().iter().map(|problem| (problem.line.unwrap(), problem.what.as_str())).collect();
+    assert_eq!(at[0], (15, "\"b\" is listed twice: remove one"));
+    assert_eq!(at[1], (16, "another peer has the same socket: write this peer's own"));
+}
+
+#[test]
+fn all_problems_come_at_once_in_the_order_of_the_file() {
+    let edits = [
+        ("name = \"a\"", ""),
+        ("mtu = 1500", "mtu = 1"),
+        ("slots = 256", "slot = 256"),
+        ("half_open = 1024", "half_open = true"),
+    ];
+    let problems = Folder::new().problems(&edits);
+    let places: Vec<_> = problems.iter().map(|problem| problem.place.as_str()).collect();
+    assert_eq!(places, ["[node] name", "[nic] mtu", "[fabric]", "[limits] half_open"]);
+}
+
+#[test]
+fn syntax_errors_have_their_lines() {
+    let problems = Folder::new().parse("[node]\nname = \n[nic\n").unwrap_err();
+    assert!(problems.list().iter().all(|problem| problem.what.starts_with("this is not TOML")));
+    assert_eq!(problems.list()[0].line, Some(2));
+}
+
+#[test]
+fn relative_paths_are_relative_to_the_file() {
+    let folder = Folder::new();
+    let text = EXAMPLE.replace("/etc/keyferry/", "").replace("/run/keyferry/", "run/");
+    let config = folder.parse(&text).unwrap();
+    assert_eq!(config.certificates[0].chain, folder.0.path().join("cert.pem"));
+    assert_eq!(config.admin.socket, folder.0.path().join("run/a.ctl"));
+}
+
+#[test]
+fn models_that_do_not_lend_never_lend() {
+    let folder = Folder::new();
+    let config = folder
+        .parse(&EXAMPLE.replace("model = \"bf\"", "model = \"rr\"").replace("\"threshold\"", "\"always\""));
+    assert_eq!(config.unwrap().lease.policy, Policy::Never);
+}
+
+#[test]
+fn defaults_follow_the_name() {
+    let folder = Folder::new();
+    let config = folder.parse(&LEAST.replace("name = \"a\"", "name = \"n7\"")).unwrap();
+    assert_eq!(config.fabric.socket, Path::new("/run/keyferry/n7.sock"));
+    assert_eq!(config.admin.socket, Path::new("/run/keyferry/n7.ctl"));
+}
+
+#[test]
+fn a_shared_core_needs_threads_that_give_way() {
+    let folder = Folder::new();
+    let text = EXAMPLE.replace("control = 0", "control = 1").replace("apps = []", "apps = [1]");
+    assert!(folder.parse(&text).is_err());
+    let config = folder.parse(&text.replace("idle = \"spin\"", "idle = \"yield\"")).unwrap();
+    assert_eq!(config.cores.apps, [Core(1)]);
+}
+
+#[test]
+fn ipv4_alone_allows_a_smaller_mtu() {
+    let folder = Folder::new();
+    let text = EXAMPLE.replace(", \"2001:db8::10/64\"", "").replace("mtu = 1500", "mtu = 600");
+    assert_eq!(folder.parse(&text).unwrap().nic.mtu, 600);
+}
+
+#[test]
+fn a_missing_file_is_one_problem() {
+    let error = Config::load(Path::new("/nonexistent/a.toml")).unwrap_err();
+    assert!(error.to_string().starts_with("/nonexistent/a.toml: the file cannot be read"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Whatever is written in place of a piece of the example: a configuration or sentences, never a panic.
+    #[test]
+    fn survives_anything(at in 0..EXAMPLE.len(), bytes in 0usize..60, with in "[a-z0-9\\[\\]{}=\"., \n#-]{0,24}") {
+        let end = (at + bytes).min(EXAMPLE.len());
+        prop_assume!(EXAMPLE.is_char_boundary(at) && EXAMPLE.is_char_boundary(end));
+        let text = format!("{}{with}{}", &EXAMPLE[..at], &EXAMPLE[end..]);
+        if let Err(problems) = parse(&text, Path::new("/nonexistent/a.toml"), &BTreeSet::from([0, 1])).0 {
+            for problem in problems.list() {
+                prop_assert!(problem.what.len() > 10);
+            }
+        }
+    }
+
+    /// A line taken away takes a key, so the rest is a configuration with that key's default, or says what is required.
+    #[test]
+    fn every_line_matters_only_to_its_key(line in 0..EXAMPLE.lines().count()) {
+        let folder = Folder::new();
+        let text: Vec<_> = EXAMPLE.lines().enumerate().filter(|(index, _)| *index != line).map(|(_, line)| line).collect();
+        let removed = EXAMPLE.lines().nth(line).unwrap();
+        match folder.parse(&text.join("\n")) {
+            Ok(config) if !removed.starts_with('[') && !removed.starts_with("protocol") => {
+                prop_assert_eq!(config, folder.parse(EXAMPLE).unwrap());
+            }
+            Ok(_) => {}
+            Err(problems) if removed.contains("required") || removed.starts_with("port") => {
+                prop_assert!(problems.to_string().contains("required"), "{}", problems);
+            }
+            Err(problems) => prop_assert!(removed.starts_with('['), "{}", problems),
+        }
+    }
+}
