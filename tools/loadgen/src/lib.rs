@@ -17,15 +17,16 @@ pub mod tls;
 pub mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
 
-/// Runs the load `args` describes and returns what it saw, all threads together.
+/// Runs the load `args` describes, or until `stop`, and returns what it saw, all threads together.
 ///
 /// # Errors
 /// When the load cannot start: the target does not resolve, a certificate file is unreadable, a thread fails.
-pub fn run(args: &args::Args) -> anyhow::Result<report::Report> {
+pub fn run(args: &args::Args, stop: &Arc<AtomicBool>) -> anyhow::Result<report::Report> {
     let target = Arc::new(target::Target::new(&args.url, args.resolve.as_ref())?);
     let config = tls::client_config(args)?;
     let plans = plan::Plan::split(args, &target);
@@ -44,7 +45,8 @@ pub fn run(args: &args::Args) -> anyhow::Result<report::Report> {
             timeout: args.timeout(),
             core: args.cores.get(index).copied(),
         };
-        let mut worker = worker::Worker::new(settings, plan, Arc::clone(&target), Arc::clone(&config))?;
+        let mut worker =
+            worker::Worker::new(settings, plan, Arc::clone(&target), Arc::clone(&config), Arc::clone(stop))?;
         let thread = std::thread::Builder::new().name(format!("load-{index}"));
         threads.push(thread.spawn(move || worker.run()).context("cannot start a load thread")?);
     }

@@ -4,12 +4,26 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 fn main() -> ExitCode {
     let args = keyferry_load::args::Args::parse();
-    match keyferry_load::run(&args) {
+    // An interrupted run still reports what it saw; a second signal ends it at once.
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        let registered = flag::register_conditional_default(signal, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)));
+        if let Err(error) = registered {
+            eprintln!("keyferry-load: cannot watch for signals: {error}");
+            return ExitCode::from(2);
+        }
+    }
+    match keyferry_load::run(&args, &stop) {
         Ok(report) => {
             if args.json {
                 println!("{}", report.json());

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
@@ -45,6 +46,7 @@ pub struct Worker {
     plan: Plan,
     target: Arc<Target>,
     config: Arc<ClientConfig>,
+    stop: Arc<AtomicBool>,
     poll: Poll,
     /// Slot i has token i; an empty slot is opened again at the next tick.
     connections: Vec<Option<Connection>>,
@@ -65,12 +67,14 @@ impl Worker {
         plan: Plan,
         target: Arc<Target>,
         config: Arc<ClientConfig>,
+        stop: Arc<AtomicBool>,
     ) -> io::Result<Worker> {
         Ok(Worker {
             settings,
             plan,
             target,
             config,
+            stop,
             poll: Poll::new()?,
             connections: (0..settings.connections).map(|_| None).collect(),
             again: VecDeque::with_capacity(settings.connections),
@@ -116,7 +120,9 @@ impl Worker {
 
     /// No request is started any more.
     fn is_ending(&self) -> bool {
-        self.plan.is_done() || self.settings.deadline.is_some_and(|deadline| self.now >= deadline)
+        self.plan.is_done()
+            || self.settings.deadline.is_some_and(|deadline| self.now >= deadline)
+            || self.stop.load(Ordering::Relaxed)
     }
 
     /// Opens connections that are missing, ends those that take too long and, at the end, those with nothing

@@ -116,7 +116,7 @@ fn load(address: SocketAddr, options: &[&str]) -> Report {
     let url = format!("https://load.test:{}/", address.port());
     let resolve = format!("load.test:{}", address.ip());
     let fixed = ["keyferry-load", "--url", &url, "--resolve", &resolve, "--insecure"];
-    keyferry_load::run(&Args::parse_from(fixed.iter().chain(options))).unwrap()
+    keyferry_load::run(&Args::parse_from(fixed.iter().chain(options)), &Arc::default()).unwrap()
 }
 
 #[test]

@@ -1,0 +1,12 @@
+//! The tests, by what they are about.
+
+mod bodies;
+mod helper_killed;
+mod http;
+mod key_update;
+mod network;
+mod peers;
+mod resumption;
+mod suites;
+mod uploads;
+mod vanishing;

@@ -1,0 +1,151 @@
+//! Clients that go away in every stage, by RST and by FIN, leave nothing behind on either node.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::client::{Tls, assert_is_pattern, reset, tcp, wire_request};
+use crate::harness::{Cluster, Decide, NAME, Options, Status};
+use crate::with_one_and_two_workers;
+
+with_one_and_two_workers!(resets, closes, half_closes_are_answered, a_slow_reader_is_waited_for);
+
+/// Times each stage is left: leaks of one are easily missed.
+const TIMES: usize = 5;
+/// A reply that no socket buffer holds.
+const LONG_BYTES: usize = 32 << 20;
+/// A request the application is busy with long enough to be left.
+const SLOW: &str = "cost_us=500000";
+/// Longest time until a node has noticed what a client did.
+const NOTICED: Duration = Duration::from_secs(10);
+
+/// How a client leaves.
+type Leave = fn(std::net::TcpStream);
+
+fn resets(workers: usize) {
+    leave_in_every_stage(workers, reset);
+}
+
+fn closes(workers: usize) {
+    leave_in_every_stage(workers, drop);
+}
+
+fn leave_in_every_stage(workers: usize, leave: Leave) {
+    let cluster = Cluster::start(&Options::new(workers).decide(Decide::Always));
+    for _ in 0..TIMES {
+        cluster.clients().enter(|| {
+            leave(tcp());
+            in_the_handshake(cluster.ca(), leave);
+            leave(Tls::connect(cluster.ca()).into_tcp());
+            in_a_request(cluster.ca(), leave);
+        });
+        for lend in ["lend=0", "lend=1"] {
+            before_the_reply(&cluster, lend, leave);
+            in_the_reply(&cluster, lend, leave);
+        }
+        cluster.wait_at_rest();
+    }
+    let report = cluster.load(&["-n", "200", "--rotate", "lend=0,lend=1"]);
+    assert_eq!((report.requests, report.first_error), (200, None));
+    cluster.finish();
+}
+
+fn in_the_handshake(ca: &Path, leave: Leave) {
+    let mut hello = Vec::new();
+    let mut client = Tls::start(ca);
+    client.write_tls(&mut hello).expect("a vector takes bytes");
+    // In the middle of ClientHello.
+    for bytes in [3, hello.len() / 2] {
+        let mut stream = tcp();
+        stream.write_all(&hello[..bytes]).expect("the node reads");
+        leave(stream);
+    }
+    // After the server's flight, with the client's Finished outstanding.
+    let mut stream = tcp();
+    stream.write_all(&hello).expect("the node reads");
+    stream.read_exact(&mut [0; 200]).expect("the node answers");
+    leave(stream);
+    // After the ClientHello, not waiting for anything.
+    let mut stream = tcp();
+    stream.write_all(&hello).expect("the node reads");
+    leave(stream);
+}
+
+fn in_a_request(ca: &Path, leave: Leave) {
+    for part in [
+        "GET /?bytes=1".to_owned(),
+        format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 100000\r\n\r\nabc"),
+        format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nabc"),
+    ] {
+        let mut tls = Tls::connect(ca);
+        tls.send(part.as_bytes());
+        leave(tls.into_tcp());
+    }
+}
+
+/// While the application is at work, here or at the other node.
+fn before_the_reply(cluster: &Cluster, lend: &str, leave: Leave) {
+    let busy = if lend == "lend=1" { "leases_open" } else { "requests_in_app" };
+    cluster.clients().enter(|| {
+        let mut tls = Tls::connect(cluster.ca());
+        tls.send(wire_request(&format!("/?bytes=100000&{SLOW}&{lend}")).as_bytes());
+        cluster.a().wait_for(busy, NOTICED, |status| status.total(busy) > 0);
+        leave(tls.into_tcp());
+    });
+    // And with more requests waiting behind.
+    cluster.clients().enter(|| {
+        let mut tls = Tls::connect(cluster.ca());
+        let request = wire_request(&format!("/?bytes=100000&cost_us=50000&{lend}"));
+        tls.send(request.repeat(5).as_bytes());
+        leave(tls.into_tcp());
+    });
+}
+
+/// While a reply is being sent that the client has not read.
+fn in_the_reply(cluster: &Cluster, lend: &str, leave: Leave) {
+    cluster.clients().enter(|| {
+        let mut tls = Tls::connect(cluster.ca());
+        tls.send(wire_request(&format!("/?bytes={LONG_BYTES}&seed=3&{lend}")).as_bytes());
+        tls.head();
+        assert_is_pattern(&tls.read(100_000), 3, 100_000, "the reply's beginning");
+        let holds = |status: &Status| status.total("flows") > 0;
+        cluster.a().wait_for("a reply under way", NOTICED, holds);
+        leave(tls.into_tcp());
+    });
+}
+
+/// FIN says that the client sends no more, not that it has stopped reading.
+fn half_closes_are_answered(workers: usize) {
+    let cluster = Cluster::start(&Options::new(workers).decide(Decide::Always));
+    for lend in ["lend=0", "lend=1"] {
+        for (bytes, cost_us) in [(100, 0), (100, 200_000), (4 << 20, 0), (4 << 20, 200_000)] {
+            cluster.clients().enter(|| {
+                let mut tls = Tls::connect(cluster.ca());
+                tls.send(wire_request(&format!("/?bytes={bytes}&seed=8&cost_us={cost_us}&{lend}")).as_bytes());
+                tls.half_close();
+                assert!(tls.head().starts_with("HTTP/1.1 200 "));
+                assert_is_pattern(&tls.read(bytes), 8, bytes, "after a half-close");
+                tls.expect_close();
+            });
+        }
+    }
+    cluster.finish();
+}
+
+/// A reader that pauses for longer than a helper may be silent keeps its reply: waiting for a client is no fault
+/// of the helper.
+fn a_slow_reader_is_waited_for(workers: usize) {
+    let cluster = Cluster::start(&Options::new(workers).decide(Decide::Always));
+    for lend in ["lend=0", "lend=1"] {
+        cluster.clients().enter(|| {
+            let mut tls = Tls::connect(cluster.ca());
+            tls.send(wire_request(&format!("/?bytes={LONG_BYTES}&seed=6&{lend}")).as_bytes());
+            assert!(tls.head().starts_with("HTTP/1.1 200 "));
+            let mut body = tls.read(1000);
+            std::thread::sleep(Duration::from_secs(3));
+            body.extend(tls.read(LONG_BYTES - 1000));
+            assert_is_pattern(&body, 6, LONG_BYTES, "slowly read");
+        });
+    }
+    cluster.finish();
+}

@@ -1,0 +1,31 @@
+//! Requests to the synthetic application and what its replies have to be.
+
+use keyferry_load::check::fill;
+
+use crate::harness::NAME;
+
+/// The body of `bytes` bytes for `seed`.
+pub fn pattern(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut body = vec![0; bytes];
+    fill(seed, 0, &mut body);
+    body
+}
+
+/// Fails at the first byte that is not the pattern's.
+pub fn assert_is_pattern(body: &[u8], seed: u64, bytes: usize, what: &str) {
+    assert_eq!(body.len(), bytes, "{what}: length");
+    let expected = pattern(seed, bytes);
+    if let Some(at) = body.iter().zip(&expected).position(|(found, expected)| found != expected) {
+        panic!("{what}: byte {at} is {:#04x}, not {:#04x}", body[at], expected[at]);
+    }
+}
+
+/// A whole GET request for `target`.
+pub fn wire_request(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: {NAME}\r\n\r\n")
+}
+
+/// FNV-1a, 64 bits: the hash by which the application acknowledges an upload.
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}

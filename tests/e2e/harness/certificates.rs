@@ -1,0 +1,52 @@
+//! A certificate authority for one test and what it issues: ECDSA and RSA, for several names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+};
+
+/// The default certificate's name; ECDSA.
+pub const NAME: &str = "kf.test";
+/// A name with an RSA certificate.
+pub const NAME_RSA: &str = "rsa.kf.test";
+/// A name with an ECDSA certificate of its own.
+pub const NAME_OTHER: &str = "other.test";
+
+/// Certificate files of one test.
+pub struct Certificates {
+    /// The authority all clients trust.
+    pub ca: PathBuf,
+    /// Chain and key of each name, the default first.
+    pub leaves: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Certificates {
+    /// Issues everything into `directory`.
+    pub fn issue(directory: &Path) -> Certificates {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+            .expect("the authority signs itself");
+        let ca = directory.join("ca.pem");
+        fs::write(&ca, authority.pem()).expect("the test's directory is writable");
+
+        let leaves = [
+            (NAME, &PKCS_ECDSA_P256_SHA256),
+            (NAME_RSA, &PKCS_RSA_SHA256),
+            (NAME_OTHER, &PKCS_ECDSA_P256_SHA256),
+        ]
+        .map(|(name, algorithm)| {
+            let key = KeyPair::generate_for(algorithm).expect("a key");
+            let params = CertificateParams::new([name.to_owned()]).expect("a DNS name");
+            let certificate = params.signed_by(&key, &authority).expect("the authority signs");
+            let (chain_file, key_file) =
+                (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+            fs::write(&chain_file, certificate.pem()).expect("the test's directory is writable");
+            fs::write(&key_file, key.serialize_pem()).expect("the test's directory is writable");
+            (chain_file, key_file)
+        });
+        Certificates { ca, leaves: leaves.into() }
+    }
+}

@@ -1,0 +1,193 @@
+//! Two nodes that are each other's peer, one namespace of clients, a link from it to each node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use clap::Parser;
+use keyferry_load::args::Args;
+use keyferry_load::report::Report;
+
+use super::certificates::{Certificates, NAME};
+use super::config::{self, Options, Place};
+use super::guard::Guard;
+use super::netns::{Link, Netns};
+use super::node::Node;
+
+/// Node A, which the clients speak to.
+pub const A4: &str = "10.77.1.2";
+/// Node A.
+pub const A6: &str = "fd77:1::2";
+/// Node B, which helps.
+pub const B4: &str = "10.77.2.2";
+/// Longest time until connections and leases of clients that are gone are forgotten. Above it are the silence
+/// time-outs of the configuration (two seconds), below it the idle time-out (a minute).
+const REST_MAX: Duration = Duration::from_secs(20);
+
+/// The nodes' names, interfaces and addresses.
+const PLACES: [Place<'static>; 2] = [
+    Place { name: "a", interface: "kf0", addresses: ["10.77.1.2/24", "fd77:1::2/64"], peer: "b" },
+    Place { name: "b", interface: "kf0", addresses: ["10.77.2.2/24", "fd77:2::2/64"], peer: "a" },
+];
+/// The clients' interface and addresses on the link of each node.
+const CLIENT_ENDS: [(&str, [&str; 2]); 2] =
+    [("to-a", ["10.77.1.1/24", "fd77:1::1/64"]), ("to-b", ["10.77.2.1/24", "fd77:2::1/64"])];
+
+/// Two running nodes and what is around them. Dropped, nothing of it is left.
+pub struct Cluster {
+    // Dropped first, so that a node's end is not the guard's work in the ordinary case.
+    a: Option<Node>,
+    b: Option<Node>,
+    a_netns: Netns,
+    b_netns: Netns,
+    clients: Netns,
+    directory: PathBuf,
+    certificates: Certificates,
+    _guard: Guard,
+}
+
+impl Cluster {
+    /// Makes everything and starts both nodes.
+    pub fn start(options: &Options) -> Cluster {
+        assert!(rustix::process::geteuid().is_root(), "end-to-end tests make network namespaces: run them as root");
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        // The process id makes the names unique and tells whose they are, should any ever be left.
+        let prefix = format!("kf-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(&prefix);
+        let names = ["a", "b", "c"].map(|name| format!("{prefix}-{name}"));
+        let guard = Guard::new(&directory, &names.each_ref().map(String::as_str));
+        fs::create_dir(&directory).expect("the temporary directory is writable");
+        let [a_netns, b_netns, clients] = names.map(Netns::new);
+        for ((netns, place), (interface, addresses)) in [&a_netns, &b_netns].iter().zip(&PLACES).zip(CLIENT_ENDS) {
+            let link = Link {
+                node: netns,
+                node_interface: place.interface,
+                client: &clients,
+                client_interface: interface,
+                addresses,
+            };
+            link.make();
+        }
+        let certificates = Certificates::issue(&directory);
+        write_private(&directory.join("pair.key"), &rand_bytes());
+        for place in &PLACES {
+            let text = config::text(&directory, place, options, &certificates);
+            fs::write(config_file(&directory, place.name), text).expect("the test's directory is writable");
+        }
+        let mut cluster =
+            Cluster { a: None, b: None, a_netns, b_netns, clients, directory, certificates, _guard: guard };
+        // B first: A then finds its peer at once.
+        cluster.start_b();
+        cluster.a = Some(Node::start("a", &config_file(&cluster.directory, "a"), &cluster.a_netns));
+        cluster
+    }
+
+    /// Node A.
+    pub fn a(&self) -> &Node {
+        self.a.as_ref().expect("A runs")
+    }
+
+    /// Node B.
+    pub fn b(&self) -> &Node {
+        self.b.as_ref().expect("B runs")
+    }
+
+    /// Starts B, again after [`kill_b`](Cluster::kill_b).
+    pub fn start_b(&mut self) {
+        self.b = Some(Node::start("b", &config_file(&self.directory, "b"), &self.b_netns));
+    }
+
+    /// Kills B.
+    pub fn kill_b(&mut self) {
+        self.b.take().expect("B runs").kill();
+    }
+
+    /// The clients' namespace.
+    pub fn clients(&self) -> &Netns {
+        &self.clients
+    }
+
+    /// A place for files of the test.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The authority clients trust.
+    pub fn ca(&self) -> &Path {
+        &self.certificates.ca
+    }
+
+    /// `program`, to be run where the clients are.
+    pub fn client(&self, program: &str) -> Command {
+        self.clients.command(program)
+    }
+
+    /// Load against A, not yet running; `options` follow URL, address and authority.
+    pub fn loader(&self, options: &[&str]) -> Loader {
+        let ca = self.ca().to_str().expect("the test's paths are text");
+        let (url, resolve) = (format!("https://{NAME}/"), format!("{NAME}:{A4}"));
+        let fixed = ["keyferry-load", "--url", &url, "--resolve", &resolve, "--ca", ca];
+        let args = Args::parse_from(fixed.iter().chain(options));
+        Loader { args, clients: self.clients.clone(), stop: Arc::default() }
+    }
+
+    /// Runs load against A to its end.
+    pub fn load(&self, options: &[&str]) -> Report {
+        self.loader(options).run()
+    }
+
+    /// Waits until neither node holds anything of any client.
+    pub fn wait_at_rest(&self) {
+        self.a().wait_for("back to rest", REST_MAX, super::status::Status::is_at_rest);
+        self.b().wait_for("back to rest", REST_MAX, super::status::Status::is_at_rest);
+    }
+
+    /// Ends both nodes in order, after everything of the clients is gone.
+    pub fn finish(mut self) {
+        self.wait_at_rest();
+        self.a.take().expect("A runs").stop();
+        self.b.take().expect("B runs").stop();
+    }
+}
+
+/// The load generator, in the clients' namespace.
+pub struct Loader {
+    args: Args,
+    clients: Netns,
+    stop: Arc<AtomicBool>,
+}
+
+impl Loader {
+    /// Set to end the load early.
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Runs it.
+    pub fn run(self) -> Report {
+        self.clients.enter(|| keyferry_load::run(&self.args, &self.stop)).expect("the load starts")
+    }
+}
+
+fn config_file(directory: &Path, node: &str) -> PathBuf {
+    directory.join(format!("{node}.toml"))
+}
+
+/// The pair key: only its owner may read it, or the node refuses it.
+fn write_private(path: &Path, bytes: &[u8]) {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path).expect("the directory is ours");
+    file.write_all(bytes).expect("the test's directory is writable");
+}
+
+fn rand_bytes() -> [u8; 32] {
+    use std::io::Read;
+    let mut bytes = [0; 32];
+    fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).expect("urandom reads");
+    bytes
+}

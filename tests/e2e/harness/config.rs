@@ -1,0 +1,139 @@
+//! The configuration file of a node under test, as an operator would write it.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::certificates::Certificates;
+
+/// Whether a node lends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decide {
+    /// No request is lent.
+    Never,
+    /// Every request that can be lent is, except those with `lend=0` in their query.
+    Always,
+    /// By load words.
+    Threshold,
+}
+
+/// What a test wants of its nodes; both get the same.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Workers of each node.
+    pub workers: usize,
+    /// Application threads of each node; 0: the worker runs the application.
+    pub apps: usize,
+    /// When to lend.
+    pub decide: Decide,
+    /// `[tls] resumption`.
+    pub resumption: &'static str,
+    /// Further lines, by table: `("limits", "half_open = 4")`.
+    pub extra: Vec<(&'static str, String)>,
+}
+
+impl Options {
+    /// The ordinary node with so many workers.
+    pub fn new(workers: usize) -> Options {
+        Options { workers, apps: 0, decide: Decide::Never, resumption: "table", extra: Vec::new() }
+    }
+
+    /// Lending as said.
+    pub fn decide(self, decide: Decide) -> Options {
+        Options { decide, ..self }
+    }
+
+    /// So many application threads.
+    pub fn apps(self, apps: usize) -> Options {
+        Options { apps, ..self }
+    }
+
+    /// Resumption as said.
+    pub fn resumption(self, resumption: &'static str) -> Options {
+        Options { resumption, ..self }
+    }
+
+    /// One more line in a table.
+    pub fn line(mut self, table: &'static str, line: impl Into<String>) -> Options {
+        self.extra.push((table, line.into()));
+        self
+    }
+}
+
+/// What differs between the nodes of a test.
+pub struct Place<'a> {
+    /// The node's name.
+    pub name: &'a str,
+    /// Its interface.
+    pub interface: &'a str,
+    /// Its addresses, with prefix.
+    pub addresses: [&'a str; 2],
+    /// The name of its peer.
+    pub peer: &'a str,
+}
+
+/// Where `node` listens for its peers.
+fn fabric_socket(directory: &Path, node: &str) -> PathBuf {
+    directory.join(format!("{node}.sock"))
+}
+
+/// The file's text. Cores are shared: these tests run on small machines.
+pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates: &Certificates) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let spread = |count: usize, from: usize| {
+        (0..count).map(|index| ((from + index) % cores).to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let workers = spread(options.workers, 0);
+    let apps = spread(options.apps, options.workers);
+    let tables = [
+        ("node", format!("name = {:?}", place.name)),
+        ("cores", format!("control = 0\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
+        ("nic", nic(place, options)),
+        ("tls", format!("resumption = {:?}", options.resumption)),
+        ("app", "kind = \"synthetic\"".to_owned()),
+        ("app.synthetic", "burn = false".to_owned()),
+        (
+            "lease",
+            format!(
+                "decide = {:?}",
+                match options.decide {
+                    Decide::Never => "never",
+                    Decide::Always => "always",
+                    Decide::Threshold => "threshold",
+                }
+            ),
+        ),
+        ("fabric", format!("driver = \"shm\"\nsocket = {:?}", fabric_socket(directory, place.name))),
+        ("limits", String::new()),
+        ("admin", format!("socket = {:?}", directory.join(format!("{}.ctl", place.name)))),
+    ];
+    let mut text = String::new();
+    for (table, lines) in tables {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "[{table}]\n{lines}");
+        for (_, line) in options.extra.iter().filter(|(extra, _)| *extra == table) {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    text.push_str("[[listener]]\nport = 443\nprotocol = \"https\"\n");
+    text.push_str("[[listener]]\nport = 80\nprotocol = \"redirect\"\n");
+    for (chain, key) in &certificates.leaves {
+        let _ = writeln!(text, "[[certificate]]\nchain = {chain:?}\nkey = {key:?}");
+    }
+    let _ = writeln!(
+        text,
+        "[[peer]]\nname = {:?}\nsocket = {:?}\nkey = {:?}",
+        place.peer,
+        fabric_socket(directory, place.peer),
+        directory.join("pair.key")
+    );
+    text
+}
+
+fn nic(place: &Place<'_>, options: &Options) -> String {
+    let [v4, v6] = place.addresses;
+    format!(
+        "device = \"net_af_packet0,iface={},qpairs={}\"\naddresses = [{v4:?}, {v6:?}]\n\
+         hugepages = \"never\"\nmemory_mib = 256",
+        place.interface, options.workers
+    )
+}

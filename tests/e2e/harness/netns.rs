@@ -1,0 +1,94 @@
+//! Network namespaces and the veth pairs between them.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::Command;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// The namespace of one node or of the clients. It is removed by the test's guard.
+#[derive(Clone)]
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// Makes the namespace, with loopback up.
+    pub fn new(name: String) -> Netns {
+        ip(&["netns", "add", &name]);
+        ip(&["-n", &name, "link", "set", "lo", "up"]);
+        Netns { name }
+    }
+
+    /// `program`, to be run inside.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
+    /// Runs `work` on a thread that lives inside, so that its sockets do too.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(format!("/run/netns/{}", self.name)).expect("the namespace exists");
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("root may enter a namespace");
+                work()
+            });
+            match thread.join() {
+                Ok(value) => value,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+/// One link: the node's end carries packets of DPDK only, the client's end is an ordinary kernel interface.
+pub struct Link<'a> {
+    /// Where the node's end lives.
+    pub node: &'a Netns,
+    /// Its name there.
+    pub node_interface: &'a str,
+    /// Where the client's end lives.
+    pub client: &'a Netns,
+    /// Its name there.
+    pub client_interface: &'a str,
+    /// The client's addresses, with prefix.
+    pub addresses: [&'a str; 2],
+}
+
+impl Link<'_> {
+    /// Makes the link and brings it up.
+    pub fn make(&self) {
+        let (node, client) = (self.node.name.as_str(), self.client.name.as_str());
+        let (inner, outer) = (self.node_interface, self.client_interface);
+        ip(&["-n", node, "link", "add", inner, "type", "veth", "peer", "name", outer, "netns", client]);
+        // The kernel must not answer beside the node: no address, and no IPv6 of its own making.
+        let ipv6 = format!("net.ipv6.conf.{inner}.disable_ipv6=1");
+        run(self.node.command("sysctl").args(["-qw", &ipv6]));
+        // Checksums have to be on the wire, packets no larger than the MTU: the node's port is a plain one.
+        let offloads = ["-K", outer, "tx", "off", "gso", "off", "tso", "off"];
+        run(self.client.command("ethtool").args(offloads));
+        for address in self.addresses {
+            let mut add = vec!["-n", client, "address", "add", address, "dev", outer];
+            if address.contains(':') {
+                // Duplicate address detection would hold the address back for a second.
+                add.push("nodad");
+            }
+            ip(&add);
+        }
+        ip(&["-n", node, "link", "set", inner, "up"]);
+        ip(&["-n", client, "link", "set", outer, "up"]);
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    run(Command::new("ip").args(arguments));
+}
+
+/// Runs a command of the set-up; its failure fails the test.
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,50 @@
+//! A node's counters, as `keyferry status` prints them.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// Counters that are back to zero once every client is gone. The first that is not names the leak.
+const AT_REST: [&str; 6] =
+    ["flows", "leases_open", "chunks_out", "requests_in_app", "slots_out", "packets_in_use"];
+
+/// One answer.
+pub struct Status(Value);
+
+impl Status {
+    /// Reads the one JSON document.
+    pub fn parse(text: &[u8]) -> Status {
+        Status(serde_json::from_slice(text).expect("status prints one JSON document"))
+    }
+
+    /// A counter of the whole node. An unknown name is a mistake of the test.
+    pub fn total(&self, counter: &str) -> u64 {
+        self.0["total"][counter].as_u64().unwrap_or_else(|| panic!("no counter {counter} in {self}"))
+    }
+
+    /// The same counter of each worker.
+    pub fn workers(&self, counter: &str) -> Vec<u64> {
+        let workers = self.0["workers"].as_array().expect("status lists workers");
+        workers
+            .iter()
+            .map(|worker| worker[counter].as_u64().unwrap_or_else(|| panic!("no counter {counter} in {self}")))
+            .collect()
+    }
+
+    /// Sum of the counters whose name starts with `prefix`.
+    pub fn sum(&self, prefix: &str) -> u64 {
+        let total = self.0["total"].as_object().expect("status has a total");
+        total.iter().filter(|(name, _)| name.starts_with(prefix)).filter_map(|(_, value)| value.as_u64()).sum()
+    }
+
+    /// Whether nothing of any client is left.
+    pub fn is_at_rest(&self) -> bool {
+        AT_REST.iter().all(|counter| self.total(counter) == 0)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
