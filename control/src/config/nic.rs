@@ -79,18 +79,10 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Nic> {
     let device = section.required("device", device, wants);
 
     let wants = "a list of addresses with prefix, such as [\"192.0.2.10/24\"]";
-    let addresses = section.parsed_list("addresses", wants, ADDRESSES_MAX, cidr);
-    if addresses.is_empty() {
-        section.required("addresses", None::<()>, wants);
-        if section.context.is_set("nic.addresses") {
-            section.report("addresses", format!("a node needs an address: write {wants}"));
-        }
-    }
+    let addresses = section.parsed_list("addresses", wants, 1..=ADDRESSES_MAX, cidr);
+    let addresses = section.required("addresses", addresses, wants).unwrap_or_default();
     let wants = "a list of addresses, such as [\"192.0.2.1\"]";
-    let gateways = section.parsed_list("gateways", wants, 2, |text| {
-        text.parse::<IpAddr>()
-            .map_err(|_| format!("\"{text}\" is no IP address: write one such as \"192.0.2.1\""))
-    });
+    let gateways = section.parsed_list("gateways", wants, 0..=2, gateway).unwrap_or_default();
     let routes = routes(&mut section);
 
     let mtu = section.number("mtu", 1500, MTU_MIN_IPV4.into()..=MTU_MAX.into());
@@ -114,6 +106,10 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Nic> {
 
 fn cidr(text: &str) -> Result<Cidr, String> {
     text.parse::<Cidr>().map_err(|error| format!("\"{text}\": {error}; write one such as \"192.0.2.10/24\""))
+}
+
+fn gateway(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is no IP address: write one such as \"192.0.2.1\""))
 }
 
 fn routes(section: &mut Section<'_, '_>) -> Vec<Route> {

@@ -162,21 +162,25 @@ impl<'c, 't> Section<'c, 't> {
         parse(&text).inspect_err(|error| self.report(key, error.to_string())).ok()
     }
 
-    /// A list of values, each through a parser of its text.
+    /// A list of values, each through a parser of its text; `bounds` is how many there may be. `None` if the key is
+    /// absent.
     pub(super) fn parsed_list<T, E: ToString>(
         &mut self,
         key: &'static str,
         wants: &str,
-        max: usize,
+        bounds: RangeInclusive<usize>,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Vec<T> {
-        let texts: Vec<String> = self.value(key, wants).unwrap_or_default();
-        if texts.len() > max {
-            self.report(key, format!("{} entries are too many: write at most {max}", texts.len()));
+    ) -> Option<Vec<T>> {
+        let texts: Vec<String> = self.value(key, wants)?;
+        if texts.len() < *bounds.start() {
+            self.report(key, format!("this list is empty: write {wants}"));
+        }
+        if texts.len() > *bounds.end() {
+            self.report(key, format!("{} entries are too many: write at most {}", texts.len(), bounds.end()));
         }
         let parsed =
             |text: &String| parse(text).inspect_err(|error| self.report(key, error.to_string())).ok();
-        texts.iter().filter_map(parsed).collect()
+        Some(texts.iter().filter_map(parsed).collect())
     }
 
     /// Says that a key without a default is missing, unless its value was there and refused.

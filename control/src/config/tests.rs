@@ -177,7 +177,7 @@ fn each_mistake_is_one_sentence_at_its_place() {
         (&[("net_af_packet0", "net_af_pocket0")], "[nic] device", "did you mean \"net_af_packet\""),
         (&[("net_af_packet0,iface=kf0", "net_bonding0")], "[nic] device", "later release"),
         (&[("workers = [1]", "workers = [1, 2]")], "[nic] device", "qpairs=2"),
-        (&[("[\"192.0.2.10/24\", \"2001:db8::10/64\"]", "[]")], "[nic] addresses", "needs an address"),
+        (&[("[\"192.0.2.10/24\", \"2001:db8::10/64\"]", "[]")], "[nic] addresses", "this list is empty"),
         (&[("2001:db8::10/64", "192.0.2.10/25")], "[nic] addresses", "listed twice"),
         (&[("2001:db8::10/64", "2001:db8::10")], "[nic] addresses", "prefix"),
         (&[("2001:db8::10/64", "ff02::1/64")], "[nic] addresses", "unicast"),

@@ -75,19 +75,16 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Tls {
         "1.2" => Ok(false),
         _ => Err(format!("there is no version \"{text}\" here: write \"1.3\", \"1.2\" or both")),
     };
-    let versions = section.parsed_list("versions", wants, 2, version);
-    let given = section.context.is_set(&section.path("versions"));
-    if given && versions.is_empty() {
-        section.report("versions", format!("no version is left: write {wants}"));
-    }
+    let versions =
+        section.parsed_list("versions", wants, 1..=2, version).unwrap_or_else(|| vec![true, false]);
     let kind = section.choice("resumption", KINDS, Kind::Table);
     let sessions = section.number("sessions", 65_536, 1..=1 << 26);
     let lifetime =
         Duration::from_secs(section.number("session_lifetime_s", 7200, 1..=SESSION_LIFETIME_S_MAX));
     section.finish();
     Tls {
-        tls12: !given || versions.contains(&false),
-        tls13: !given || versions.contains(&true),
+        tls12: versions.contains(&false),
+        tls13: versions.contains(&true),
         resumption: match kind {
             Kind::Table => Resumption::Table { sessions, lifetime },
             Kind::Tickets => Resumption::Tickets { lifetime },
