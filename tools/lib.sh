@@ -1,0 +1,39 @@
+# Shared by tools/demo and tools/test; sourced, never run.
+
+# Says what is wrong and what to do, and ends.
+die() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# Network namespaces, packet sockets and hugepages are for root.
+need_root() {
+    [ "$(id -u)" -eq 0 ] || die "run it as root: it makes network namespaces and opens packet sockets"
+}
+
+# The toolchain is the one thing this does not install.
+need_cargo() {
+    if ! command -v cargo >/dev/null && [ -r "$HOME/.cargo/env" ]; then
+        # shellcheck disable=SC1091
+        . "$HOME/.cargo/env"
+    fi
+    command -v cargo >/dev/null || die "cargo is missing: install a Rust toolchain (https://rustup.rs), then run it again"
+}
+
+# Installs those of the named Debian packages that are missing; touches nothing when none is.
+need_packages() {
+    local package missing=()
+    command -v dpkg-query >/dev/null || die "this is no Debian: install the equivalents of $* yourself, then comment this check out"
+    for package in "$@"; do
+        dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    echo "installing ${missing[*]}"
+    apt-get update -qq || die "apt-get update failed: the packages ${missing[*]} are needed"
+    # --no-remove: a machine's own packages are never traded for these.
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-remove --no-install-recommends "${missing[@]}" >/dev/null ||
+        die "apt-get could not install ${missing[*]}"
+}
+
+# What building and running a node takes.
+NODE_PACKAGES=(build-essential libdpdk-dev clang libclang-dev pkg-config iproute2 ethtool procps)
