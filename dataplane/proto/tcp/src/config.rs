@@ -27,6 +27,9 @@ pub const TSO_PACKET_BYTES_MAX: u32 = 65_535;
 /// Granularity of the time-outs.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
+/// Between two probes of a peer that keeps our data waiting while the socket has no timer running for it.
+pub(crate) const PROBE: Duration = Duration::from_secs(1);
+
 /// When a socket says it wants to send at once but sends nothing, it is asked again after this, not in a spin.
 pub(crate) const STUCK_RETRY: Duration = Duration::from_millis(1);
 

@@ -9,7 +9,7 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use std::time::Duration;
 
-use crate::config::{ACK_DELAY, Config, SEGMENTS_MAX};
+use crate::config::{ACK_DELAY, Config, PROBE, SEGMENTS_MAX};
 use crate::counters::CloseReason;
 use crate::flow::Flow;
 use crate::packet::Mark;
@@ -82,11 +82,14 @@ pub(crate) struct Connection<S> {
     pub(crate) active: Time,
     /// The caller sent something since: that counts as progress, at the next visit.
     pub(crate) touched: bool,
+    /// The socket probes the peer: see [`Connection::probe`].
+    pub(crate) probing: bool,
     /// When the half-closed connection is given up.
     pub(crate) fin_wait: Time,
     /// What its timer is set for.
     pub(crate) armed: Time,
-    pub(crate) mark: Mark,
+    /// Of the packets sent; `None` before the first.
+    pub(crate) mark: Option<Mark>,
 }
 
 impl<S: Segment> Connection<S> {
@@ -118,9 +121,10 @@ impl<S: Segment> Connection<S> {
             idle_timeout: Some(config.idle_timeout),
             active: now,
             touched: false,
+            probing: false,
             fin_wait: Time::NEVER,
             armed: Time::NEVER,
-            mark: Mark::default(),
+            mark: None,
         }
     }
 
@@ -177,6 +181,33 @@ impl<S: Segment> Connection<S> {
     pub(crate) fn drain(&mut self) {
         if let Some(socket) = self.socket_mut() {
             while socket.recv(|bytes| (bytes.len(), bytes.len())).is_ok_and(|bytes| bytes > 0) {}
+        }
+    }
+
+    /// Starts probing if data waits and no timer runs for it. Answers whether it does.
+    ///
+    /// smoltcp takes the window of every acceptable segment, a reordered old one too (RFC 9293 section 3.10.7.4
+    /// would compare SND.WL1). If that window is zero when the retransmission timer fires, it stops the timer,
+    /// sends nothing, and waits for a window update that was given long ago. A keep-alive segment makes the peer
+    /// tell its window again.
+    pub(crate) fn probe(&mut self) -> bool {
+        if self.probing {
+            return false;
+        }
+        let waits = self.socket().is_some_and(|socket| socket.send_queue() > 0 && socket.is_active());
+        if waits && let Some(socket) = self.socket_mut() {
+            socket.set_keep_alive(Some(PROBE.into()));
+            self.probing = true;
+        }
+        waits
+    }
+
+    /// Stops probing: the peer took data.
+    pub(crate) fn stop_probing(&mut self) {
+        if std::mem::take(&mut self.probing)
+            && let Some(socket) = self.socket_mut()
+        {
+            socket.set_keep_alive(None);
         }
     }
 

@@ -99,12 +99,9 @@ impl<S: Segment> Tcp<S> {
                 out: &mut *out,
                 caps: &self.caps,
                 counters: &mut self.counters,
-                mark: None,
+                mark: &mut connection.mark,
             };
             let sent = self.interface.poll_egress(instant(now), &mut wire, sockets);
-            if let Some(mark) = wire.mark {
-                connection.mark = mark;
-            }
             let poll_at = self.interface.poll_at(instant(now), sockets);
             let poll_at =
                 poll_at.map(|at| Time(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1_000)));
@@ -137,9 +134,14 @@ impl<S: Segment> Tcp<S> {
         {
             let (flow, hash, mark) = (connection.flow, connection.hash, connection.mark);
             self.die(index, CloseReason::Finished);
-            self.time_wait.insert(now, flow, hash, mark);
+            if let Some(mark) = mark {
+                self.time_wait.insert(now, flow, hash, mark);
+            }
             self.counters.time_wait = self.time_wait.live();
             return Next::Dead;
+        }
+        if at == Time::NEVER && connection.probe() {
+            return Next::Again;
         }
         if std::mem::take(&mut connection.touched) {
             connection.active = now;

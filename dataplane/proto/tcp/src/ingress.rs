@@ -119,15 +119,20 @@ impl<S: Segment> Tcp<S> {
         let Some(sockets) = connection.sockets.as_mut() else {
             return;
         };
-        let mut wire =
-            Wire { packet: Some(packet), out, caps: &self.caps, counters: &mut self.counters, mark: None };
+        let mut wire = Wire {
+            packet: Some(packet),
+            out,
+            caps: &self.caps,
+            counters: &mut self.counters,
+            mark: &mut connection.mark,
+        };
         self.interface.poll_ingress_single(instant(now), &mut wire, sockets);
-        if let Some(mark) = wire.mark {
-            connection.mark = mark;
-        }
         let (unread_now, unacked_now) = connection.queues();
         if unread_now > unread || unacked_now < unacked {
             connection.active = now;
+        }
+        if unacked_now < unacked {
+            connection.stop_probing();
         }
         if self.review(now, index, rst) {
             if unread_now > unread {
@@ -215,14 +220,15 @@ impl<S: Segment> Tcp<S> {
     /// Answers a packet of no connection with RST (RFC 9293 section 3.10.7.1), which smoltcp does for a set
     /// without sockets.
     fn refuse(&mut self, now: Time, packet: &[u8], out: &mut impl Egress) {
-        let mut wire =
-            Wire { packet: Some(packet), out, caps: &self.caps, counters: &mut self.counters, mark: None };
+        let (caps, counters) = (&self.caps, &mut self.counters);
+        let mut wire = Wire { packet: Some(packet), out, caps, counters, mark: &mut None };
         self.interface.poll_ingress_single(instant(now), &mut wire, &mut SocketSet::new(&mut [][..]));
     }
 
     fn acknowledge(&mut self, flow: &Flow, mark: Mark, out: &mut impl Egress) {
         let acknowledgement = Acknowledgement::new(flow, mark);
-        let mut wire = Wire { packet: None, out, caps: &self.caps, counters: &mut self.counters, mark: None };
+        let (caps, counters) = (&self.caps, &mut self.counters);
+        let mut wire = Wire { packet: None, out, caps, counters, mark: &mut None };
         match wire.transmit(Instant::ZERO) {
             Some(tx) => {
                 tx.consume(acknowledgement.len(), |packet| acknowledgement.emit(packet, &self.caps.checksum));

@@ -80,10 +80,12 @@ impl Header {
     }
 }
 
-/// Sequence number after a packet and what it acknowledged: all TIME-WAIT needs to know of a connection.
-#[derive(Clone, Copy, Debug, Default)]
+/// How far a connection has come: all TIME-WAIT needs to know of it.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
+    /// The highest sequence number sent, and one more (SND.NXT).
     pub(crate) seq: TcpSeqNumber,
+    /// What was acknowledged last (RCV.NXT).
     pub(crate) ack: TcpSeqNumber,
 }
 
@@ -109,11 +111,45 @@ pub(crate) fn offload_checksum(packet: &mut [u8], segmented: bool) {
     TcpPacket::new_unchecked(&mut packet[at..]).set_checksum(sum);
 }
 
-/// What a packet a socket built leaves behind for TIME-WAIT.
-pub(crate) fn mark(packet: &[u8]) -> Mark {
+/// Moves a connection's mark past a packet its socket built, and mends the packet's sequence number.
+///
+/// After a retransmission time-out smoltcp sends everything again from the oldest byte, and meanwhile gives bare
+/// acknowledgements and resets a sequence number its peer has left behind. Such segments are not acceptable
+/// (RFC 9293 section 3.10.7.4): the peer ignores what they acknowledge, and two such peers wait for each other
+/// for ever. They must carry SND.NXT, the highest sequence number sent. Answers whether the packet was changed.
+pub(crate) fn advance(mark: &mut Option<Mark>, packet: &mut [u8]) -> bool {
     let at = if packet.first().is_some_and(|first| first >> 4 == 4) { 20 } else { 40 };
-    let tcp = TcpPacket::new_unchecked(&packet[at..]);
-    Mark { seq: tcp.seq_number() + tcp.segment_len(), ack: tcp.ack_number() }
+    let mut tcp = TcpPacket::new_unchecked(&mut packet[at..]);
+    let (seq, len) = (tcp.seq_number(), tcp.segment_len());
+    let Some(mark) = mark else {
+        *mark = Some(Mark { seq: seq + len, ack: tcp.ack_number() });
+        return false;
+    };
+    if tcp.ack() {
+        mark.ack = tcp.ack_number();
+    }
+    if len == 0 && tcp.ack() && seq < mark.seq {
+        tcp.set_seq_number(mark.seq);
+        return true;
+    }
+    // A single byte may be a window probe, which a peer without window does not take.
+    if len != 1 || tcp.fin() || tcp.syn() {
+        mark.seq = mark.seq.max(seq + len);
+    }
+    false
+}
+
+/// Fills the TCP checksum of a packet in anew.
+pub(crate) fn fill_checksum(packet: &mut [u8]) {
+    if packet.first().is_some_and(|first| first >> 4 == 4) {
+        let mut ip = Ipv4Packet::new_unchecked(packet);
+        let (from, to) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
+        TcpPacket::new_unchecked(ip.payload_mut()).fill_checksum(&from, &to);
+    } else {
+        let mut ip = Ipv6Packet::new_unchecked(packet);
+        let (from, to) = (IpAddress::Ipv6(ip.src_addr()), IpAddress::Ipv6(ip.dst_addr()));
+        TcpPacket::new_unchecked(ip.payload_mut()).fill_checksum(&from, &to);
+    }
 }
 
 /// A bare acknowledgement, for a flow without a socket.

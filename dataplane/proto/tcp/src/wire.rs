@@ -41,8 +41,8 @@ pub(crate) struct Wire<'a, E> {
     pub(crate) out: &'a mut E,
     pub(crate) caps: &'a DeviceCapabilities,
     pub(crate) counters: &'a mut Counters,
-    /// Of the last packet sent.
-    pub(crate) mark: Option<Mark>,
+    /// The connection's, moved on by each packet sent; `None` where there is no connection yet.
+    pub(crate) mark: &'a mut Option<Mark>,
 }
 
 impl<E: Egress> Device for Wire<'_, E> {
@@ -75,7 +75,7 @@ impl<E: Egress> Wire<'_, E> {
         Tx {
             out: &mut *self.out,
             counters: &mut *self.counters,
-            mark: &mut self.mark,
+            mark: &mut *self.mark,
             offload: !self.caps.checksum.tcp.tx(),
             room,
             segment_bytes: 0,
@@ -111,10 +111,12 @@ impl<E: Egress> TxToken for Tx<'_, E> {
         let (segment_bytes, offload, mark) = (self.segment_bytes, self.offload, self.mark);
         self.out.packet(len, segment_bytes, |packet| {
             let result = f(packet);
+            let mended = packet::advance(mark, packet);
             if offload {
                 packet::offload_checksum(packet, segment_bytes > 0);
+            } else if mended {
+                packet::fill_checksum(packet);
             }
-            *mark = Some(packet::mark(packet));
             result
         })
     }

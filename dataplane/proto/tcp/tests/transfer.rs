@@ -1,0 +1,250 @@
+//! Bytes arrive exactly, both ways, whatever the network does to packets.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use keyferry_tcp::{CloseReason, RxChecksum, SEGMENTS_MAX};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+struct Case {
+    seed: u64,
+    faults: Faults,
+    ipv6: bool,
+    offload: bool,
+    tso: u32,
+    receive_bytes: usize,
+    send_bytes: usize,
+    room: usize,
+    request: usize,
+    reply: usize,
+    server_closes: bool,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let network = (0u64..10, 0u64..10, 0u64..3_000);
+    let ways = (any::<bool>(), any::<bool>(), prop_oneof![Just(0u32), 1u32..80_000]);
+    let buffers = (600usize..20_000, 600usize..100_000, 1usize..40);
+    let bytes = (0usize..40_000, 0usize..120_000, any::<bool>());
+    (any::<u64>(), network, ways, buffers, bytes).prop_map(|(seed, network, ways, buffers, bytes)| Case {
+        seed,
+        faults: Faults { loss: network.0, repeat: network.1, jitter_us: network.2 },
+        ipv6: ways.0,
+        offload: ways.1,
+        tso: ways.2,
+        receive_bytes: buffers.0,
+        send_bytes: buffers.1,
+        room: buffers.2,
+        request: bytes.0,
+        reply: bytes.1,
+        server_closes: bytes.2,
+    })
+}
+
+/// Runs a transfer to its orderly end; returns the digest of the server's packets and how many were segmented.
+fn transfer(case: &Case) -> (u64, usize) {
+    let mut config = config();
+    // Losses alone must not end a handshake here.
+    config.half_open_timeout = Duration::from_secs(600);
+    config.receive_bytes = case.receive_bytes;
+    config.send_bytes = case.send_bytes;
+    config.tx_checksum_offload = case.offload;
+    config.tso_bytes_max = if case.offload { case.tso } else { 0 };
+    let mut world = World::new(config, case.faults, case.seed);
+    world.port.room = case.room;
+    let handle = world.client.connect(if case.ipv6 { SERVER_V6 } else { SERVER_V4 });
+    let (request, reply) = (pattern(case.request, 1), pattern(case.reply, 2));
+    let (mut asked, mut answered, mut got) = (0, 0, vec![]);
+    let finished = world.run(Duration::from_secs(3_600), |world| {
+        if asked < request.len() {
+            asked += world.client.socket(handle).send_slice(&request[asked..]).unwrap_or(0);
+        }
+        got.extend(world.client.read(handle));
+        let Some(id) = world.ids().first().copied() else {
+            return world.sides.values().any(|(_, side)| side.closed.is_some());
+        };
+        while answered < reply.len() && !world.side(id).closing {
+            let bytes = (1 + world.rng.below(20_000) as usize).min(reply.len() - answered);
+            if !world.send(id, reply[answered..answered + bytes].to_vec()) {
+                break;
+            }
+            answered += bytes;
+        }
+        let heard = world.side(id).received.len() == request.len();
+        if answered == reply.len() && heard && (case.server_closes || world.side(id).eof) {
+            world.close(id);
+        }
+        if asked == request.len()
+            && got.len() == reply.len()
+            && !(case.server_closes && answered < reply.len())
+        {
+            let open = world.client.socket(handle).may_recv();
+            if !case.server_closes || !open {
+                world.client.socket(handle).close();
+            }
+        }
+        false
+    });
+    assert!(finished, "unfinished: {} of {} up, {} of {} down", asked, request.len(), got.len(), reply.len());
+    let (_, side) = world.sides.values().next().unwrap();
+    let at = |a: &[u8], b: &[u8]| a.iter().zip(b).position(|(a, b)| a != b);
+    let (heard, reason) = (&side.received, side.closed);
+    assert!(*heard == request, "{} heard, differs at {:?}, {reason:?}", heard.len(), at(heard, &request));
+    assert!(got == reply, "{} got, differs at {:?}, {reason:?}", got.len(), at(&got, &reply));
+    assert!(side.released > 0 || reply.is_empty());
+    world.pass(Duration::from_secs(30));
+    world.assert_empty();
+    (world.trace, world.port.segmented)
+}
+
+const CASES: u32 = 300;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_byte_arrives_once_and_in_order(case in case()) {
+        transfer(&case);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_packets(case in case()) {
+        prop_assert_eq!(transfer(&case), transfer(&case));
+    }
+}
+
+fn clean() -> Case {
+    Case {
+        seed: 3,
+        faults: Faults::default(),
+        ipv6: false,
+        offload: true,
+        tso: 32_000,
+        receive_bytes: 16_384,
+        send_bytes: 65_536,
+        room: 32,
+        request: 1_000,
+        reply: 500_000,
+        server_closes: true,
+    }
+}
+
+#[test]
+fn segmentation_is_used_for_ipv4_and_ipv6_does_without() {
+    assert!(transfer(&clean()).1 > 10);
+    assert_eq!(transfer(&Case { ipv6: true, ..clean() }).1, 0);
+}
+
+#[test]
+fn a_full_queue_refuses_and_says_when_it_would_not() {
+    let mut config = config();
+    config.send_bytes = 1_000;
+    let mut world = World::new(config, Faults::default(), 1);
+    let handle = world.client.connect(SERVER_V4);
+    world.run(Duration::from_secs(1), |world| !world.ids().is_empty());
+    let id = world.id();
+    let mut taken = 0;
+    while world.send(id, vec![7; 2_000]) {
+        taken += 1;
+    }
+    assert_eq!(taken, SEGMENTS_MAX);
+    assert_eq!(world.tcp.unsent(id), SEGMENTS_MAX * 2_000 - 1_000);
+    let mut got = 0;
+    assert!(world.run(Duration::from_secs(60), |world| {
+        got += world.client.read(handle).len();
+        world.side(id).writable > 0 && got == SEGMENTS_MAX * 2_000
+    }));
+    assert_eq!(world.side(id).writable, 1);
+    assert_eq!(world.side(id).released, SEGMENTS_MAX);
+    assert!(world.send(id, vec![8; 10]));
+}
+
+#[test]
+fn a_segment_of_no_bytes_is_released_and_changes_nothing() {
+    let mut world = World::new(config(), Faults::default(), 1);
+    let handle = world.client.connect(SERVER_V4);
+    world.run(Duration::from_secs(1), |world| !world.ids().is_empty());
+    let id = world.id();
+    assert!(world.send(id, vec![]) && world.send(id, b"abc".to_vec()) && world.send(id, vec![]));
+    world.pass(Duration::from_millis(50));
+    assert_eq!(world.client.read(handle), b"abc");
+    assert_eq!(world.side(id).released, 3);
+}
+
+#[test]
+fn bytes_left_unread_close_the_window_and_reading_opens_it() {
+    let mut world = World::new(config(), Faults::default(), 1);
+    world.greedy = false;
+    let handle = world.client.connect(SERVER_V4);
+    let sent = pattern(12_000, 5);
+    world.client.socket(handle);
+    world.run(Duration::from_secs(1), |world| !world.ids().is_empty());
+    assert_eq!(world.client.socket(handle).send_slice(&sent), Ok(12_000));
+    world.pass(Duration::from_secs(5));
+    let id = world.id();
+    assert_eq!(world.tcp.readable(id), 4_096);
+    assert!(world.run(Duration::from_secs(60), |world| {
+        world.read(id);
+        world.side(id).received.len() == sent.len()
+    }));
+    assert_eq!(world.side(id).received, sent);
+}
+
+#[test]
+fn consuming_in_part_keeps_the_rest_and_lends_it_writable() {
+    let mut world = World::new(config(), Faults::default(), 1);
+    world.greedy = false;
+    let handle = world.client.connect(SERVER_V4);
+    world.run(Duration::from_secs(1), |world| !world.ids().is_empty());
+    world.client.socket(handle).send_slice(b"hello").unwrap();
+    world.pass(Duration::from_millis(50));
+    let id = world.id();
+    let first = world.tcp.receive(id, |bytes| {
+        bytes[2] = b'L';
+        (2, bytes.to_vec())
+    });
+    assert_eq!(first.as_deref(), Some(&b"heLlo"[..]));
+    assert_eq!(world.tcp.receive(id, |bytes| (0, bytes.to_vec())).as_deref(), Some(&b"Llo"[..]));
+    assert_eq!(world.tcp.readable(id), 3);
+}
+
+#[test]
+fn a_trusted_port_spares_the_check_and_an_untrusted_packet_gets_it() {
+    for (rx_checksum, vouched, dropped) in
+        [(RxChecksum::Trust, true, 0), (RxChecksum::Trust, false, 1), (RxChecksum::Verify, true, 1)]
+    {
+        let mut config = config();
+        config.rx_checksum = rx_checksum;
+        let mut world = World::new(config, Faults::default(), 1);
+        let mut packet = syn(9_999, 1);
+        packet[36] ^= 0xff;
+        world.tcp.ingest(world.now, &mut packet, vouched, &mut world.port);
+        assert_eq!(world.tcp.counters().drops[keyferry_tcp::DropReason::Checksum.index()], dropped);
+    }
+}
+
+#[test]
+fn orderly_ends_are_called_finished() {
+    for server_closes in [true, false] {
+        let mut world = World::new(config(), Faults::default(), 1);
+        let handle = world.client.connect(SERVER_V4);
+        world.run(Duration::from_secs(1), |world| !world.ids().is_empty());
+        let id = world.id();
+        if server_closes {
+            world.close(id);
+            world.pass(Duration::from_millis(20));
+            world.client.socket(handle).close();
+        } else {
+            world.client.socket(handle).close();
+            world.pass(Duration::from_millis(20));
+            assert!(world.side(id).eof);
+            world.close(id);
+        }
+        world.pass(Duration::from_millis(20));
+        assert_eq!(world.side(id).closed, Some(CloseReason::Finished));
+        world.assert_empty();
+        assert_eq!(world.tcp.counters().time_wait, u64::from(server_closes));
+    }
+}
