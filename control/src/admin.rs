@@ -2,19 +2,23 @@
 //!
 //! A line protocol over a Unix stream socket: a command and a line feed come in, one JSON document on one line
 //! goes out; any number of commands a connection. Commands: `status`. Runs on the control thread (tokio,
-//! current-thread); [`ask`] is the other end, blocking, for `keyferry status`.
+//! current-thread), which it holds until a signal ends the node; [`ask`] is the other end, blocking, for
+//! `keyferry status`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream as StdStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
@@ -45,12 +49,53 @@ struct Refused<'a> {
     error: &'a str,
 }
 
-/// Serves until it is dropped. `listener` comes from [`socket::listen`](crate::socket::listen), made non-blocking
-/// and given to tokio.
-pub async fn serve(listener: UnixListener, node: String, registry: Arc<Registry>) {
+/// A node's admin socket, listened on, with the signals that end the node already caught.
+pub struct Admin {
+    runtime: Runtime,
+    listener: UnixListener,
+    socket: PathBuf,
+    end: (Signal, Signal),
+}
+
+impl Admin {
+    /// Listens on `socket`. From here on SIGINT and SIGTERM end [`until_signal`](Admin::until_signal) instead of
+    /// the process, so this comes before the node says that it is ready.
+    pub fn start(socket: &Path) -> anyhow::Result<Admin> {
+        let listener = crate::socket::listen(socket)?;
+        listener.set_nonblocking(true)?;
+        let runtime =
+            Builder::new_current_thread().enable_all().build().context("cannot start the control thread")?;
+        let entered = runtime.enter();
+        let listener = UnixListener::from_std(listener)?;
+        let end = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        drop(entered);
+        Ok(Admin { runtime, listener, socket: socket.to_owned(), end })
+    }
+
+    /// Answers operators until SIGINT or SIGTERM.
+    pub fn until_signal(mut self, node: &str, registry: &Arc<Registry>) {
+        let (interrupt, terminate) = &mut self.end;
+        self.runtime.block_on(async {
+            tokio::select! {
+                () = serve(self.listener, node.to_owned(), Arc::clone(registry)) => {}
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        // A file left behind would be replaced by the next start anyway.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Listens on `socket` and answers operators until SIGINT or SIGTERM.
+pub fn serve_until_signal(socket: &Path, node: &str, registry: &Arc<Registry>) -> anyhow::Result<()> {
+    Admin::start(socket)?.until_signal(node, registry);
+    Ok(())
+}
+
+async fn serve(listener: UnixListener, node: String, registry: Arc<Registry>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let node: Rc<str> = node.into();
-    let local = LocalSet::new();
     let accept = async {
         loop {
             let permit =
@@ -68,7 +113,7 @@ pub async fn serve(listener: UnixListener, node: String, registry: Arc<Registry>
             }
         }
     };
-    local.run_until(accept).await
+    LocalSet::new().run_until(accept).await
 }
 
 async fn converse(stream: UnixStream, node: &str, registry: &Registry) -> io::Result<()> {

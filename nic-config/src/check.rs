@@ -14,6 +14,8 @@ const USER_DRIVERS: &[&str] = &["vfio-pci", "igb_uio", "uio_pci_generic"];
 const SHARING_DRIVERS: &[&str] = &["mlx4_core", "mlx5_core", "mana"];
 /// Locked memory a node wants besides its packet memory: keys and rings, in MiB.
 const LOCKED_MIB: u64 = 64;
+/// Size of a hugepage where the kernel does not say, in KiB: x86 and most of arm64.
+const HUGE_PAGE_KIB: u64 = 2048;
 
 /// What a node's configuration asks of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +97,8 @@ fn aes(host: &Host, findings: &mut Vec<Finding>) {
 fn memory(host: &Host, wanted: &Wanted, findings: &mut Vec<Finding>) {
     let (need, free) = (wanted.memory_mib, host.memory.huge_free_mib());
     let in_huge = wanted.hugepages != Hugepages::Never && free >= need;
-    let reserve = format!("reserve some: sysctl vm.nr_hugepages={}", need.div_ceil(2).max(1));
+    let page_kib = host.memory.huge_page_kib.unwrap_or(HUGE_PAGE_KIB).max(1);
+    let reserve = format!("reserve some: sysctl vm.nr_hugepages={}", (need * 1024).div_ceil(page_kib));
     match wanted.hugepages {
         Hugepages::Require if !in_huge => findings.push(Finding::blocks(
             format!("hugepages are required, {need} MiB of packet memory are wanted and {free} MiB are free"),

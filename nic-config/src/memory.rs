@@ -38,6 +38,8 @@ pub enum Memlock {
 pub struct Memory {
     /// Hugepages, by node and size.
     pub huge: Vec<HugePool>,
+    /// Size of the hugepages that `vm.nr_hugepages` reserves, in KiB, if known.
+    pub huge_page_kib: Option<u64>,
     /// Where a hugetlbfs is mounted.
     pub huge_mounts: Vec<PathBuf>,
     /// Memory that can be had without hugepages, in MiB, if known.
@@ -51,7 +53,8 @@ impl Memory {
         Memory {
             huge: huge(root),
             huge_mounts: huge_mounts(root),
-            available_mib: available_mib(root),
+            huge_page_kib: meminfo_kib(root, "Hugepagesize:"),
+            available_mib: meminfo_kib(root, "MemAvailable:").map(|kib| kib / 1024),
             memlock: memlock(root),
         }
     }
@@ -101,10 +104,10 @@ fn huge_mounts(root: &Path) -> Vec<PathBuf> {
     text.lines().filter_map(mount).collect()
 }
 
-fn available_mib(root: &Path) -> Option<u64> {
+fn meminfo_kib(root: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 fn memlock(root: &Path) -> Option<Memlock> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
 use super::later;
 use super::problem::Problem;
@@ -115,9 +115,9 @@ struct Entry<'t> {
 
 impl<'c, 't> Section<'c, 't> {
     fn new(context: &'c Context<'t>, path: String, schema: String, table: DeTable<'t>) -> Section<'c, 't> {
-        let entry = |(key, value): (Spanned<_>, Spanned<DeValue<'t>>)| {
+        let entry = |(key, value): (Spanned<DeString<'t>>, Spanned<DeValue<'t>>)| {
             let line = context.line_of(&key.span());
-            Entry { key: String::from(std::borrow::Cow::from(key.into_inner())), line, value }
+            Entry { key: key.into_inner().into_owned(), line, value }
         };
         Section { context, path, schema, entries: table.into_iter().map(entry).collect(), known: Vec::new() }
     }

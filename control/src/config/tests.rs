@@ -153,13 +153,16 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
     );
 }
 
+/// Edits of the example, the place they break, and a piece of the sentence about it.
+type Case = (&'static [(&'static str, &'static str)], &'static str, &'static str);
+
 #[test]
 fn each_mistake_is_one_sentence_at_its_place() {
     let folder = Folder::new();
     folder.write("short.key", &[1; 31], 0o600);
     folder.write("open.key", &[1; 32], 0o644);
     folder.write("empty.pem", b"", 0o600);
-    let cases: &[(&[(&str, &str)], &str, &str)] = &[
+    let cases: &[Case] = &[
         (&[("name = \"a\"", "name = \"a b\"")], "[node] name", "is no name"),
         (&[("name = \"a\"", "")], "[node] name", "required"),
         (&[("\"bf\"", "\"bff\"")], "[node] model", "did you mean \"bf\""),
