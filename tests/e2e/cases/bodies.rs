@@ -43,7 +43,8 @@ fn sealed_there_by_app_threads(workers: usize) {
 fn under_load(workers: usize) {
     let cluster = Cluster::start(&Options::new(workers).decide(Decide::Always));
     for version in ["1.2", "1.3"] {
-        let shape = ["-c", "24", "-t", "2", "-n", "4000", "--requests-per-connection", "100", "--tls", version];
+        let shape =
+            ["-c", "24", "-t", "2", "-n", "4000", "--requests-per-connection", "100", "--tls", version];
         let mix = ["--bytes-mix", "0,1,100,1024,5000,16383,16384,16385,100000", "--rotate", "lend=0,lend=1"];
         let order = ["--pipeline", "4", "--key-update-every", "5"];
         let report = cluster.load(&[shape.as_slice(), &mix, &order].concat());
@@ -54,6 +55,7 @@ fn under_load(workers: usize) {
     assert_eq!(a.total("requests"), 8000, "{a}");
     assert_eq!(a.total("replies_lent"), b.total("leases_served"), "{a} {b}");
     assert!(a.total("replies_lent") > 3000, "{a}");
+    assert!(a.workers("requests").iter().all(|&requests| requests > 1000), "every worker has its share: {a}");
     cluster.finish();
 }
 
@@ -61,7 +63,8 @@ fn under_load(workers: usize) {
 fn fetch_all(cluster: &Cluster, query: fn(usize) -> &'static str) -> u64 {
     let mut requests = 0;
     for version in ["1.2", "1.3"] {
-        let mut curl = Curl::new(cluster).option(&format!("--tlsv{version}")).option("--tls-max").option(version);
+        let mut curl =
+            Curl::new(cluster).option(&format!("--tlsv{version}")).option("--tls-max").option(version);
         // Twice, so that each size is once here and once there when they alternate.
         let sizes = || SIZES.iter().chain(SIZES[..7].iter().rev()).chain([&1]);
         for (index, bytes) in sizes().enumerate() {

@@ -16,7 +16,15 @@ const ROUNDS: usize = 2;
 fn under_load(workers: usize) {
     let mut cluster = Cluster::start(&Options::new(workers).decide(Decide::Always));
     let load = cluster.loader(&[
-        "-c", "16", "-d", "100", "--bytes-mix", "10,1000,20000,1000000", "--timeout", "15", "--rotate",
+        "-c",
+        "16",
+        "-d",
+        "100",
+        "--bytes-mix",
+        "10,1000,20000,1000000",
+        "--timeout",
+        "15",
+        "--rotate",
         "lend=1,lend=1&cost_us=2000,lend=0",
     ]);
     let stop = load.stop();
@@ -24,7 +32,9 @@ fn under_load(workers: usize) {
 
     let mut lent = 0;
     for _ in 0..ROUNDS {
-        let more = |from: u64, by: u64| move |status: &crate::harness::Status| status.total("replies_lent") >= from + by;
+        let more = |from: u64, by: u64| {
+            move |status: &crate::harness::Status| status.total("replies_lent") >= from + by
+        };
         lent = cluster.a().wait_for("lending", LENDS, more(lent, 200)).total("replies_lent");
         cluster.kill_b();
         // A goes on alone, requests that cannot be lent any more among them.

@@ -4,7 +4,14 @@ use crate::client::{Curl, Tls, assert_is_pattern, output_of, wire_request};
 use crate::harness::{A4, Cluster, Decide, NAME, Options};
 use crate::with_one_and_two_workers;
 
-with_one_and_two_workers!(head_has_no_body, chunked_replies, pipelined_in_one_write, redirect, refusals, old_clients);
+with_one_and_two_workers!(
+    head_has_no_body,
+    chunked_replies,
+    pipelined_in_one_write,
+    redirect,
+    refusals,
+    old_clients
+);
 
 fn head_has_no_body(workers: usize) {
     let cluster = Cluster::start(&Options::new(workers).decide(Decide::Always));
@@ -15,7 +22,10 @@ fn head_has_no_body(workers: usize) {
             for _ in 0..3 {
                 tls.send(format!("HEAD /?bytes=70000&{lend} HTTP/1.1\r\nHost: {NAME}\r\n\r\n").as_bytes());
                 let head = tls.head().to_ascii_lowercase();
-                assert!(head.starts_with("http/1.1 200 ") && head.contains("content-length: 70000\r\n"), "{head}");
+                assert!(
+                    head.starts_with("http/1.1 200 ") && head.contains("content-length: 70000\r\n"),
+                    "{head}"
+                );
                 // If a body followed, this head would not parse.
                 tls.send(wire_request(&format!("/?bytes=3&seed=5&{lend}")).as_bytes());
                 assert!(tls.head().starts_with("HTTP/1.1 200 "));
@@ -42,9 +52,12 @@ fn chunked_replies(workers: usize) {
             assert_is_pattern(&one.body, bytes as u64, bytes, "chunked");
         }
     }
-    let head = output_of(
-        cluster.client("curl").args(["--silent", "--insecure", "--include", &format!("https://{A4}/?bytes=5&chunked=1")]),
-    );
+    let head = output_of(cluster.client("curl").args([
+        "--silent",
+        "--insecure",
+        "--include",
+        &format!("https://{A4}/?bytes=5&chunked=1"),
+    ]));
     assert!(head.to_ascii_lowercase().contains("transfer-encoding: chunked"), "{head}");
     cluster.finish();
 }
@@ -94,7 +107,11 @@ fn refusals(workers: usize) {
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".to_owned(), 505),
         ("\x01\x02\x03\r\n\r\n".to_owned(), 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), 400),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+                .to_owned(),
+            400,
+        ),
         (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n"), 431),
         ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405),
     ] {
@@ -116,7 +133,9 @@ fn old_clients(workers: usize) {
     let cluster = Cluster::start(&Options::new(workers).decide(Decide::Always));
     for query in ["", "&chunked=1", "&lend=0", "&lend=0&chunked=1"] {
         let mut command = cluster.client("curl");
-        command.args(["--silent", "--insecure", "--http1.0"]).arg(format!("https://{A4}/?bytes=50000&seed=1{query}"));
+        command
+            .args(["--silent", "--insecure", "--http1.0"])
+            .arg(format!("https://{A4}/?bytes=50000&seed=1{query}"));
         let body = command.output().expect("curl starts").stdout;
         assert_is_pattern(&body, 1, 50_000, "HTTP/1.0");
     }

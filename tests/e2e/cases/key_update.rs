@@ -54,6 +54,7 @@ fn connect(cluster: &Cluster, messages: &std::path::Path) -> SClient {
 /// KeyUpdates sent and received, from OpenSSL's own record of messages.
 fn key_updates(messages: &std::path::Path) -> (usize, usize) {
     let text = fs::read_to_string(messages).expect("s_client wrote it");
-    let count = |mark: &str| text.lines().filter(|line| line.starts_with(mark) && line.contains("KeyUpdate")).count();
+    let count =
+        |mark: &str| text.lines().filter(|line| line.starts_with(mark) && line.contains("KeyUpdate")).count();
     (count(">>>"), count("<<<"))
 }

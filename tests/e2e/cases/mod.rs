@@ -1,12 +1,14 @@
 //! The tests, by what they are about.
 
 mod bodies;
+mod deciding;
 mod helper_killed;
 mod http;
 mod key_update;
 mod network;
 mod peers;
 mod resumption;
+mod soak;
 mod suites;
 mod uploads;
 mod vanishing;

@@ -26,8 +26,9 @@ fn ping(workers: usize) {
     let cluster = Cluster::start(&Options::new(workers));
     for address in [A4, A6] {
         for bytes in ["0", "56", "1400"] {
-            let text =
-                output_of(cluster.client("ping").args(["-c", "5", "-i", "0.01", "-W", "5", "-s", bytes, address]));
+            let text = output_of(
+                cluster.client("ping").args(["-c", "5", "-i", "0.01", "-W", "5", "-s", bytes, address]),
+            );
             assert!(text.contains(" 0% packet loss"), "{text}");
         }
     }
@@ -48,7 +49,8 @@ fn certificates_by_name(workers: usize) {
         }
     }
     // Without a name, and with one nobody has, the first certificate answers.
-    let text = output_of(cluster.client("curl").args(["--silent", "--insecure", &format!("https://{A4}/?bytes=3")]));
+    let text =
+        output_of(cluster.client("curl").args(["--silent", "--insecure", &format!("https://{A4}/?bytes=3")]));
     assert!(!text.is_empty() || cluster.a().status().total("requests") == 7);
     cluster.finish();
 }

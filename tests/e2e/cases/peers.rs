@@ -27,8 +27,12 @@ fn wrk(workers: usize) {
         let url = format!("https://{A4}/{query}");
         let text = output_of(cluster.client("wrk").args(["-t1", "-c32", "-d2s", "--timeout", "20s", &url]));
         assert!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
-        let requests = text.lines().find_map(|line| line.trim().split_once(" requests in ")).map(|(count, _)| count);
-        assert!(requests.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 100), "{text}");
+        let requests =
+            text.lines().find_map(|line| line.trim().split_once(" requests in ")).map(|(count, _)| count);
+        assert!(
+            requests.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 100),
+            "{text}"
+        );
     }
     cluster.finish();
 }

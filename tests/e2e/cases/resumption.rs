@@ -44,7 +44,9 @@ fn switched_off(workers: usize) {
 
 fn reconnects(cluster: &Cluster, options: &[&str]) -> usize {
     let mut command = cluster.client("openssl");
-    command.args(["s_client", "-connect", &format!("{A4}:443"), "-servername", NAME, "-reconnect"]).args(options);
+    command
+        .args(["s_client", "-connect", &format!("{A4}:443"), "-servername", NAME, "-reconnect"])
+        .args(options);
     output_of(command.stdin(std::process::Stdio::null())).matches("\nReused, ").count()
 }
 

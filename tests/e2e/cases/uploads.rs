@@ -29,8 +29,12 @@ fn every_size_and_framing(workers: usize) {
                     .get(&format!("/?bytes=10&{lend}"))
                     .run();
                 let reply = String::from_utf8_lossy(&fetched[0].body).to_ascii_lowercase();
-                let (count, hash) = (format!("x-body-bytes: {bytes}\r\n"), format!("x-body-hash: {:016x}\r\n", fnv1a(&body)));
-                assert!(reply.contains(&count) && reply.contains(&hash), "{bytes} bytes, {framing}, {lend}: {reply}");
+                let (count, hash) =
+                    (format!("x-body-bytes: {bytes}\r\n"), format!("x-body-hash: {:016x}\r\n", fnv1a(&body)));
+                assert!(
+                    reply.contains(&count) && reply.contains(&hash),
+                    "{bytes} bytes, {framing}, {lend}: {reply}"
+                );
             }
         }
     }

@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::client::{Tls, assert_is_pattern, reset, tcp, wire_request};
-use crate::harness::{Cluster, Decide, NAME, Options, Status};
+use crate::client::{Curl, Tls, assert_is_pattern, output_of, reset, tcp, wire_request};
+use crate::harness::{A4, Cluster, Decide, NAME, Options, Status};
 use crate::with_one_and_two_workers;
 
-with_one_and_two_workers!(resets, closes, half_closes_are_answered, a_slow_reader_is_waited_for);
+with_one_and_two_workers!(resets, closes, half_closes_are_answered, a_slow_reader_is_waited_for, half_open);
 
 /// Times each stage is left: leaks of one are easily missed.
 const TIMES: usize = 5;
@@ -121,7 +121,9 @@ fn half_closes_are_answered(workers: usize) {
         for (bytes, cost_us) in [(100, 0), (100, 200_000), (4 << 20, 0), (4 << 20, 200_000)] {
             cluster.clients().enter(|| {
                 let mut tls = Tls::connect(cluster.ca());
-                tls.send(wire_request(&format!("/?bytes={bytes}&seed=8&cost_us={cost_us}&{lend}")).as_bytes());
+                tls.send(
+                    wire_request(&format!("/?bytes={bytes}&seed=8&cost_us={cost_us}&{lend}")).as_bytes(),
+                );
                 tls.half_close();
                 assert!(tls.head().starts_with("HTTP/1.1 200 "));
                 assert_is_pattern(&tls.read(bytes), 8, bytes, "after a half-close");
@@ -147,5 +149,20 @@ fn a_slow_reader_is_waited_for(workers: usize) {
             assert_is_pattern(&body, 6, LONG_BYTES, "slowly read");
         });
     }
+    cluster.finish();
+}
+
+/// SYNs from addresses that nobody has: they are bounded, forgotten, and meanwhile others are served.
+fn half_open(workers: usize) {
+    let options =
+        Options::new(workers).line("limits", "half_open = 32").line("limits", "handshake_timeout_ms = 3000");
+    let cluster = Cluster::start(&options);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/client/syn_flood.py");
+    output_of(cluster.client("python3").arg(script).args([A4, "10.77.1", "500"]));
+    let status = cluster.a().wait_for("half-open connections", NOTICED, |status| status.total("flows") > 0);
+    assert!(status.total("flows") <= 32 * workers as u64, "{status}");
+    cluster.a().wait_for("room again", NOTICED, |status| status.total("flows") == 0);
+    let fetched = Curl::new(&cluster).get("/?bytes=1000&seed=2").run();
+    assert_is_pattern(&fetched[0].body, 2, 1000, "after the flood");
     cluster.finish();
 }

@@ -6,8 +6,8 @@ mod curl;
 mod s_client;
 mod tls;
 
-pub use body::{fnv1a, pattern, assert_is_pattern, wire_request};
-pub use curl::{Curl, Fetched};
+pub use body::{assert_is_pattern, fnv1a, pattern, wire_request};
+pub use curl::Curl;
 pub use s_client::SClient;
 pub use tls::{Tls, reset, tcp};
 

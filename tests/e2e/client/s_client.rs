@@ -32,7 +32,14 @@ impl SClient {
     /// Connects to node A with `options`.
     pub fn connect(cluster: &Cluster, options: &[&str]) -> SClient {
         let mut command = cluster.client("openssl");
-        command.args(["s_client", "-brief", "-connect", &format!("{A4}:443"), "-verify_return_error", "-CAfile"]);
+        command.args([
+            "s_client",
+            "-brief",
+            "-connect",
+            &format!("{A4}:443"),
+            "-verify_return_error",
+            "-CAfile",
+        ]);
         command.arg(cluster.ca());
         if !options.contains(&"-servername") {
             command.args(["-servername", NAME, "-verify_hostname", NAME]);
@@ -82,7 +89,10 @@ impl SClient {
         let (end, body) = self.stdout.wait(&what, |text, is_end| {
             let text = &text[from..];
             let head = find(text, b"\r\n\r\n");
-            assert!(!is_end || head.is_some_and(|head| text.len() >= head + 4 + bytes), "{what}: closed before");
+            assert!(
+                !is_end || head.is_some_and(|head| text.len() >= head + 4 + bytes),
+                "{what}: closed before"
+            );
             let body = head? + 4;
             assert!(text.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&text[..body]));
             let end = body + bytes;
@@ -97,7 +107,9 @@ impl SClient {
         drop(self.stdin.take());
         let status = self.child.wait().expect("s_client is our child");
         let rest = self.stdout.wait("the end", |text, is_end| is_end.then(|| text[self.taken..].to_vec()));
-        let notes = self.stderr.wait("the end", |text, is_end| is_end.then(|| String::from_utf8_lossy(text).into_owned()));
+        let notes = self
+            .stderr
+            .wait("the end", |text, is_end| is_end.then(|| String::from_utf8_lossy(text).into_owned()));
         assert!(status.success(), "s_client ended with {status}: {notes}");
         assert!(rest.is_empty(), "left over: {}", String::from_utf8_lossy(&rest));
         notes

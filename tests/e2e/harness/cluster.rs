@@ -52,7 +52,10 @@ pub struct Cluster {
 impl Cluster {
     /// Makes everything and starts both nodes.
     pub fn start(options: &Options) -> Cluster {
-        assert!(rustix::process::geteuid().is_root(), "end-to-end tests make network namespaces: run them as root");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "end-to-end tests make network namespaces: run them as root"
+        );
         static MADE: AtomicU32 = AtomicU32::new(0);
         // The process id makes the names unique and tells whose they are, should any ever be left.
         let prefix = format!("kf-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
@@ -61,7 +64,9 @@ impl Cluster {
         let guard = Guard::new(&directory, &names.each_ref().map(String::as_str));
         fs::create_dir(&directory).expect("the temporary directory is writable");
         let [a_netns, b_netns, clients] = names.map(Netns::new);
-        for ((netns, place), (interface, addresses)) in [&a_netns, &b_netns].iter().zip(&PLACES).zip(CLIENT_ENDS) {
+        for ((netns, place), (interface, addresses)) in
+            [&a_netns, &b_netns].iter().zip(&PLACES).zip(CLIENT_ENDS)
+        {
             let link = Link {
                 node: netns,
                 node_interface: place.interface,
@@ -181,7 +186,8 @@ fn write_private(path: &Path, bytes: &[u8]) {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path).expect("the directory is ours");
+    let mut file =
+        options.write(true).create_new(true).mode(0o600).open(path).expect("the directory is ours");
     file.write_all(bytes).expect("the test's directory is writable");
 }
 

@@ -21,8 +21,10 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 /// Between looks at a process or at counters that are to change.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The executable under test.
-pub const KEYFERRY: &str = env!("CARGO_BIN_EXE_keyferry");
+/// The executable under test: cargo's, unless `KEYFERRY_E2E_EXECUTABLE` names another build.
+fn keyferry() -> PathBuf {
+    std::env::var_os("KEYFERRY_E2E_EXECUTABLE").map_or(env!("CARGO_BIN_EXE_keyferry").into(), PathBuf::from)
+}
 
 /// A running node.
 pub struct Node {
@@ -36,7 +38,7 @@ impl Node {
     /// Starts the node and waits until it says that it serves.
     pub fn start(name: &str, config: &Path, netns: &Netns) -> Node {
         let mut child = netns
-            .command(KEYFERRY)
+            .command(keyferry())
             .args(["node", "--config"])
             .arg(config)
             .stdin(Stdio::null())
@@ -74,7 +76,7 @@ impl Node {
 
     /// The node's counters.
     pub fn status(&self) -> Status {
-        let output = Command::new(KEYFERRY)
+        let output = Command::new(keyferry())
             .args(["status", "--config"])
             .arg(&self.config)
             .output()
@@ -126,11 +128,6 @@ impl Node {
         self.signal(Signal::KILL);
         let status: ExitStatus = self.child.wait().expect("the node is our child");
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "it died before:\n{}", self.log());
-    }
-
-    /// Whether the process is alive.
-    pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Resident memory in KiB, from the kernel's books.

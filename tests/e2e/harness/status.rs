@@ -27,14 +27,10 @@ impl Status {
         let workers = self.0["workers"].as_array().expect("status lists workers");
         workers
             .iter()
-            .map(|worker| worker[counter].as_u64().unwrap_or_else(|| panic!("no counter {counter} in {self}")))
+            .map(|worker| {
+                worker[counter].as_u64().unwrap_or_else(|| panic!("no counter {counter} in {self}"))
+            })
             .collect()
-    }
-
-    /// Sum of the counters whose name starts with `prefix`.
-    pub fn sum(&self, prefix: &str) -> u64 {
-        let total = self.0["total"].as_object().expect("status has a total");
-        total.iter().filter(|(name, _)| name.starts_with(prefix)).filter_map(|(_, value)| value.as_u64()).sum()
     }
 
     /// Whether nothing of any client is left.

@@ -1,0 +1,30 @@
+//! Load words move work: a busy node lends, an idle one keeps what it has.
+
+use crate::harness::{Cluster, Decide, Options};
+use crate::with_one_and_two_workers;
+
+with_one_and_two_workers!(busy_lends_and_idle_keeps);
+
+fn busy_lends_and_idle_keeps(workers: usize) {
+    let options =
+        Options::new(workers).apps(1).decide(Decide::Threshold).line("lease", "threshold_us = 3000");
+    // Replies that cost the application's one thread two milliseconds each.
+    let cluster = Cluster::start(
+        &options.line("app.synthetic", "cost_us = { fixed = 2000 }").line("app.synthetic", "burn = true"),
+    );
+
+    let report = cluster.load(&["-c", "1", "-n", "50", "--bytes-mix", "1000"]);
+    assert_eq!((report.requests, report.mismatches), (50, 0), "{report}");
+    let status = cluster.a().status();
+    assert_eq!(status.total("replies_lent"), 0, "one request at a time has nobody to wait for: {status}");
+
+    let report = cluster.load(&["-c", "32", "-n", "2000", "--bytes-mix", "1000,40000"]);
+    assert_eq!((report.requests, report.mismatches), (2000, 0), "{report}");
+    assert_eq!(report.first_error, None, "{report}");
+    let (a, b) = (cluster.a().status(), cluster.b().status());
+    let lent = a.total("replies_lent");
+    assert_eq!(lent, b.total("leases_served"), "{a} {b}");
+    assert!((200..1600).contains(&lent), "both nodes are worth about the same, so each has a good part: {a}");
+    assert_eq!(b.total("leases_granted"), 0, "B has no clients and B never lends on: {b}");
+    cluster.finish();
+}
