@@ -231,4 +231,21 @@ mod tests {
         });
         assert!(answers.iter().all(|answer| *answer));
     }
+
+    #[test]
+    fn a_signal_ends_it_and_takes_the_socket_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ctl");
+        let admin = Admin::start(&path).unwrap();
+        assert!(Admin::start(&path).is_err(), "a second node on the same socket");
+        let asking = path.clone();
+        let client = std::thread::spawn(move || {
+            let answer = ask(&asking, "status");
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+            answer.unwrap()
+        });
+        admin.until_signal("a", &Arc::new(Registry::new()));
+        assert!(client.join().unwrap().contains("total"));
+        assert!(!path.exists());
+    }
 }
