@@ -1,0 +1,199 @@
+//! A request's head: parsed by httparse, then judged by the rules that keep framing unambiguous.
+
+use std::ops::Range;
+
+use httparse::{EMPTY_HEADER, Status};
+
+use crate::{HEADERS_MAX, Limits, Method, Reason, Refusal};
+
+/// How the body is framed (RFC 9112 6.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Framing {
+    #[default]
+    None,
+    Length(u64),
+    Chunked,
+}
+
+/// What a head says; ranges are within its bytes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub method: Method,
+    pub target: Range<usize>,
+    pub host: Range<usize>,
+    pub minor: u8,
+    pub keep_alive: bool,
+    pub upgrade: bool,
+    pub expects_continue: bool,
+    pub framing: Framing,
+}
+
+/// Parses a head. `None`: it is not whole yet.
+pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Facts)>, Refusal> {
+    let mut fields = [EMPTY_HEADER; HEADERS_MAX];
+    let fields = &mut fields[..limits.headers.min(HEADERS_MAX)];
+    let mut parsed = httparse::Request::new(fields);
+    let used = match parsed.parse(bytes) {
+        Ok(Status::Complete(used)) if used <= limits.head_bytes => used,
+        Ok(Status::Complete(_)) => return Err(too_large(bytes, limits)),
+        Ok(Status::Partial) if bytes.len() >= limits.head_bytes => return Err(too_large(bytes, limits)),
+        Ok(Status::Partial) => return Ok(None),
+        Err(error) => return Err(refuse(error, bytes)),
+    };
+    // httparse lets a line end in a bare LF; two parsers could differ there (RFC 9112 2.2).
+    if has_bare_line_feed(&bytes[..used]) {
+        return Err(Reason::Syntax.refusal());
+    }
+    let target = parsed.path.unwrap_or("");
+    if target.len() > limits.target_bytes {
+        return Err(Reason::TargetTooLong.refusal());
+    }
+    let mut facts = Facts {
+        method: Method::of(parsed.method.unwrap_or("")),
+        minor: parsed.version.unwrap_or(1),
+        ..Facts::default()
+    };
+    if parsed.method == Some("CONNECT") {
+        return Err(Reason::Method.refusal());
+    }
+    judge_fields(parsed.headers, bytes, &mut facts)?;
+    judge_target(target, bytes, &mut facts)?;
+    Ok(Some((used, facts)))
+}
+
+fn too_large(bytes: &[u8], limits: &Limits) -> Refusal {
+    let line = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    if line > limits.target_bytes { Reason::TargetTooLong.refusal() } else { Reason::HeadTooLarge.refusal() }
+}
+
+fn refuse(error: httparse::Error, bytes: &[u8]) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => Reason::HeadTooLarge.refusal(),
+        httparse::Error::Version if names_http(bytes) => Reason::Version.refusal(),
+        _ => Reason::Syntax.refusal(),
+    }
+}
+
+/// Whether the request line ends in `HTTP/` and two digits: another version rather than garbage.
+fn names_http(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or(&[]);
+    let word = line.rsplit(|byte| *byte == b' ').next().unwrap_or(&[]);
+    word.strip_prefix(b"HTTP/").is_some_and(|rest| {
+        !rest.is_empty() && rest.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+    })
+}
+
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let mut before = 0;
+    head.iter().any(|byte| {
+        let bare = *byte == b'\n' && before != b'\r';
+        before = *byte;
+        bare
+    })
+}
+
+fn range_of(part: &[u8], whole: &[u8]) -> Range<usize> {
+    let start = part.as_ptr() as usize - whole.as_ptr() as usize;
+    start..start + part.len()
+}
+
+fn trim(value: &[u8]) -> &[u8] {
+    value.trim_ascii()
+}
+
+fn judge_fields(fields: &[httparse::Header<'_>], bytes: &[u8], facts: &mut Facts) -> Result<(), Refusal> {
+    let mut hosts = 0;
+    let mut length = None;
+    let mut chunked = false;
+    let (mut close, mut keep_alive, mut upgrade_option, mut upgrade) = (false, false, false, false);
+    for field in fields {
+        let (name, value) = (field.name, trim(field.value));
+        if name.eq_ignore_ascii_case("host") {
+            hosts += 1;
+            facts.host = range_of(value, bytes);
+            if !value.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#@\\".contains(byte)) {
+                return Err(Reason::Host.refusal());
+            }
+        } else if name.eq_ignore_ascii_case("content-length") {
+            let value = decimal(value).ok_or_else(|| Reason::ContentLength.refusal())?;
+            if length.replace(value).is_some() {
+                return Err(Reason::ContentLength.refusal());
+            }
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Reason::TransferEncoding.refusal());
+            }
+            chunked = true;
+        } else if name.eq_ignore_ascii_case("connection") {
+            for option in value.split(|byte| *byte == b',').map(trim) {
+                close |= option.eq_ignore_ascii_case(b"close");
+                keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                upgrade_option |= option.eq_ignore_ascii_case(b"upgrade");
+            }
+        } else if name.eq_ignore_ascii_case("upgrade") {
+            upgrade = true;
+        } else if name.eq_ignore_ascii_case("expect") {
+            if !value.eq_ignore_ascii_case(b"100-continue") {
+                return Err(Reason::Expectation.refusal());
+            }
+            facts.expects_continue = facts.minor == 1;
+        }
+    }
+    if chunked && length.is_some() {
+        return Err(Reason::BothLengths.refusal());
+    }
+    if chunked && facts.minor == 0 {
+        return Err(Reason::TransferEncoding.refusal());
+    }
+    if hosts > 1 || (hosts == 0 && facts.minor == 1) {
+        return Err(Reason::Host.refusal());
+    }
+    facts.framing = match length {
+        _ if chunked => Framing::Chunked,
+        Some(length) if length > 0 => Framing::Length(length),
+        _ => Framing::None,
+    };
+    facts.keep_alive = !close && (facts.minor == 1 || keep_alive);
+    facts.upgrade = upgrade && upgrade_option;
+    Ok(())
+}
+
+/// A Content-Length: digits only, no sign, no list.
+fn decimal(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Origin form as it is; absolute form without scheme and authority, which then names the host (RFC 9112 3.2.2);
+/// `*` for OPTIONS only.
+fn judge_target(target: &str, bytes: &[u8], facts: &mut Facts) -> Result<(), Refusal> {
+    let range = range_of(target.as_bytes(), bytes);
+    if target.starts_with('/') || (target == "*" && facts.method == Method::Options) {
+        facts.target = range;
+        return Ok(());
+    }
+    let scheme = ["http://", "https://"]
+        .into_iter()
+        .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+    let Some(scheme) = scheme else { return Err(Reason::Syntax.refusal()) };
+    let rest = &target[scheme.len()..];
+    let authority = rest.find(['/', '?']).unwrap_or(rest.len());
+    if authority == 0 || rest[..authority].contains('@') || rest[authority..].starts_with('?') {
+        return Err(Reason::Syntax.refusal());
+    }
+    let host = range.start + scheme.len();
+    facts.host = host..host + authority;
+    facts.target = host + authority..range.end;
+    Ok(())
+}
+
+/// Header fields of a head that has been parsed: every line is `name: value` and ends in CR LF.
+pub(crate) fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    head.split(|byte| *byte == b'\n').skip(1).filter_map(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        Some((&line[..colon], trim(&line[colon + 1..])))
+    })
+}

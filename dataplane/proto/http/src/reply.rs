@@ -1,0 +1,298 @@
+//! Replies: heads, chunked framing, and the small ones made without an application.
+
+use std::fmt::Write as _;
+
+use arrayvec::{ArrayString, ArrayVec};
+
+use crate::Request;
+
+/// Bytes of extra header fields a reply head can hold.
+pub const FIELDS_BYTES_MAX: usize = 1024;
+
+/// Bytes a chunk's framing takes: a size line of up to 8 hex digits, and CR LF twice.
+pub const CHUNK_OVERHEAD_BYTES: usize = 8 + 2 + 2;
+
+/// Bytes [`error`] writes at most.
+pub const ERROR_BYTES_MAX: usize = 512;
+
+/// Bytes [`redirect`] writes at most.
+pub const REDIRECT_BYTES_MAX: usize = 6 * 1024;
+
+/// Bytes of a content type at most.
+const CONTENT_TYPE_MAX: usize = 96;
+
+/// Bytes of a reply head besides its extra fields.
+const FIXED_BYTES_MAX: usize = 384;
+
+/// Bytes [`write_head`] takes at most.
+pub const fn reply_head_bytes_max() -> usize {
+    FIXED_BYTES_MAX + FIELDS_BYTES_MAX
+}
+
+/// The buffer is too short for what was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no room for the reply head")]
+pub struct NoRoom;
+
+/// A header field that is not a valid one, or beyond [`FIELDS_BYTES_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a header field is not valid or the head is too long")]
+pub struct HeadTooLong;
+
+/// Status, framing and header fields of a reply.
+#[derive(Clone, Debug)]
+pub struct ReplyHead {
+    /// Status code.
+    pub status: u16,
+    /// Body bytes; `None`: chunked.
+    pub length: Option<u64>,
+    /// The connection ends after it.
+    pub close: bool,
+    content_type: ArrayString<CONTENT_TYPE_MAX>,
+    fields: ArrayVec<u8, FIELDS_BYTES_MAX>,
+}
+
+impl ReplyHead {
+    /// A reply of a known length.
+    pub fn new(status: u16, length: u64, content_type: &str) -> ReplyHead {
+        ReplyHead { length: Some(length), ..ReplyHead::chunked(status, content_type) }
+    }
+
+    /// A reply whose length is not known yet.
+    pub fn chunked(status: u16, content_type: &str) -> ReplyHead {
+        let content_type = ArrayString::from(content_type).unwrap_or_default();
+        ReplyHead { status, length: None, close: false, content_type, fields: ArrayVec::new() }
+    }
+
+    /// Adds a header field.
+    ///
+    /// # Errors
+    /// [`HeadTooLong`] if it is not valid (RFC 9110 5.1, 5.5) or does not fit; nothing was added then.
+    pub fn header(&mut self, name: &str, value: &[u8]) -> Result<(), HeadTooLong> {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let valid = !name.is_empty()
+            && name.bytes().all(token)
+            && value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f));
+        if !valid || self.fields.remaining_capacity() < name.len() + value.len() + 4 {
+            return Err(HeadTooLong);
+        }
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            self.fields.try_extend_from_slice(part).map_err(|_| HeadTooLong)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the framing of a reply depends on in its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// HEAD: the reply has no body.
+    pub head_only: bool,
+    /// The client can go on.
+    pub keep_alive: bool,
+    /// Minor version.
+    pub minor: u8,
+}
+
+impl Seen {
+    /// Of a request.
+    pub fn of(request: &Request) -> Seen {
+        Seen {
+            head_only: request.method() == crate::Method::Head,
+            keep_alive: request.keep_alive(),
+            minor: request.minor(),
+        }
+    }
+
+    /// Whether a reply without a length has to be ended by closing the connection: HTTP/1.0 has no chunks.
+    pub fn needs_close(self, head: &ReplyHead) -> bool {
+        head.length.is_none() && self.minor == 0
+    }
+}
+
+/// Writes into a slice, remembering whether it fitted.
+struct Cursor<'a> {
+    out: &'a mut [u8],
+    at: usize,
+    fits: bool,
+}
+
+impl Cursor<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        match self.out.get_mut(self.at..self.at + bytes.len()) {
+            Some(room) if self.fits => {
+                room.copy_from_slice(bytes);
+                self.at += bytes.len();
+            }
+            _ => self.fits = false,
+        }
+    }
+
+    /// Decimal digits, without the formatting machinery.
+    fn number(&mut self, mut value: u64) {
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (value % 10) as u8;
+            value /= 10;
+            if value == 0 {
+                break;
+            }
+        }
+        self.put(&digits[at..]);
+    }
+
+    fn done(self) -> Result<usize, NoRoom> {
+        if self.fits { Ok(self.at) } else { Err(NoRoom) }
+    }
+}
+
+/// Whether a status never has a body (RFC 9110 6.4.1).
+fn is_bodiless(status: u16) -> bool {
+    status == 204 || status == 304 || (100..200).contains(&status)
+}
+
+/// Writes status line and header fields. `date` is an IMF-fixdate, empty for none. Returns the bytes written.
+///
+/// # Errors
+/// [`NoRoom`] if `out` is too short; [`reply_head_bytes_max`] always suffices.
+pub fn write_head(head: &ReplyHead, seen: Seen, date: &str, out: &mut [u8]) -> Result<usize, NoRoom> {
+    let mut cursor = Cursor { out, at: 0, fits: true };
+    cursor.put(b"HTTP/1.1 ");
+    cursor.number(u64::from(head.status));
+    cursor.put(b" ");
+    cursor.put(reason(head.status).as_bytes());
+    cursor.put(b"\r\nServer: keyferry\r\n");
+    if !date.is_empty() {
+        cursor.put(b"Date: ");
+        cursor.put(date.as_bytes());
+        cursor.put(b"\r\n");
+    }
+    if !head.content_type.is_empty() {
+        cursor.put(b"Content-Type: ");
+        cursor.put(head.content_type.as_bytes());
+        cursor.put(b"\r\n");
+    }
+    match head.length {
+        _ if is_bodiless(head.status) => {}
+        Some(length) => {
+            cursor.put(b"Content-Length: ");
+            cursor.number(length);
+            cursor.put(b"\r\n");
+        }
+        None if seen.minor == 1 => cursor.put(b"Transfer-Encoding: chunked\r\n"),
+        None => {}
+    }
+    if head.close || !seen.keep_alive || seen.needs_close(head) {
+        cursor.put(b"Connection: close\r\n");
+    } else if seen.minor == 0 {
+        cursor.put(b"Connection: keep-alive\r\n");
+    }
+    cursor.put(&head.fields);
+    cursor.put(b"\r\n");
+    cursor.done()
+}
+
+/// Frames body bytes as one chunk in place (RFC 9112 7.1): the size line has a fixed width, so the body can be
+/// written behind it before its length is known.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkWriter;
+
+impl ChunkWriter {
+    /// Where in `out` the body bytes of a chunk go; `None` if not even one fits.
+    pub fn body(out: &mut [u8]) -> Option<&mut [u8]> {
+        let end = out.len().checked_sub(2).filter(|end| *end > 10)?;
+        Some(&mut out[10..end])
+    }
+
+    /// Frames `len` body bytes written to [`body`](ChunkWriter::body). Returns the bytes of the whole chunk.
+    pub fn finish(out: &mut [u8], len: usize) -> usize {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        for (place, digit) in out[..8].iter_mut().enumerate() {
+            *digit = HEX[(len >> (28 - 4 * place)) & 0xf];
+        }
+        out[8..10].copy_from_slice(b"\r\n");
+        out[10 + len..12 + len].copy_from_slice(b"\r\n");
+        12 + len
+    }
+
+    /// What ends a chunked body.
+    pub const END: &'static [u8] = b"0\r\n\r\n";
+}
+
+/// The reason phrase of a status.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        304 => "Not Modified",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Unknown",
+    }
+}
+
+/// Writes a whole small reply that ends the connection. Returns its length.
+pub fn error(status: u16, out: &mut [u8; ERROR_BYTES_MAX]) -> usize {
+    let mut body = ArrayString::<64>::new();
+    let _ = writeln!(body, "{status} {}", reason(status));
+    let mut head = ReplyHead::new(status, body.len() as u64, "text/plain");
+    head.close = true;
+    let seen = Seen { head_only: false, keep_alive: false, minor: 1 };
+    let len = write_head(&head, seen, "", out).unwrap_or(0);
+    out[len..len + body.len()].copy_from_slice(body.as_bytes());
+    len + body.len()
+}
+
+/// Writes the answer of a plain HTTP listener: the same resource under https (RFC 9110 15.4.9), or 400 if the
+/// request names no host. Returns its length.
+pub fn redirect(request: &Request, https_port: u16, out: &mut [u8; REDIRECT_BYTES_MAX]) -> usize {
+    let host = without_port(request.host());
+    if host.is_empty() || host.len() > 255 {
+        let mut reply = [0; ERROR_BYTES_MAX];
+        let len = error(400, &mut reply);
+        out[..len].copy_from_slice(&reply[..len]);
+        return len;
+    }
+    let mut cursor = Cursor { out, at: 0, fits: true };
+    cursor.put(b"HTTP/1.1 308 Permanent Redirect\r\nServer: keyferry\r\nLocation: https://");
+    cursor.put(host);
+    if https_port != 443 {
+        cursor.put(b":");
+        cursor.number(u64::from(https_port));
+    }
+    let target = request.target();
+    cursor.put(if target.starts_with(b"/") { target } else { b"/" });
+    cursor.put(b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    cursor.done().unwrap_or(0)
+}
+
+/// A host without its port; an IPv6 literal keeps its brackets.
+fn without_port(host: &[u8]) -> &[u8] {
+    let name_end = host.iter().rposition(|byte| *byte == b']').map_or(0, |at| at + 1);
+    match host[name_end..].iter().position(|byte| *byte == b':') {
+        Some(colon) => &host[..name_end + colon],
+        None => host,
+    }
+}

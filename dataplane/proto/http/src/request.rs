@@ -1,0 +1,166 @@
+//! One whole request in one reusable buffer: the head as received, and the decoded body.
+
+use std::ops::Range;
+
+use crate::head::{self, Facts};
+use crate::{Limits, Reason, Refusal};
+
+/// A request method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    #[default]
+    Get,
+    /// HEAD
+    Head,
+    /// POST
+    Post,
+    /// PUT
+    Put,
+    /// DELETE
+    Delete,
+    /// OPTIONS
+    Options,
+    /// PATCH
+    Patch,
+    /// TRACE
+    Trace,
+    /// Any other token; its bytes stand in the head.
+    Other,
+}
+
+impl Method {
+    pub(crate) fn of(token: &str) -> Method {
+        match token {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            "PUT" => Method::Put,
+            "DELETE" => Method::Delete,
+            "OPTIONS" => Method::Options,
+            "PATCH" => Method::Patch,
+            "TRACE" => Method::Trace,
+            _ => Method::Other,
+        }
+    }
+
+    /// Safe methods may be run twice (RFC 9110 9.2.1).
+    pub fn is_safe(self) -> bool {
+        matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace)
+    }
+}
+
+/// One whole request.
+#[derive(Default)]
+pub struct Request {
+    pub(crate) head: Vec<u8>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) facts: Facts,
+}
+
+impl Request {
+    /// An empty request with room for a head and a body of these sizes; it grows within the limits.
+    pub fn with_capacity(head_bytes: usize, body_bytes: usize) -> Request {
+        let (head, body) = (Vec::with_capacity(head_bytes), Vec::with_capacity(body_bytes));
+        Request { head, body, facts: Facts::default() }
+    }
+
+    /// Empties it for the next request. A large body's memory is given back, so that one upload does not stay.
+    pub fn clear(&mut self) {
+        const KEPT_BODY_BYTES: usize = 64 * 1024;
+        self.head.clear();
+        self.body.clear();
+        self.body.shrink_to(KEPT_BODY_BYTES);
+        self.facts = Facts::default();
+    }
+
+    /// The method.
+    pub fn method(&self) -> Method {
+        self.facts.method
+    }
+
+    /// The request target as sent, without scheme and authority if it was in absolute form.
+    pub fn target(&self) -> &[u8] {
+        self.slice(&self.facts.target)
+    }
+
+    /// The target's path.
+    pub fn path(&self) -> &[u8] {
+        let target = self.target();
+        target.split(|byte| *byte == b'?').next().unwrap_or(target)
+    }
+
+    /// The target's query, without the question mark.
+    pub fn query(&self) -> &[u8] {
+        let target = self.target();
+        target.iter().position(|byte| *byte == b'?').map_or(&[], |at| &target[at + 1..])
+    }
+
+    /// Header fields in order; values without surrounding white space.
+    pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        head::fields(&self.head)
+    }
+
+    /// The first field of that name, in any case.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers().find(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// The host it is for: of an absolute target, else of the Host field.
+    pub fn host(&self) -> &[u8] {
+        self.slice(&self.facts.host)
+    }
+
+    /// The decoded body.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Minor version: 0 or 1.
+    pub fn minor(&self) -> u8 {
+        self.facts.minor
+    }
+
+    /// Whether the connection may carry another request (RFC 9112 9.3).
+    pub fn keep_alive(&self) -> bool {
+        self.facts.keep_alive
+    }
+
+    /// Whether the method is safe.
+    pub fn is_safe(&self) -> bool {
+        self.facts.method.is_safe()
+    }
+
+    /// Whether the client offered to change the protocol.
+    pub fn upgrade(&self) -> bool {
+        self.facts.upgrade
+    }
+
+    /// Head and body as they are lent to another node.
+    pub fn wire(&self) -> (&[u8], &[u8]) {
+        (&self.head, &self.body)
+    }
+
+    /// Reads a lent request. The head is parsed anew: a helper takes nothing on trust.
+    ///
+    /// # Errors
+    /// As for a request from a client.
+    pub fn read_wire(&mut self, head: &[u8], body: &[u8], limits: &Limits) -> Result<(), Refusal> {
+        self.clear();
+        if body.len() > limits.body_bytes {
+            return Err(Reason::BodyTooLarge.refusal());
+        }
+        let (used, facts) = head::parse(head, limits)?.ok_or_else(|| Reason::Syntax.refusal())?;
+        if used != head.len() {
+            return Err(Reason::Syntax.refusal());
+        }
+        self.head.extend_from_slice(head);
+        self.body.extend_from_slice(body);
+        self.facts = facts;
+        Ok(())
+    }
+
+    fn slice(&self, range: &Range<usize>) -> &[u8] {
+        self.head.get(range.clone()).unwrap_or(&[])
+    }
+}
