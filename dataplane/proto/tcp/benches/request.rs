@@ -118,7 +118,7 @@ fn measure(connections: u32) -> f64 {
             }
             tcp.emit(now, &mut out);
             while tcp.released().is_some() {}
-            if now.0 % 64_000 == 0 {
+            if now.0.is_multiple_of(64_000) {
                 tcp.timers(now, &mut out);
             }
             at = (at + 1) % clients.len();
