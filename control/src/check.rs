@@ -68,3 +68,78 @@ fn exposed_keys(config: &Config) -> impl Iterator<Item = Finding> + '_ {
         fix: format!("chmod 600 {}", key.display()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A host with two cores and one interface, and a node's files; returns the folder.
+    fn host(interface: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |path: &str, text: &str| {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        file("sys/devices/system/cpu/online", "0-1");
+        file("sys/devices/system/cpu/isolated", "1");
+        file("proc/self/status", "Uid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\n");
+        file("proc/meminfo", "MemAvailable: 4000000 kB\n");
+        file("proc/cpuinfo", "flags: aes pclmulqdq vaes vpclmulqdq avx512f avx512bw avx512vl avx512dq\n");
+        file("proc/net/dev", &format!("-\n-\n{interface}: 0\n"));
+        let made = rcgen::generate_simple_self_signed(["example.net".to_owned()]).unwrap();
+        file("cert.pem", &made.cert.pem());
+        file("key.pem", &made.signing_key.serialize_pem());
+        fs::set_permissions(folder.path().join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+        let nic =
+            "device = \"net_af_packet0,iface=kf0\"\naddresses = [\"192.0.2.10/24\"]\nhugepages = \"never\"";
+        let certificate = "[[certificate]]\nchain = \"cert.pem\"\nkey = \"key.pem\"";
+        file("a.toml", &format!("[node]\nname = \"a\"\n[nic]\n{nic}\n{certificate}\n"));
+        folder
+    }
+
+    fn report(folder: &Path) -> Report {
+        Report::new(&folder.join("a.toml"), folder)
+    }
+
+    #[test]
+    fn a_host_that_has_what_the_file_names_is_ok() {
+        let folder = host("kf0");
+        let report = report(folder.path());
+        assert!(report.is_ok(), "{report}");
+        assert_eq!(report.to_string(), format!("{}/a.toml: ok", folder.path().display()));
+    }
+
+    #[test]
+    fn what_the_host_lacks_blocks() {
+        let report = report(host("eth0").path());
+        assert!(!report.is_ok());
+        assert!(
+            report.to_string().contains("blocks: net_af_packet0,iface=kf0: this network namespace has no")
+        );
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!((&json["ok"], &json["findings"][0]["severity"]), (&false.into(), &"blocks".into()));
+    }
+
+    #[test]
+    fn a_bad_file_still_says_what_the_host_lacks() {
+        let folder = host("eth0");
+        let file = folder.path().join("a.toml");
+        let text = fs::read_to_string(&file).unwrap() + "[limits]\nconnection = 1\n";
+        fs::write(&file, text).unwrap();
+        let text = report(folder.path()).to_string();
+        assert!(text.contains("did you mean connections?") && text.contains("no interface kf0"), "{text}");
+        assert_eq!(Config::admin_socket(&file).unwrap(), Path::new("/run/keyferry/a.ctl"));
+    }
+
+    #[test]
+    fn a_key_everybody_reads_is_noted() {
+        let folder = host("kf0");
+        fs::set_permissions(folder.path().join("key.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+        let report = report(folder.path());
+        assert!(report.is_ok() && report.to_string().contains("note: the private key"), "{report}");
+    }
+}

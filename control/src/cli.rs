@@ -50,7 +50,7 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
     let done = match arguments.command {
         Command::Node { config } => load(&config).and_then(node),
         Command::Check { config, json } => return check(&config, json),
-        Command::Status { config } => load(&config).and_then(|config| status(&config)),
+        Command::Status { config } => status(&config),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,9 +74,9 @@ fn check(file: &Path, json: bool) -> ExitCode {
     if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn status(config: &Config) -> anyhow::Result<()> {
-    let socket = &config.admin.socket;
-    let answer = admin::ask(socket, "status").map_err(|error| {
+fn status(file: &Path) -> anyhow::Result<()> {
+    let socket = Config::admin_socket(file)?;
+    let answer = admin::ask(&socket, "status").map_err(|error| {
         anyhow::anyhow!(
             "no node answers at {} ({error}): is it running, and may you connect?",
             socket.display()
@@ -84,4 +84,19 @@ fn status(config: &Config) -> anyhow::Result<()> {
     })?;
     println!("{answer}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_make_sense() {
+        Arguments::command().debug_assert();
+        let json = Arguments::try_parse_from(["keyferry", "check", "--config", "a.toml", "--json"]).unwrap();
+        assert!(
+            matches!(json.command, Command::Check { json: true, config } if config == Path::new("a.toml"))
+        );
+        assert_eq!(Arguments::try_parse_from(["keyferry", "node"]).err().unwrap().exit_code(), 2);
+    }
 }

@@ -82,6 +82,17 @@ impl Config {
         examine(file, host.cores.usable()).0
     }
 
+    /// Where the node of a file answers operators: the one thing to know of a node that is running already, whose
+    /// other files may have changed since or be closed to whoever asks.
+    pub fn admin_socket(file: &Path) -> Result<PathBuf, Problems> {
+        let text = read_file(file)?;
+        let context = Context::new(&text, file);
+        match context.root() {
+            Some(root) => Ok(read(root).admin.socket),
+            None => Err(Problems::new(file, context.into_parts().0)),
+        }
+    }
+
     /// Ports that speak https, as the file orders them.
     pub fn https_ports(&self) -> impl Iterator<Item = u16> + '_ {
         self.listeners
@@ -93,20 +104,20 @@ impl Config {
 
 /// Reads and validates a file; also what it asks of the host as far as that can be told, valid or not.
 pub(crate) fn examine(file: &Path, cores: &BTreeSet<usize>) -> (Result<Config, Problems>, Wanted) {
-    let problem = |what| {
-        let problem = Problem { line: None, place: String::new(), what };
-        (Err(Problems::new(file, vec![problem])), Wanted::default())
-    };
-    match std::fs::metadata(file) {
-        Ok(data) if data.len() > FILE_BYTES_MAX => {
-            return problem(format!("the file is larger than {FILE_BYTES_MAX} bytes: name the right one"));
-        }
-        _ => {}
-    }
-    match std::fs::read_to_string(file) {
+    match read_file(file) {
         Ok(text) => parse(&text, file, cores),
-        Err(error) => problem(format!("the file cannot be read ({error}): name one that can with --config")),
+        Err(problems) => (Err(problems), Wanted::default()),
     }
+}
+
+fn read_file(file: &Path) -> Result<String, Problems> {
+    let problem = |what| Problems::new(file, vec![Problem { line: None, place: String::new(), what }]);
+    if std::fs::metadata(file).is_ok_and(|data| data.len() > FILE_BYTES_MAX) {
+        return Err(problem(format!("the file is larger than {FILE_BYTES_MAX} bytes: name the right one")));
+    }
+    std::fs::read_to_string(file).map_err(|error| {
+        problem(format!("the file cannot be read ({error}): name one that can with --config"))
+    })
 }
 
 /// What was read of a file, before it is known to be whole.
