@@ -22,8 +22,8 @@ pub const MTU_MAX: u16 = 9000;
 const PACKET_OVERHEAD_BYTES: u64 = 128 + 128;
 /// Least data room of a packet buffer, in bytes; ports want at least this much.
 const PACKET_DATA_BYTES_MIN: u64 = 2048;
-/// Packet buffers a worker cannot do without: its queue's two rings.
-const PACKETS_PER_WORKER_MIN: u64 = 1024;
+/// Packet buffers a worker cannot do without: its queue's two rings, and as many again on their way.
+const PACKETS_PER_WORKER_MIN: u64 = 2048;
 
 /// The port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,7 @@ const EAL_OURS: &[(&str, &str)] = &[
     ("--allow", "[nic] device"),
     ("--no-huge", "[nic] hugepages"),
     ("-m", "[nic] memory_mib"),
+    ("--socket-mem", "[nic] memory_mib"),
     ("-l", "[cores]"),
     ("-c", "[cores]"),
     ("--lcores", "[cores]"),
@@ -96,7 +97,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Nic> {
     });
     let hugepages = section.choice("hugepages", HUGEPAGES, Hugepages::Auto);
     let memory_mib = section.number("memory_mib", 256, 16..=1 << 20);
-    let packets = section.number("packets", 16_384, 1024..=1 << 24);
+    let packets = section.number("packets", 16_384, PACKETS_PER_WORKER_MIN..=1 << 24);
     let wants = "a list of arguments in quotes, such as [\"--log-level\", \"lib.eal:info\"]";
     let eal: Vec<String> = section.value("eal", wants).unwrap_or_default();
     check_eal(&section, &eal);
