@@ -30,6 +30,8 @@ pub(super) const SEQUENCE_AT: usize = 0;
 pub(super) const DESCRIPTOR_AT: usize = 8;
 /// Within a ring entry: its bytes. Short messages share the line of sequence and descriptor.
 pub(super) const MESSAGE_AT: usize = 16;
+/// Bytes of a message on the line of sequence and descriptor.
+pub(super) const FIRST_LINE_BYTES: usize = LINE_BYTES - MESSAGE_AT;
 
 /// Zero, so that new memory is ready.
 pub(super) const READY: u32 = 0;

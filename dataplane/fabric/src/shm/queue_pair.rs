@@ -146,11 +146,15 @@ impl QueuePair {
         self.posted.push_back(Completion::Flushed(wr));
     }
 
+    #[inline]
     fn poll_posted(&mut self, completions: &mut ArrayVec<Completion, BURST>, most: usize) {
-        let count = most.min(self.posted.len()).min(completions.remaining_capacity());
-        completions.extend(self.posted.drain(..count));
+        for _ in 0..most.min(completions.remaining_capacity()) {
+            let Some(completion) = self.posted.pop_front() else { return };
+            completions.push(completion);
+        }
     }
 
+    #[inline]
     fn poll_arrived(&mut self, completions: &mut ArrayVec<Completion, BURST>, failed: bool) {
         // With no buffer free no receive is posted, so whatever a peer claims to have sent waits.
         while !self.drained && !completions.is_full() && !self.buffers.is_exhausted() {

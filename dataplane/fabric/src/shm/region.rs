@@ -141,16 +141,17 @@ impl Region {
         if string_copy(from.as_ptr(), to, from.len()) {
             return;
         }
-        let (head, words, tail) = split(at, from.len());
-        for i in 0..head {
-            self.u8(at + i).store(from[i], Ordering::Relaxed);
+        let len = from.len();
+        let (head, words, tail) = split(at, len);
+        for (i, byte) in from[..head].iter().enumerate() {
+            self.u8(at + i).store(*byte, Ordering::Relaxed);
         }
         let (chunks, _) = from[head..].as_chunks::<8>();
         for (i, chunk) in chunks[..words].iter().enumerate() {
             self.u64(at + head + 8 * i).store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
         }
-        for i in from.len() - tail..from.len() {
-            self.u8(at + i).store(from[i], Ordering::Relaxed);
+        for (i, byte) in from[len - tail..].iter().enumerate() {
+            self.u8(at + len - tail + i).store(*byte, Ordering::Relaxed);
         }
     }
 

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::layout::{DESCRIPTOR_AT, Layout, MESSAGE_AT, POSTED_AT, SEQUENCE_AT};
+use super::layout::{DESCRIPTOR_AT, FIRST_LINE_BYTES, Layout, MESSAGE_AT, POSTED_AT, SEQUENCE_AT};
 use super::region::Region;
 
 /// Descriptor: set for an immediate, whose value is the low half.
@@ -56,7 +56,11 @@ impl Sender {
     /// Fills the next posted receive. Ask [`has_receive`](Self::has_receive) first.
     #[inline]
     pub(super) fn push_message(&mut self, region: &Region, layout: &Layout, message: &[u8]) {
-        region.copy_in(layout.entry(self.index) + MESSAGE_AT, message);
+        let at = layout.entry(self.index) + MESSAGE_AT;
+        let (first, rest) = message.split_at(message.len().min(FIRST_LINE_BYTES));
+        // The line the receiver polls comes last and in one go, so that it does not change hands in between.
+        region.copy_in(at + first.len(), rest);
+        region.copy_in(at, first);
         self.push(region, layout, (message.len() as u64) << LEN_SHIFT);
     }
 

@@ -50,6 +50,9 @@ pub enum Fate {
     DropAck,
 }
 
+/// Decides what becomes of each transfer.
+pub(super) type Faults = Box<dyn FnMut(&Transfer) -> Fate + Send>;
+
 /// Names one end; ends of one pair differ in the last bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EndId(usize);
@@ -147,7 +150,7 @@ pub(super) struct World {
     events: BTreeMap<(u64, u64), Event>,
     caused: u64,
     ends: Vec<End>,
-    faults: Option<Box<dyn FnMut(&Transfer) -> Fate + Send>>,
+    faults: Option<Faults>,
 }
 
 impl World {
@@ -179,7 +182,7 @@ impl World {
         self.events.first_key_value().map(|((due_ns, _), _)| *due_ns)
     }
 
-    pub(super) fn set_faults(&mut self, faults: Box<dyn FnMut(&Transfer) -> Fate + Send>) {
+    pub(super) fn set_faults(&mut self, faults: Faults) {
         self.faults = Some(faults);
     }
 
