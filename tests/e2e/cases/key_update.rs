@@ -34,6 +34,7 @@ fn while_lent(workers: usize) {
     for round in 0..3 {
         // A KeyUpdate leaves s_client with the bytes behind it, here a pipelined request.
         client.send(&wire_request(&format!("/?bytes={LONG_BYTES}&seed={round}")));
+        client.expect_begin();
         client.key_update(true);
         client.send(&wire_request("/?bytes=1000&seed=7"));
         client.expect_pattern(round, LONG_BYTES);

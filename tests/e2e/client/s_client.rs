@@ -54,7 +54,10 @@ impl SClient {
         let stdout = Collected::from(child.stdout.take().expect("stdout is piped"));
         let stderr = Collected::from(child.stderr.take().expect("stderr is piped"));
         let client = SClient { stdin: child.stdin.take(), child, stdout, stderr, taken: 0 };
-        client.stderr.wait("the handshake", |text, _| find(text, b"CONNECTION ESTABLISHED"));
+        client.stderr.wait("the handshake", |text, _| {
+            let suite = find(text, b"Ciphersuite: ")?;
+            find(&text[suite..], b"\n")
+        });
         client
     }
 
@@ -69,7 +72,9 @@ impl SClient {
         stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).expect("s_client reads");
     }
 
-    /// Sends a KeyUpdate, with or without asking for one back; it leaves with the next bytes sent.
+    /// Sends a KeyUpdate, with or without asking for one back; it leaves with the next bytes sent. Everything sent
+    /// before has to be answered, at least in part: s_client takes a letter for a command only where a read of its
+    /// input begins.
     pub fn key_update(&mut self, is_requested: bool) {
         let said = count(&self.stderr, b"KEYUPDATE");
         self.send(if is_requested { "K\n" } else { "k\n" });
@@ -80,6 +85,11 @@ impl SClient {
     pub fn get(&mut self, query: &str, seed: u64, bytes: usize) {
         self.send(&wire_request(&format!("/?bytes={bytes}&seed={seed}{query}")));
         self.expect_pattern(seed, bytes);
+    }
+
+    /// Waits for the first bytes of the next reply.
+    pub fn expect_begin(&self) {
+        self.stdout.wait("the next reply", |text, _| (text.len() > self.taken).then_some(()));
     }
 
     /// Takes the next reply, which has to be the pattern.

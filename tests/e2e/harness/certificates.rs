@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
     PKCS_RSA_SHA256,
 };
 
@@ -27,6 +27,8 @@ impl Certificates {
     /// Issues everything into `directory`.
     pub fn issue(directory: &Path) -> Certificates {
         let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
+        // Issuer and subject must differ, or OpenSSL takes a leaf for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "keyferry test authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
             .expect("the authority signs itself");
@@ -40,7 +42,8 @@ impl Certificates {
         ]
         .map(|(name, algorithm)| {
             let key = KeyPair::generate_for(algorithm).expect("a key");
-            let params = CertificateParams::new([name.to_owned()]).expect("a DNS name");
+            let mut params = CertificateParams::new([name.to_owned()]).expect("a DNS name");
+            params.distinguished_name.push(DnType::CommonName, name);
             let certificate = params.signed_by(&key, &authority).expect("the authority signs");
             let (chain_file, key_file) =
                 (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
