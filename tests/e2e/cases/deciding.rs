@@ -6,12 +6,11 @@ use crate::with_one_and_two_workers;
 with_one_and_two_workers!(busy_lends_and_idle_keeps);
 
 fn busy_lends_and_idle_keeps(workers: usize) {
-    let options =
-        Options::new(workers).apps(1).decide(Decide::Threshold).line("lease", "threshold_us = 3000");
     // Replies that cost the application's one thread two milliseconds each.
-    let cluster = Cluster::start(
-        &options.line("app.synthetic", "cost_us = { fixed = 2000 }").line("app.synthetic", "burn = true"),
-    );
+    let options = Options::new(workers).apps(1).burn().decide(Decide::Threshold);
+    let options =
+        options.line("lease", "threshold_us = 3000").line("app.synthetic", "cost_us = { fixed = 2000 }");
+    let cluster = Cluster::start(&options);
 
     let report = cluster.load(&["-c", "1", "-n", "50", "--bytes-mix", "1000"]);
     assert_eq!((report.requests, report.mismatches), (50, 0), "{report}");

@@ -23,6 +23,8 @@ pub struct Options {
     pub workers: usize,
     /// Application threads of each node; 0: the worker runs the application.
     pub apps: usize,
+    /// Whether a reply's cost is burnt on the core, or only waited out.
+    pub burn: bool,
     /// When to lend.
     pub decide: Decide,
     /// `[tls] resumption`.
@@ -34,7 +36,14 @@ pub struct Options {
 impl Options {
     /// The ordinary node with so many workers.
     pub fn new(workers: usize) -> Options {
-        Options { workers, apps: 0, decide: Decide::Never, resumption: "table", extra: Vec::new() }
+        Options {
+            workers,
+            apps: 0,
+            burn: false,
+            decide: Decide::Never,
+            resumption: "table",
+            extra: Vec::new(),
+        }
     }
 
     /// Lending as said.
@@ -45,6 +54,11 @@ impl Options {
     /// So many application threads.
     pub fn apps(self, apps: usize) -> Options {
         Options { apps, ..self }
+    }
+
+    /// Replies cost the core what they cost.
+    pub fn burn(self) -> Options {
+        Options { burn: true, ..self }
     }
 
     /// Resumption as said.
@@ -90,7 +104,7 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
         ("nic", nic(place, options)),
         ("tls", format!("resumption = {:?}", options.resumption)),
         ("app", "kind = \"synthetic\"".to_owned()),
-        ("app.synthetic", "burn = false".to_owned()),
+        ("app.synthetic", format!("burn = {}", options.burn)),
         (
             "lease",
             format!(
