@@ -1,6 +1,7 @@
 //! The tests, by what they are about.
 
 mod bodies;
+mod commands;
 mod deciding;
 mod helper_killed;
 mod http;

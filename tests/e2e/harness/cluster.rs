@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::certificates::{Certificates, NAME};
 use super::config::{self, Options, Place};
 use super::guard::Guard;
 use super::netns::{Link, Netns};
-use super::node::Node;
+use super::node::{Node, keyferry};
 
 /// Node A, which the clients speak to.
 pub const A4: &str = "10.77.1.2";
@@ -137,6 +137,15 @@ impl Cluster {
         let fixed = ["keyferry-load", "--url", &url, "--resolve", &resolve, "--ca", ca];
         let args = Args::parse_from(fixed.iter().chain(options));
         Loader { args, clients: self.clients.clone(), stop: Arc::default() }
+    }
+
+    /// `keyferry COMMAND` with A's configuration, after `edit`, where A runs.
+    pub fn keyferry(&self, command: &str, edit: impl FnOnce(String) -> String) -> Output {
+        let file = self.directory.join("edited.toml");
+        let text = fs::read_to_string(config_file(&self.directory, "a")).expect("A has a configuration");
+        fs::write(&file, edit(text)).expect("the test's directory is writable");
+        let mut keyferry = self.a_netns.command(keyferry());
+        keyferry.args([command, "--config"]).arg(file).output().expect("the executable under test starts")
     }
 
     /// Runs load against A to its end.

@@ -22,7 +22,7 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The executable under test: cargo's, unless `KEYFERRY_E2E_EXECUTABLE` names another build.
-fn keyferry() -> PathBuf {
+pub fn keyferry() -> PathBuf {
     std::env::var_os("KEYFERRY_E2E_EXECUTABLE").map_or(env!("CARGO_BIN_EXE_keyferry").into(), PathBuf::from)
 }
 

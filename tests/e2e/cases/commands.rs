@@ -1,0 +1,36 @@
+//! The executable's other commands, beside a running node.
+
+use crate::harness::{Cluster, Options};
+use crate::with_one_and_two_workers;
+
+with_one_and_two_workers!(check_and_status);
+
+fn check_and_status(workers: usize) {
+    let cluster = Cluster::start(&Options::new(workers));
+    let output = cluster.keyferry("check", |text| text);
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), errors(&output.stderr));
+
+    let output = cluster.keyferry("check", |text| text.replace("hugepages", "hugepage"));
+    let said = errors(&output.stderr) + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("hugepage") && said.contains("hugepages"), "the key and the nearest one: {said}");
+
+    let output = cluster.keyferry("check", |text| text.replace("iface=kf0", "iface=kf9"));
+    let said = errors(&output.stderr) + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("kf9"), "{said}");
+
+    // A node that does not run has no counters.
+    let output = cluster.keyferry("status", |text| text.replace("a.ctl", "z.ctl"));
+    assert!(
+        !output.status.success() && errors(&output.stderr).contains("z.ctl"),
+        "{}",
+        errors(&output.stderr)
+    );
+    assert_eq!(cluster.a().status().workers("requests"), vec![0; workers]);
+    cluster.finish();
+}
+
+fn errors(stderr: &[u8]) -> String {
+    String::from_utf8_lossy(stderr).into_owned()
+}
