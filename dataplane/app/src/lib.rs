@@ -3,6 +3,11 @@
 //! An embedder implements [`App`]; `keyferry` brings `static` and `synthetic`. A worker submits whole requests and
 //! gets back reply bytes ready to be sealed, a chunk of at most one TLS record at a time. The application fills
 //! only chunks it was given, so back-pressure needs no protocol of its own.
+//!
+//! - [`runner`]: drives an [`App`], many requests at a time, and writes HTTP around its bodies
+//! - [`port`]: what a worker holds: a runner inside the worker, or queues to app threads
+//! - [`threads`]: the app threads
+//! - [`synthetic`], [`static_files`], [`builtin`]: the applications that come with keyferry
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +16,26 @@ use std::task::Poll;
 use keyferry_http::{ReplyHead, Request};
 use keyferry_time::Time;
 
+pub mod builtin;
+pub mod chunk;
+pub mod clock;
+pub mod port;
+pub mod runner;
+pub mod static_files;
+pub mod synthetic;
+pub mod threads;
+
+pub use builtin::Builtin;
+pub use chunk::{CHUNK_BYTES, Chunk};
+pub use clock::{Clock, SystemClock};
+pub use port::{PARTS, Port};
+pub use runner::{CHUNKS_PER_JOB, End, Job, JobId, Part, Runner};
+
 /// A request handler. One value runs on one app thread (or inside a worker), many requests at a time.
 ///
-/// No method may block for long: what has to wait answers [`Poll::Pending`] and is asked again, at the latest at
-/// the deadline it names through [`App::deadline`].
+/// No method may block for long. What has to wait answers [`Poll::Pending`] and names a time through
+/// [`App::deadline`]; others go on meanwhile. What needs more of the processor answers `Pending` without one: it is
+/// asked again before any other, so that requests are served first come, first served, as by a core of its own.
 pub trait App: Send + 'static {
     /// One request under way.
     type Task: Send + 'static;
@@ -25,10 +46,10 @@ pub trait App: Send + 'static {
     /// The reply's status, headers and length, once known. Called until it is ready, then not again.
     fn head(&mut self, task: &mut Self::Task, request: &Request, now: Time) -> Poll<ReplyHead>;
 
-    /// Appends body bytes to `out` (never empty). Called until it answers `end`.
+    /// Writes body bytes to the start of `out` (never empty). Called until it answers `end`.
     fn body(&mut self, task: &mut Self::Task, request: &Request, now: Time, out: &mut [u8]) -> Poll<Body>;
 
-    /// When a pending task wants to be asked again; `None`: at every turn.
+    /// When a pending task wants to be asked again; `None`: at once, it is computing.
     fn deadline(&self, task: &Self::Task) -> Option<Time> {
         let _ = task;
         None
@@ -42,4 +63,9 @@ pub struct Body {
     pub bytes: usize,
     /// Nothing follows.
     pub end: bool,
+}
+
+impl Body {
+    /// The application cannot go on: the reply ends broken.
+    pub const FAILED: Body = Body { bytes: usize::MAX, end: true };
 }

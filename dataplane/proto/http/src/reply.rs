@@ -7,7 +7,7 @@ use arrayvec::{ArrayString, ArrayVec};
 use crate::Request;
 
 /// Bytes of extra header fields a reply head can hold.
-pub const FIELDS_BYTES_MAX: usize = 1024;
+pub const FIELDS_BYTES_MAX: usize = 512;
 
 /// Bytes a chunk's framing takes: a size line of up to 8 hex digits, and CR LF twice.
 pub const CHUNK_OVERHEAD_BYTES: usize = 8 + 2 + 2;

@@ -1,0 +1,60 @@
+//! The applications that come with keyferry, as one type for the executable.
+
+use std::task::Poll;
+
+use keyferry_http::{ReplyHead, Request};
+use keyferry_time::Time;
+
+use crate::static_files::{self, Static};
+use crate::synthetic::{self, Synthetic};
+use crate::{App, Body};
+
+/// One of the built-in applications.
+pub enum Builtin {
+    /// Replies of a given cost and size.
+    Synthetic(Synthetic),
+    /// The files of a directory.
+    Static(Static),
+}
+
+/// One reply of either.
+pub enum Task {
+    /// Of [`Synthetic`].
+    Synthetic(synthetic::Task),
+    /// Of [`Static`]; boxed, it is much the larger.
+    Static(Box<static_files::Task>),
+}
+
+impl App for Builtin {
+    type Task = Task;
+
+    fn begin(&mut self, request: &Request, now: Time) -> Task {
+        match self {
+            Builtin::Synthetic(app) => Task::Synthetic(app.begin(request, now)),
+            Builtin::Static(app) => Task::Static(Box::new(app.begin(request, now))),
+        }
+    }
+
+    fn head(&mut self, task: &mut Task, request: &Request, now: Time) -> Poll<ReplyHead> {
+        match (self, task) {
+            (Builtin::Synthetic(app), Task::Synthetic(task)) => app.head(task, request, now),
+            (Builtin::Static(app), Task::Static(task)) => app.head(task, request, now),
+            _ => unreachable!("a task belongs to the application that began it"),
+        }
+    }
+
+    fn body(&mut self, task: &mut Task, request: &Request, now: Time, out: &mut [u8]) -> Poll<Body> {
+        match (self, task) {
+            (Builtin::Synthetic(app), Task::Synthetic(task)) => app.body(task, request, now, out),
+            (Builtin::Static(app), Task::Static(task)) => app.body(task, request, now, out),
+            _ => unreachable!("a task belongs to the application that began it"),
+        }
+    }
+
+    fn deadline(&self, task: &Task) -> Option<Time> {
+        match (self, task) {
+            (Builtin::Synthetic(app), Task::Synthetic(task)) => app.deadline(task),
+            _ => None,
+        }
+    }
+}

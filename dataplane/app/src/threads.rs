@@ -1,0 +1,188 @@
+//! The app threads: each runs one [`App`] for all workers, on a core of its own, over bounded queues.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use keyferry_time::Time;
+
+use crate::App;
+use crate::chunk::Chunk;
+use crate::clock::{Clock, SystemClock};
+use crate::port::{Port, Threads};
+use crate::runner::{CHUNKS_PER_JOB, Job, JobId, Part, Runner};
+
+/// Commands one job may have under way: its submission, its chunks, its cancellation.
+const COMMANDS_PER_JOB: usize = 2 + CHUNKS_PER_JOB;
+
+/// Commands taken in before the application runs again.
+const COMMANDS_A_TURN: usize = 64;
+
+/// Longest sleep of an idle thread: a lost wake-up would cost this much, never a hang.
+const SLEEP: Duration = Duration::from_millis(10);
+
+/// Idle turns before a thread first sleeps.
+const TURNS_BEFORE_SLEEP: u32 = 200;
+
+/// What a thread with nothing to do does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Polls on.
+    Spin,
+    /// Lets another thread of the core run.
+    Yield,
+    /// Sleeps until it is told something.
+    Sleep,
+}
+
+/// From a worker to an app thread.
+pub(crate) enum Command {
+    Submit { worker: u16, job: Job },
+    More { worker: u16, id: JobId, chunk: Chunk },
+    Cancel { worker: u16, id: JobId },
+}
+
+/// One app thread's inbox.
+pub(crate) struct Inbox {
+    pub(crate) queue: ArrayQueue<Command>,
+    /// Jobs of all workers on this thread.
+    pub(crate) jobs: AtomicUsize,
+    sleeping: AtomicBool,
+    thread: std::sync::OnceLock<Thread>,
+}
+
+impl Inbox {
+    /// Wakes the thread if it sleeps and has something to read. The flag and the queue are written in opposite
+    /// order by both sides and SeqCst keeps them so: either the thread sees the command or we see the flag.
+    pub(crate) fn wake(&self) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed)
+            && !self.queue.is_empty()
+            && self.sleeping.swap(false, Ordering::AcqRel)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    fn sleep(&self, longest: Duration) {
+        self.sleeping.store(true, Ordering::Relaxed);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.queue.is_empty() {
+            std::thread::park_timeout(longest);
+        }
+        self.sleeping.store(false, Ordering::Relaxed);
+    }
+}
+
+/// How app threads are to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// One thread for each entry; the core it is pinned to, if any.
+    pub cores: Vec<Option<usize>>,
+    /// Workers that submit.
+    pub workers: usize,
+    /// Jobs each worker may have under way.
+    pub jobs_per_worker: usize,
+    /// What an idle thread does.
+    pub idle: Idle,
+}
+
+/// Each worker's port, and the threads' handles.
+pub type Started<A> = (Vec<Port<A>>, Vec<JoinHandle<()>>);
+
+/// Starts app threads, each with an application `make` made for it. Returns each worker's port and the threads'
+/// handles; they end once `stop` is set.
+///
+/// # Errors
+/// The system refuses a thread.
+pub fn start<A: App>(
+    plan: &Plan,
+    mut make: impl FnMut() -> A,
+    stop: &Arc<AtomicBool>,
+) -> std::io::Result<Started<A>> {
+    let jobs = plan.workers * plan.jobs_per_worker;
+    let inbox = |_: &Option<usize>| {
+        Arc::new(Inbox {
+            queue: ArrayQueue::new(COMMANDS_PER_JOB * jobs),
+            jobs: AtomicUsize::new(0),
+            sleeping: AtomicBool::new(false),
+            thread: std::sync::OnceLock::new(),
+        })
+    };
+    let inboxes: Vec<Arc<Inbox>> = plan.cores.iter().map(inbox).collect();
+    let ports: Vec<Threads> = (0..plan.workers)
+        .map(|worker| Threads::new(worker as u16, inboxes.clone(), plan.jobs_per_worker))
+        .collect();
+    let outboxes: Vec<_> = ports.iter().map(|port| Arc::clone(&port.outbox)).collect();
+    let mut handles = Vec::new();
+    for (number, (inbox, core)) in inboxes.iter().zip(&plan.cores).enumerate() {
+        let (inbox, outboxes, stop) = (Arc::clone(inbox), outboxes.clone(), Arc::clone(stop));
+        let (app, idle, core) = (make(), plan.idle, *core);
+        let thread = std::thread::Builder::new().name(format!("app {number}")).spawn(move || {
+            if let Some(id) = core {
+                core_affinity::set_for_current(core_affinity::CoreId { id });
+            }
+            let clock = SystemClock::default();
+            let mut runner = Runner::new(app, jobs, Box::new(clock));
+            serve(&mut runner, &inbox, &outboxes, idle, &clock, &stop);
+        })?;
+        handles.push(thread);
+    }
+    Ok((ports.into_iter().map(Port::Threads).collect(), handles))
+}
+
+fn serve<A: App>(
+    runner: &mut Runner<A>,
+    inbox: &Inbox,
+    outboxes: &[Arc<ArrayQueue<Part>>],
+    idle: Idle,
+    clock: &SystemClock,
+    stop: &AtomicBool,
+) {
+    let _ = inbox.thread.set(std::thread::current());
+    let mut out = |worker: u16, part: Part| {
+        if matches!(part, Part::Reply { end: Some(_), .. } | Part::Failed { .. } | Part::Cancelled(_)) {
+            inbox.jobs.fetch_sub(1, Ordering::Relaxed);
+        }
+        let sent = outboxes[usize::from(worker)].push(part);
+        assert!(sent.is_ok(), "an outbox holds every part its jobs can have under way");
+    };
+    let mut idle_turns = 0u32;
+    while !stop.load(Ordering::Relaxed) {
+        let mut busy = false;
+        for _ in 0..COMMANDS_A_TURN {
+            let Some(command) = inbox.queue.pop() else { break };
+            busy = true;
+            take(runner, command, &mut out);
+        }
+        busy |= runner.turn(&mut out);
+        if busy {
+            idle_turns = 0;
+            continue;
+        }
+        idle_turns = idle_turns.saturating_add(1);
+        match idle {
+            Idle::Spin => std::hint::spin_loop(),
+            Idle::Sleep if idle_turns > TURNS_BEFORE_SLEEP => inbox.sleep(until(runner.poll_at(), clock)),
+            Idle::Yield | Idle::Sleep => std::thread::yield_now(),
+        }
+    }
+}
+
+fn until(due: Option<Time>, clock: &SystemClock) -> Duration {
+    due.map_or(SLEEP, |at| (at - clock.now()).min(SLEEP))
+}
+
+fn take<A: App>(runner: &mut Runner<A>, command: Command, out: &mut impl FnMut(u16, Part)) {
+    match command {
+        Command::Submit { worker, job } => {
+            let taken = runner.submit(worker, job);
+            assert!(taken.is_ok(), "a runner holds every job its workers can have under way");
+        }
+        Command::More { worker, id, chunk } => runner.more(worker, id, chunk, out),
+        Command::Cancel { worker, id } => runner.cancel(worker, id, out),
+    }
+}
