@@ -1,6 +1,7 @@
 //! Requests to the synthetic application and what its replies have to be.
 
-use keyferry_load::check::fill;
+use keyferry_app::synthetic::fill;
+pub use keyferry_app::synthetic::fnv1a;
 
 use crate::harness::NAME;
 
@@ -23,11 +24,4 @@ pub fn assert_is_pattern(body: &[u8], seed: u64, bytes: usize, what: &str) {
 /// A whole GET request for `target`.
 pub fn wire_request(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: {NAME}\r\n\r\n")
-}
-
-/// FNV-1a, 64 bits: the hash by which the application acknowledges an upload.
-pub fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

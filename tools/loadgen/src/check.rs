@@ -1,5 +1,7 @@
 //! Compares a reply's body, byte by byte as it arrives, with the pattern the synthetic application publishes.
 
+use keyferry_app::synthetic::fill;
+
 /// Bytes compared in one step.
 const STEP_BYTES: usize = 4096;
 
@@ -88,31 +90,11 @@ impl Check {
     }
 }
 
-/// The pattern: byte `i` is byte `i % 8`, little-endian, of `splitmix64(seed + i / 8)`.
-pub fn fill(seed: u64, offset: u64, out: &mut [u8]) {
-    let mut at = offset;
-    let mut rest = out;
-    while !rest.is_empty() {
-        let word = splitmix64(seed.wrapping_add(at / 8)).to_le_bytes();
-        let word = &word[(at % 8) as usize..];
-        let taken = word.len().min(rest.len());
-        rest[..taken].copy_from_slice(&word[..taken]);
-        rest = &mut rest[taken..];
-        at += taken as u64;
-    }
-}
-
-/// Steele, Lea and Flood's mixer: also the source of seeds and of draws from the mix.
-pub fn splitmix64(x: u64) -> u64 {
-    let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use keyferry_app::synthetic::splitmix64;
 
     use super::*;
 

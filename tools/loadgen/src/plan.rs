@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use keyferry_app::synthetic::splitmix64;
+
 use crate::args::Args;
-use crate::check::{Check, splitmix64};
+use crate::check::Check;
 use crate::target::Target;
 
 /// A request under way.

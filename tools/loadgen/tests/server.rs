@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
+use keyferry_app::synthetic::fill;
 use keyferry_load::args::Args;
-use keyferry_load::check::fill;
 use keyferry_load::report::Report;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
