@@ -4,8 +4,23 @@
 //! `sim` (in memory, virtual time). Neither holds policy: packets go in and out in bursts, checksums and
 //! segmentation are done by the port where it reports them and by whoever builds the packet where not.
 
+#![deny(unsafe_code)]
+
+mod checksum;
+#[cfg(feature = "dpdk")]
+#[allow(unsafe_code, reason = "the safe wrapper around DPDK")]
+pub mod dpdk;
+pub mod handover;
+mod headers;
+pub mod rss;
+pub mod sim;
+
 /// Packets moved by one call; also the size of the caller's storage.
 pub const BURST: usize = 32;
+
+/// Largest TCP payload in one packet handed over for segmentation, in bytes: one TLS record with its header
+/// (RFC 8446 section 5.2, RFC 5246 section 6.2.3 allows more, which we never send).
+pub const TSO_BYTES_MAX: u32 = 5 + 16_384 + 256;
 
 /// A packet buffer with exactly one owner; dropping it gives it back to its pool.
 pub trait Packet: Send + 'static {
@@ -105,6 +120,12 @@ pub trait Nic {
     /// An empty packet from this queue's pool, or `None` when the pool is empty.
     fn alloc(&mut self) -> Option<Self::Packet>;
 
+    /// An empty packet with room for [`tso_bytes_max`](Caps::tso_bytes_max) and headers, or `None` when there is
+    /// none left or the port has no TSO.
+    fn alloc_large(&mut self) -> Option<Self::Packet> {
+        None
+    }
+
     /// Packets missing from the pool right now: what is held by the port's rings and by us.
     fn in_use(&self) -> usize;
 
@@ -112,7 +133,8 @@ pub trait Nic {
     fn stats(&self) -> Stats;
 }
 
-/// A port's own counters since start.
+/// A port's own counters since start. Where a driver counts for the whole port only, queue 0 reports them, so that
+/// the sum over all queues is right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Packets received.

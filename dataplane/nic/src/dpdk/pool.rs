@@ -1,0 +1,96 @@
+//! Packet pools: DPDK mempools near a port, one for each queue.
+//!
+//! In: how many packets, how large, which NUMA node. Out: a pool. Pools are never freed, because a packet may be held
+//! anywhere when its port closes; a later port of the same shape takes them over. Control thread; allocating from a
+//! pool belongs to its queue, giving back to any thread.
+
+use std::ffi::CString;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+use dpdk_sys as sys;
+
+use super::packet::Mbuf;
+
+/// Packets a registered thread keeps in front of a pool.
+const CACHE_MAX: u32 = 256;
+
+/// What a pool was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Packets.
+    pub packets: u32,
+    /// Bytes for each, headroom included.
+    pub room: u16,
+    /// NUMA node, or -1 for any.
+    pub socket: i32,
+}
+
+/// A mempool in use by one queue.
+#[derive(Debug)]
+pub(super) struct Pool {
+    mempool: NonNull<sys::rte_mempool>,
+    shape: Shape,
+}
+
+// SAFETY: mempools may be used from any thread.
+unsafe impl Send for Pool {}
+// SAFETY: as above; nothing here is written through a shared reference but by DPDK's own synchronised code.
+unsafe impl Sync for Pool {}
+
+struct Shelf {
+    unused: Vec<(NonNull<sys::rte_mempool>, Shape)>,
+    made: u32,
+}
+
+// SAFETY: as for `Pool`.
+unsafe impl Send for Shelf {}
+
+static SHELF: Mutex<Shelf> = Mutex::new(Shelf { unused: Vec::new(), made: 0 });
+
+impl Pool {
+    /// A pool of this shape, or none if the memory does not suffice.
+    pub fn new(shape: Shape) -> Option<Pool> {
+        let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = shelf.unused.iter().position(|(_, other)| *other == shape) {
+            let (mempool, _) = shelf.unused.swap_remove(at);
+            return Some(Pool { mempool, shape });
+        }
+        shelf.made += 1;
+        let name = CString::new(format!("keyferry{}", shelf.made)).ok()?;
+        // DPDK wants the cache well below the pool's size; what lies in another thread's cache is out of reach.
+        let cache = CACHE_MAX.min(shape.packets / 8);
+        // SAFETY: the EAL runs (ports are opened with one), and the name is a C string that is copied.
+        let mempool = unsafe {
+            sys::rte_pktmbuf_pool_create(name.as_ptr(), shape.packets, cache, 0, shape.room, shape.socket)
+        };
+        Some(Pool { mempool: NonNull::new(mempool)?, shape })
+    }
+
+    /// For `rte_eth_rx_queue_setup`.
+    pub fn as_ptr(&self) -> *mut sys::rte_mempool {
+        self.mempool.as_ptr()
+    }
+
+    /// An empty packet.
+    pub fn alloc(&self) -> Option<Mbuf> {
+        // SAFETY: the mempool lives for ever.
+        let mbuf = unsafe { sys::kf_pktmbuf_alloc(self.mempool.as_ptr()) };
+        // SAFETY: a fresh mbuf has one segment and one owner.
+        NonNull::new(mbuf).map(|mbuf| unsafe { Mbuf::from_raw(mbuf) })
+    }
+
+    /// Packets missing from the pool.
+    pub fn in_use(&self) -> usize {
+        // SAFETY: the mempool lives for ever; other threads' caches are counted without a lock, so roughly.
+        let free = unsafe { sys::rte_mempool_avail_count(self.mempool.as_ptr()) };
+        (self.shape.packets as usize).saturating_sub(free as usize)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
+        shelf.unused.push((self.mempool, self.shape));
+    }
+}

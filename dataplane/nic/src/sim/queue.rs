@@ -1,0 +1,108 @@
+//! One queue of a simulated port: the `Nic` a worker polls.
+//!
+//! In: packets from its worker, delivered frames from the net. Out: the same over two bounded rings. Owned by one
+//! worker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrayvec::ArrayVec;
+use crossbeam_queue::ArrayQueue;
+
+use super::net::PortId;
+use super::packet::{Packet, Pool};
+use crate::{BURST, Caps, Nic, Stats};
+
+/// What a queue and the net share.
+#[derive(Debug)]
+pub(super) struct Rings {
+    pub rx: ArrayQueue<Packet>,
+    /// Each with the time it was sent.
+    pub tx: ArrayQueue<(u64, Packet)>,
+    pub pool: Arc<Pool>,
+    pub rx_missed: AtomicU64,
+    pub rx_no_buffer: AtomicU64,
+    pub tx_errors: AtomicU64,
+}
+
+/// Counts one.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A worker's queue of a simulated port.
+#[derive(Debug)]
+pub struct Queue {
+    pub(super) rings: Arc<Rings>,
+    pub(super) clock: Arc<AtomicU64>,
+    pub(super) caps: Caps,
+    pub(super) port: PortId,
+    pub(super) rx_packets: u64,
+    pub(super) tx_packets: u64,
+}
+
+impl Queue {
+    /// The port this queue is of.
+    pub fn port(&self) -> PortId {
+        self.port
+    }
+}
+
+impl Nic for Queue {
+    type Packet = Packet;
+
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn rx_burst(&mut self, packets: &mut ArrayVec<Packet, BURST>) -> usize {
+        let before = packets.len();
+        while !packets.is_full() {
+            let Some(packet) = self.rings.rx.pop() else { break };
+            packets.push(packet);
+        }
+        let count = packets.len() - before;
+        self.rx_packets += count as u64;
+        count
+    }
+
+    /// # Panics
+    /// If a packet asks for what [`Caps`] does not report, or goes out empty: mistakes of ours.
+    fn tx_burst(&mut self, packets: &mut ArrayVec<Packet, BURST>) -> usize {
+        let room = self.rings.tx.capacity() - self.rings.tx.len();
+        let taken = room.min(packets.len());
+        let now_ns = self.clock.load(Ordering::Relaxed);
+        for packet in packets.drain(..taken) {
+            let tx = packet.tx;
+            assert!(self.caps.tx_checksum || !tx.checksum, "the port fills in no checksums");
+            assert!(tx.tso_segment_bytes == 0 || self.caps.tso_bytes_max > 0, "the port does not segment");
+            // There is room: only this queue pushes.
+            let _ = self.rings.tx.push((now_ns, packet));
+        }
+        self.tx_packets += taken as u64;
+        taken
+    }
+
+    fn alloc(&mut self) -> Option<Packet> {
+        self.rings.pool.alloc()
+    }
+
+    fn alloc_large(&mut self) -> Option<Packet> {
+        self.rings.pool.alloc_large()
+    }
+
+    fn in_use(&self) -> usize {
+        self.rings.pool.in_use()
+    }
+
+    fn stats(&self) -> Stats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            rx_packets: self.rx_packets,
+            tx_packets: self.tx_packets,
+            rx_missed: read(&self.rings.rx_missed),
+            rx_no_buffer: read(&self.rings.rx_no_buffer),
+            tx_errors: read(&self.rings.tx_errors),
+        }
+    }
+}
