@@ -1,33 +1,67 @@
 //! Body framing of requests: Content-Length and chunked (RFC 9112 6, 7.1).
+//!
+//! In: plaintext behind a head. Out: decoded bytes appended to the request's body. Owned by the connection's
+//! [`Reader`](crate::Reader).
 
+use crate::head::Framing;
 use crate::{Limits, Reason, Refusal};
 
-/// Where a chunked body stands.
+/// Framing bytes of a chunk that are taken as usual, besides twice its data. What goes beyond adds up, so that a
+/// small body cannot arrive in endless extensions.
+const CHUNK_FRAMING_USUAL: usize = 16;
+
+/// How often [`Limits::chunk_line_bytes`] all unusual framing of one body may take.
+const CHUNK_EXCESS_LINES: usize = 16;
+
+/// A body on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Body {
+pub(crate) struct Body {
+    state: State,
+    /// Unusual framing bytes so far.
+    excess: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
     /// None, or all of it is here.
     Done,
     /// Bytes still to come.
     Length(u64),
-    /// Hex digits of a chunk's size; how many so far, the value, bytes of the line.
+    /// Hex digits of a chunk's size: how many so far, the value.
     Size { digits: u8, value: u64, line: usize },
+    /// White space behind the size: an extension may follow, nothing else (RFC 9112 7.1.1).
+    Blank { value: u64, line: usize },
     /// Chunk extension, skipped to the end of the line.
     Extension { value: u64, line: usize },
     /// LF of a size line.
-    SizeEnd { value: u64 },
+    SizeEnd { value: u64, line: usize },
     /// Chunk data.
     Data { left: u64 },
     /// CR, then LF behind chunk data.
     DataEnd { seen_cr: bool },
-    /// Trailer section: bytes so far, bytes of this line.
+    /// Trailer section, skipped: bytes so far, bytes of this line.
     Trailer { total: usize, line: usize, seen_cr: bool },
 }
 
-impl Body {
-    /// The start of a chunked body.
-    pub(crate) const CHUNKED: Body = Body::Size { digits: 0, value: 0, line: 0 };
+const SIZE: State = State::Size { digits: 0, value: 0, line: 0 };
 
-    /// Decodes as much as there is. Returns the bytes used; done when the state is [`Body::Done`].
+impl Body {
+    /// The start of a body framed like this.
+    pub(crate) fn of(framing: Framing) -> Body {
+        let state = match framing {
+            Framing::None => State::Done,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => SIZE,
+        };
+        Body { state, excess: 0 }
+    }
+
+    /// Whether all of it is here.
+    pub(crate) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Decodes as much as there is. Returns the bytes used: all, unless the body ends before.
     pub(crate) fn feed(
         &mut self,
         bytes: &[u8],
@@ -35,24 +69,19 @@ impl Body {
         limits: &Limits,
     ) -> Result<usize, Refusal> {
         let mut at = 0;
-        while at < bytes.len() && *self != Body::Done {
-            match *self {
-                Body::Length(left) => {
-                    let take = (left.min((bytes.len() - at) as u64)) as usize;
-                    push(into, &bytes[at..at + take], limits)?;
-                    at += take;
-                    let left = left - take as u64;
-                    *self = if left == 0 { Body::Done } else { Body::Length(left) };
+        while at < bytes.len() && !self.is_done() {
+            match self.state {
+                State::Length(left) => {
+                    let left = take(left, bytes, &mut at, into, limits)?;
+                    self.state = if left == 0 { State::Done } else { State::Length(left) };
                 }
-                Body::Data { left } => {
-                    let take = (left.min((bytes.len() - at) as u64)) as usize;
-                    push(into, &bytes[at..at + take], limits)?;
-                    at += take;
-                    let left = left - take as u64;
-                    *self = if left == 0 { Body::DataEnd { seen_cr: false } } else { Body::Data { left } };
+                State::Data { left } => {
+                    let left = take(left, bytes, &mut at, into, limits)?;
+                    self.state =
+                        if left == 0 { State::DataEnd { seen_cr: false } } else { State::Data { left } };
                 }
                 _ => {
-                    *self = self.step(bytes[at], limits)?;
+                    self.state = self.step(bytes[at], into.len(), limits)?;
                     at += 1;
                 }
             }
@@ -60,54 +89,102 @@ impl Body {
         Ok(at)
     }
 
-    /// One byte of framing.
-    fn step(self, byte: u8, limits: &Limits) -> Result<Body, Refusal> {
-        let bad = Err(Reason::Chunk.refusal());
-        match self {
-            Body::Size { digits, value, line } => match byte {
-                _ if line >= limits.chunk_line_bytes => bad,
-                b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F' if digits < 16 => {
-                    let digit = (byte as char).to_digit(16).unwrap_or(0);
-                    let value = value.checked_mul(16).and_then(|value| value.checked_add(u64::from(digit)));
-                    match value {
-                        Some(value) => Ok(Body::Size { digits: digits + 1, value, line: line + 1 }),
-                        None => bad,
-                    }
-                }
-                b';' | b' ' | b'\t' if digits > 0 => Ok(Body::Extension { value, line: line + 1 }),
-                b'\r' if digits > 0 => Ok(Body::SizeEnd { value }),
-                _ => bad,
+    /// One byte of chunked framing.
+    fn step(&mut self, byte: u8, decoded: usize, limits: &Limits) -> Result<State, Refusal> {
+        match self.state {
+            State::Size { digits, value, line } => size(byte, digits, value, line, limits),
+            State::Blank { value, line } => match byte {
+                _ if line >= limits.chunk_line_bytes => bad(),
+                b' ' | b'\t' => Ok(State::Blank { value, line: line + 1 }),
+                b';' => Ok(State::Extension { value, line: line + 1 }),
+                b'\r' => Ok(State::SizeEnd { value, line: line + 1 }),
+                _ => bad(),
             },
-            Body::Extension { value, line } => match byte {
-                _ if line >= limits.chunk_line_bytes => bad,
-                b'\r' => Ok(Body::SizeEnd { value }),
-                b'\n' | 0 => bad,
-                _ => Ok(Body::Extension { value, line: line + 1 }),
+            State::Extension { value, line } => match byte {
+                _ if line >= limits.chunk_line_bytes => bad(),
+                b'\r' => Ok(State::SizeEnd { value, line: line + 1 }),
+                b'\n' | 0 => bad(),
+                _ => Ok(State::Extension { value, line: line + 1 }),
             },
-            Body::SizeEnd { value } if byte == b'\n' => Ok(if value == 0 {
-                Body::Trailer { total: 0, line: 0, seen_cr: false }
-            } else {
-                Body::Data { left: value }
-            }),
-            Body::DataEnd { seen_cr: false } if byte == b'\r' => Ok(Body::DataEnd { seen_cr: true }),
-            Body::DataEnd { seen_cr: true } if byte == b'\n' => Ok(Body::CHUNKED),
-            Body::Trailer { total, line, seen_cr } => match (byte, seen_cr) {
-                _ if total >= limits.chunk_line_bytes => bad,
-                (b'\r', false) => Ok(Body::Trailer { total: total + 1, line, seen_cr: true }),
-                (b'\n', true) if line == 0 => Ok(Body::Done),
-                (b'\n', true) => Ok(Body::Trailer { total: total + 1, line: 0, seen_cr: false }),
-                (b'\n' | 0, false) | (_, true) => bad,
-                _ => Ok(Body::Trailer { total: total + 1, line: line + 1, seen_cr: false }),
-            },
-            _ => bad,
+            State::SizeEnd { value, line } if byte == b'\n' => self.size_end(value, line, decoded, limits),
+            State::DataEnd { seen_cr: false } if byte == b'\r' => Ok(State::DataEnd { seen_cr: true }),
+            State::DataEnd { seen_cr: true } if byte == b'\n' => Ok(SIZE),
+            State::Trailer { total, line, seen_cr } => trailer(byte, total, line, seen_cr, limits),
+            _ => bad(),
         }
+    }
+
+    /// A size line is whole.
+    fn size_end(
+        &mut self,
+        size: u64,
+        line: usize,
+        decoded: usize,
+        limits: &Limits,
+    ) -> Result<State, Refusal> {
+        if size == 0 {
+            return Ok(State::Trailer { total: 0, line: 0, seen_cr: false });
+        }
+        // Said at once rather than after as many bytes as the limit.
+        if size > limits.body_bytes.saturating_sub(decoded) as u64 {
+            return Err(Reason::BodyTooLarge.refusal());
+        }
+        let usual = CHUNK_FRAMING_USUAL + 2 * size as usize;
+        self.excess += line.saturating_sub(usual);
+        if self.excess > CHUNK_EXCESS_LINES * limits.chunk_line_bytes {
+            return bad();
+        }
+        Ok(State::Data { left: size })
     }
 }
 
-fn push(into: &mut Vec<u8>, bytes: &[u8], limits: &Limits) -> Result<(), Refusal> {
-    if into.len() + bytes.len() > limits.body_bytes {
+fn bad() -> Result<State, Refusal> {
+    Err(Reason::Chunk.refusal())
+}
+
+fn size(byte: u8, digits: u8, value: u64, line: usize, limits: &Limits) -> Result<State, Refusal> {
+    let line = line + 1;
+    if line > limits.chunk_line_bytes {
+        return bad();
+    }
+    match byte {
+        b'\r' if digits > 0 => Ok(State::SizeEnd { value, line }),
+        b';' if digits > 0 => Ok(State::Extension { value, line }),
+        b' ' | b'\t' if digits > 0 => Ok(State::Blank { value, line }),
+        // Sixteen digits fill the value; more, even zeros, are refused, so the shift never loses a bit.
+        _ if digits < 16 => match (byte as char).to_digit(16) {
+            Some(digit) => Ok(State::Size { digits: digits + 1, value: value << 4 | u64::from(digit), line }),
+            None => bad(),
+        },
+        _ => bad(),
+    }
+}
+
+fn trailer(byte: u8, total: usize, line: usize, seen_cr: bool, limits: &Limits) -> Result<State, Refusal> {
+    let total = total + 1;
+    match (byte, seen_cr) {
+        _ if total > limits.chunk_line_bytes => bad(),
+        (b'\r', false) => Ok(State::Trailer { total, line, seen_cr: true }),
+        (b'\n', true) if line == 0 => Ok(State::Done),
+        (b'\n', true) => Ok(State::Trailer { total, line: 0, seen_cr: false }),
+        (b'\n' | 0, false) | (_, true) => bad(),
+        _ => Ok(State::Trailer { total, line: line + 1, seen_cr: false }),
+    }
+}
+
+/// Copies up to `left` bytes, since the lender of `bytes` wants them back. Returns what is still to come.
+fn take(
+    left: u64,
+    bytes: &[u8],
+    at: &mut usize,
+    into: &mut Vec<u8>,
+    limits: &Limits,
+) -> Result<u64, Refusal> {
+    let len = left.min((bytes.len() - *at) as u64) as usize;
+    if into.len() + len > limits.body_bytes {
         return Err(Reason::BodyTooLarge.refusal());
     }
-    into.extend_from_slice(bytes);
-    Ok(())
+    into.extend_from_slice(&bytes[*at..*at + len]);
+    *at += len;
+    Ok(left - len as u64)
 }

@@ -17,7 +17,7 @@ pub use reader::{Progress, Reader};
 pub use refusal::{Reason, Refusal};
 pub use reply::{
     CHUNK_OVERHEAD_BYTES, ChunkWriter, ERROR_BYTES_MAX, HeadTooLong, NoRoom, REDIRECT_BYTES_MAX, ReplyHead,
-    Seen, error, redirect, reply_head_bytes_max, write_head,
+    Seen, error, is_bodiless, reason, redirect, reply_head_bytes_max, write_head,
 };
 pub use request::{Method, Request};
 
@@ -35,7 +35,8 @@ pub struct Limits {
     pub target_bytes: usize,
     /// Decoded body, in bytes.
     pub body_bytes: usize,
-    /// One chunk's size line with its extensions, and all trailers together, in bytes.
+    /// One chunk's size line with its extensions, and all trailers together, in bytes. What the size lines of a
+    /// body take beyond the usual may add up to sixteen times this.
     pub chunk_line_bytes: usize,
 }
 

@@ -1,13 +1,20 @@
 //! Reads requests of one connection, one after the other, from plaintext in any fragmentation.
+//!
+//! In: slices of plaintext, and the request to fill. Out: how far it is, and how many bytes belong to it. Owned by
+//! the connection's worker.
 
 use crate::body::Body;
-use crate::head::{self, Framing};
+use crate::head::{self, Facts, Framing};
 use crate::{Limits, Reason, Refusal, Request};
+
+/// Bytes of empty lines skipped before a request line. RFC 9112 2.2 wants one line tolerated; without a bound they
+/// would keep a connection open for ever, because no request, and so no time-out, has begun.
+const BLANK_BYTES_MAX: u8 = 8;
 
 /// What feeding some bytes led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The request is not whole yet.
+    /// The request is not whole yet; every byte was used.
     NeedMore,
     /// The head is whole and the client waits for 100 (Continue); feed on after sending it.
     Continue100,
@@ -17,6 +24,8 @@ pub enum Progress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Empty lines before a request line: bytes so far.
+    Blank(u8),
     Head,
     Body(Body),
 }
@@ -25,7 +34,6 @@ enum Stage {
 #[derive(Debug)]
 pub struct Reader {
     stage: Stage,
-    started: bool,
 }
 
 impl Default for Reader {
@@ -37,15 +45,16 @@ impl Default for Reader {
 impl Reader {
     /// A reader before its first request.
     pub fn new() -> Reader {
-        Reader { stage: Stage::Head, started: false }
+        Reader { stage: Stage::Blank(0) }
     }
 
     /// Whether part of a request has come: its time-out runs.
     pub fn head_started(&self) -> bool {
-        self.started
+        !matches!(self.stage, Stage::Blank(_))
     }
 
-    /// Feeds bytes. Returns how many belong to this request; the rest is the next one's.
+    /// Feeds bytes. Returns how many belong to this request; the rest is the next one's. The first bytes of a
+    /// request empty `into`, which has to be the same until it is complete.
     ///
     /// # Errors
     /// A [`Refusal`]: answer it and end the connection.
@@ -56,57 +65,64 @@ impl Reader {
         limits: &Limits,
     ) -> Result<(usize, Progress), Refusal> {
         match self.stage {
-            Stage::Head => self.feed_head(bytes, into, limits),
+            Stage::Blank(before) => {
+                let (skipped, blank) = skip_blank(before, bytes)?;
+                self.stage = Stage::Blank(blank);
+                if skipped == bytes.len() {
+                    return Ok((skipped, Progress::NeedMore));
+                }
+                self.stage = Stage::Head;
+                into.clear();
+                self.first_piece(bytes, skipped, into, limits)
+            }
+            Stage::Head => self.next_piece(bytes, into, limits),
             Stage::Body(_) => self.feed_body(bytes, 0, into, limits),
         }
     }
 
-    fn feed_head(
+    /// The whole head in one piece is parsed where it is and copied once, because what lent it wants it back.
+    fn first_piece(
+        &mut self,
+        bytes: &[u8],
+        from: usize,
+        into: &mut Request,
+        limits: &Limits,
+    ) -> Result<(usize, Progress), Refusal> {
+        let fresh = &bytes[from..];
+        match head::parse(fresh, limits)? {
+            Some((used, facts)) => {
+                into.head.extend_from_slice(&fresh[..used]);
+                self.head_done(bytes, from + used, facts, into, limits)
+            }
+            None => {
+                // Shorter than the limit, or it would have been refused.
+                into.head.extend_from_slice(fresh);
+                Ok((bytes.len(), Progress::NeedMore))
+            }
+        }
+    }
+
+    /// In pieces it is gathered, and parsed again only when the bytes that came can have ended it: a client that
+    /// sends byte by byte costs one look at each.
+    fn next_piece(
         &mut self,
         bytes: &[u8],
         into: &mut Request,
         limits: &Limits,
     ) -> Result<(usize, Progress), Refusal> {
-        let mut skipped = 0;
-        if into.head.is_empty() {
-            // An empty line before a request is ignored (RFC 9112 2.2).
-            while bytes[skipped..].starts_with(b"\r\n") {
-                skipped += 2;
-            }
-            if skipped == bytes.len() {
-                return Ok((skipped, Progress::NeedMore));
-            }
-        }
-        self.started = true;
         let before = into.head.len();
-        let fresh = &bytes[skipped..];
-        let room = limits.head_bytes.saturating_sub(before);
-        if before == 0 {
-            // The whole head in one piece: parsed where it is, copied once.
-            if let Some((used, facts)) = head::parse(fresh, limits)? {
-                into.head.extend_from_slice(&fresh[..used]);
-                into.facts = facts;
-                return self.head_done(bytes, skipped + used, into, limits);
-            }
-            into.head.extend_from_slice(&fresh[..fresh.len().min(room)]);
-            return Ok((bytes.len(), Progress::NeedMore));
-        }
-        // In pieces: parsed again only when the bytes that came can have ended it.
-        let take = fresh.len().min(room);
-        into.head.extend_from_slice(&fresh[..take]);
-        let from = before.saturating_sub(3);
-        let ended = into.head[from..].windows(4).any(|end| end == b"\r\n\r\n")
-            || into.head[from..].windows(2).any(|end| end == b"\n\n");
-        if !ended && take == fresh.len() && into.head.len() < limits.head_bytes {
-            return Ok((bytes.len(), Progress::NeedMore));
+        let taken = bytes.len().min(limits.head_bytes.saturating_sub(before));
+        into.head.extend_from_slice(&bytes[..taken]);
+        let is_full = into.head.len() >= limits.head_bytes;
+        if !is_full && !head::may_end(&into.head, before) {
+            return Ok((taken, Progress::NeedMore));
         }
         match head::parse(&into.head, limits)? {
             Some((used, facts)) => {
                 into.head.truncate(used);
-                into.facts = facts;
-                self.head_done(bytes, skipped + used - before, into, limits)
+                self.head_done(bytes, used - before, facts, into, limits)
             }
-            None => Ok((skipped + take, Progress::NeedMore)),
+            None => Ok((taken, Progress::NeedMore)),
         }
     }
 
@@ -114,19 +130,19 @@ impl Reader {
         &mut self,
         bytes: &[u8],
         used: usize,
+        facts: Facts,
         into: &mut Request,
         limits: &Limits,
     ) -> Result<(usize, Progress), Refusal> {
-        self.stage = Stage::Body(match into.facts.framing {
-            Framing::None => Body::Done,
-            Framing::Length(length) if length > limits.body_bytes as u64 => {
-                return Err(Reason::BodyTooLarge.refusal());
-            }
-            Framing::Length(length) => Body::Length(length),
-            Framing::Chunked => Body::CHUNKED,
-        });
+        let framing = facts.framing;
+        let expects_continue = facts.expects_continue;
+        into.facts = facts;
+        if matches!(framing, Framing::Length(length) if length > limits.body_bytes as u64) {
+            return Err(Reason::BodyTooLarge.refusal());
+        }
+        self.stage = Stage::Body(Body::of(framing));
         // A client that has sent body bytes already does not wait (RFC 9110 10.1.1).
-        if into.facts.expects_continue && used == bytes.len() && into.facts.framing != Framing::None {
+        if expects_continue && used == bytes.len() && framing != Framing::None {
             return Ok((used, Progress::Continue100));
         }
         self.feed_body(bytes, used, into, limits)
@@ -141,10 +157,23 @@ impl Reader {
     ) -> Result<(usize, Progress), Refusal> {
         let Stage::Body(body) = &mut self.stage else { return Ok((from, Progress::NeedMore)) };
         let used = from + body.feed(&bytes[from..], &mut into.body, limits)?;
-        if *body == Body::Done {
+        if body.is_done() {
             *self = Reader::new();
             return Ok((used, Progress::Complete));
         }
         Ok((used, Progress::NeedMore))
     }
+}
+
+/// Skips empty lines, of which `before` bytes have come already. Returns the bytes skipped now and in all.
+fn skip_blank(before: u8, bytes: &[u8]) -> Result<(usize, u8), Refusal> {
+    let mut blank = before;
+    for (at, byte) in bytes.iter().enumerate() {
+        match (byte, blank % 2) {
+            (b'\r', 0) | (b'\n', 1) if blank < BLANK_BYTES_MAX => blank += 1,
+            (b'\r' | b'\n', _) | (_, 1) => return Err(Reason::Syntax.refusal()),
+            _ => return Ok((at, blank)),
+        }
+    }
+    Ok((bytes.len(), blank))
 }

@@ -26,8 +26,10 @@ pub enum Reason {
     ContentLength,
     /// Both Content-Length and Transfer-Encoding: the classic smuggling form (RFC 9112 6.1).
     BothLengths,
-    /// A transfer coding other than chunked, or chunked not last, or in HTTP/1.0.
+    /// A transfer coding other than chunked alone.
     TransferEncoding,
+    /// Chunked twice, or in HTTP/1.0, where its sender cannot mean it (RFC 9112 6.1).
+    Framing,
     /// Chunked framing not well-formed.
     Chunk,
     /// Body too large.
@@ -42,9 +44,12 @@ impl Reason {
     /// The refusal with the status for this reason (RFC 9110 15.5, 15.6).
     pub fn refusal(self) -> Refusal {
         let status = match self {
-            Reason::Syntax | Reason::Host | Reason::ContentLength | Reason::BothLengths | Reason::Chunk => {
-                400
-            }
+            Reason::Syntax
+            | Reason::Host
+            | Reason::ContentLength
+            | Reason::BothLengths
+            | Reason::Framing
+            | Reason::Chunk => 400,
             Reason::BodyTooLarge => 413,
             Reason::TargetTooLong => 414,
             Reason::Expectation => 417,

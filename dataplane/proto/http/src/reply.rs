@@ -1,4 +1,7 @@
 //! Replies: heads, chunked framing, and the small ones made without an application.
+//!
+//! In: status, length and header fields from the application, and what its request allows. Out: bytes in the
+//! caller's buffer. Pure; runs on workers and on app threads.
 
 use std::fmt::Write as _;
 
@@ -18,6 +21,9 @@ pub const ERROR_BYTES_MAX: usize = 512;
 /// Bytes [`redirect`] writes at most.
 pub const REDIRECT_BYTES_MAX: usize = 6 * 1024;
 
+/// Bytes of a host name at most (RFC 1035 2.3.4).
+const HOST_BYTES_MAX: usize = 255;
+
 /// Bytes of a content type at most.
 const CONTENT_TYPE_MAX: usize = 96;
 
@@ -34,10 +40,33 @@ pub const fn reply_head_bytes_max() -> usize {
 #[error("no room for the reply head")]
 pub struct NoRoom;
 
-/// A header field that is not a valid one, or beyond [`FIELDS_BYTES_MAX`].
+/// A header field that is not a valid one, is not the application's to write, or goes beyond [`FIELDS_BYTES_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a header field is not valid or the head is too long")]
+#[error("a header field is not valid, is not the application's to write, or the head is too long")]
 pub struct HeadTooLong;
+
+/// Fields [`write_head`] writes itself, or that would change the framing: a second one could end the reply at
+/// another byte than ours.
+const RESERVED: [&str; 8] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "keep-alive",
+    "server",
+    "transfer-encoding",
+    "upgrade",
+];
+
+fn is_token(name: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(token)
+}
+
+/// RFC 9110 5.5: no control character, so no line end.
+fn is_field_value(value: &[u8]) -> bool {
+    value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
+}
 
 /// Status, framing and header fields of a reply.
 #[derive(Clone, Debug)]
@@ -53,27 +82,30 @@ pub struct ReplyHead {
 }
 
 impl ReplyHead {
-    /// A reply of a known length.
+    /// A reply of a known length. A content type that is no valid field value, or longer than 96 bytes, is left out.
     pub fn new(status: u16, length: u64, content_type: &str) -> ReplyHead {
         ReplyHead { length: Some(length), ..ReplyHead::chunked(status, content_type) }
     }
 
-    /// A reply whose length is not known yet.
+    /// A reply whose length is not known yet. Of the content type as for [`new`](ReplyHead::new).
     pub fn chunked(status: u16, content_type: &str) -> ReplyHead {
-        let content_type = ArrayString::from(content_type).unwrap_or_default();
+        let content_type = Some(content_type).filter(|it| is_field_value(it.as_bytes()));
+        let content_type = content_type.and_then(|it| ArrayString::from(it).ok()).unwrap_or_default();
         ReplyHead { status, length: None, close: false, content_type, fields: ArrayVec::new() }
     }
 
     /// Adds a header field.
     ///
     /// # Errors
-    /// [`HeadTooLong`] if it is not valid (RFC 9110 5.1, 5.5) or does not fit; nothing was added then.
+    /// [`HeadTooLong`] if it is not valid (RFC 9110 5.1, 5.5), is written by [`write_head`] itself, or does not fit;
+    /// nothing was added then.
     pub fn header(&mut self, name: &str, value: &[u8]) -> Result<(), HeadTooLong> {
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        let valid = !name.is_empty()
-            && name.bytes().all(token)
-            && value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f));
-        if !valid || self.fields.remaining_capacity() < name.len() + value.len() + 4 {
+        let is_ours = RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
+        if is_ours
+            || !is_token(name)
+            || !is_field_value(value)
+            || self.fields.remaining_capacity() < name.len() + value.len() + 4
+        {
             return Err(HeadTooLong);
         }
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
@@ -149,7 +181,7 @@ impl Cursor<'_> {
 }
 
 /// Whether a status never has a body (RFC 9110 6.4.1).
-fn is_bodiless(status: u16) -> bool {
+pub fn is_bodiless(status: u16) -> bool {
     status == 204 || status == 304 || (100..200).contains(&status)
 }
 
@@ -221,35 +253,58 @@ impl ChunkWriter {
     pub const END: &'static [u8] = b"0\r\n\r\n";
 }
 
-/// The reason phrase of a status.
+/// The reason phrase of a status (IANA's registry of HTTP status codes).
 pub fn reason(status: u16) -> &'static str {
     match status {
+        100 => "Continue",
         200 => "OK",
         201 => "Created",
         202 => "Accepted",
+        203 => "Non-Authoritative Information",
         204 => "No Content",
+        205 => "Reset Content",
         206 => "Partial Content",
+        300 => "Multiple Choices",
         301 => "Moved Permanently",
         302 => "Found",
+        303 => "See Other",
         304 => "Not Modified",
+        307 => "Temporary Redirect",
         308 => "Permanent Redirect",
         400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        406 => "Not Acceptable",
         408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
         414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
         500 => "Internal Server Error",
         501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
-        _ => "Unknown",
+        507 => "Insufficient Storage",
+        // The phrase may be empty and is read by nobody (RFC 9112 4).
+        _ => "",
     }
 }
 
@@ -269,11 +324,8 @@ pub fn error(status: u16, out: &mut [u8; ERROR_BYTES_MAX]) -> usize {
 /// request names no host. Returns its length.
 pub fn redirect(request: &Request, https_port: u16, out: &mut [u8; REDIRECT_BYTES_MAX]) -> usize {
     let host = without_port(request.host());
-    if host.is_empty() || host.len() > 255 {
-        let mut reply = [0; ERROR_BYTES_MAX];
-        let len = error(400, &mut reply);
-        out[..len].copy_from_slice(&reply[..len]);
-        return len;
+    if host.is_empty() || host.len() > HOST_BYTES_MAX {
+        return error_into(400, out);
     }
     let mut cursor = Cursor { out, at: 0, fits: true };
     cursor.put(b"HTTP/1.1 308 Permanent Redirect\r\nServer: keyferry\r\nLocation: https://");
@@ -285,7 +337,18 @@ pub fn redirect(request: &Request, https_port: u16, out: &mut [u8; REDIRECT_BYTE
     let target = request.target();
     cursor.put(if target.starts_with(b"/") { target } else { b"/" });
     cursor.put(b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    cursor.done().unwrap_or(0)
+    match cursor.done() {
+        Ok(len) => len,
+        // Only where the configured limit of a target is larger than the reply may be.
+        Err(NoRoom) => error_into(414, out),
+    }
+}
+
+fn error_into(status: u16, out: &mut [u8; REDIRECT_BYTES_MAX]) -> usize {
+    let mut reply = [0; ERROR_BYTES_MAX];
+    let len = error(status, &mut reply);
+    out[..len].copy_from_slice(&reply[..len]);
+    len
 }
 
 /// A host without its port; an IPv6 literal keeps its brackets.

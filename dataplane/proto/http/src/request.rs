@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::head::{self, Facts};
+use crate::head::{self, Facts, Framing};
 use crate::{Limits, Reason, Refusal};
 
 /// A request method.
@@ -25,7 +25,7 @@ pub enum Method {
     Patch,
     /// TRACE
     Trace,
-    /// Any other token; its bytes stand in the head.
+    /// Any other token; see [`Request::method_name`].
     Other,
 }
 
@@ -79,9 +79,19 @@ impl Request {
         self.facts.method
     }
 
-    /// The request target as sent, without scheme and authority if it was in absolute form.
+    /// The method's name, also of one that [`Method`] does not list.
+    pub fn method_name(&self) -> &[u8] {
+        self.head.split(|byte| *byte == b' ').next().unwrap_or(&[])
+    }
+
+    /// The request target as sent, without scheme and authority if it was in absolute form; never empty.
     pub fn target(&self) -> &[u8] {
-        self.slice(&self.facts.target)
+        match self.slice(&self.facts.target) {
+            // `http://host` means its root, or the server as a whole (RFC 9112 3.2.4).
+            [] if self.facts.method == Method::Options => b"*",
+            [] => b"/",
+            target => target,
+        }
     }
 
     /// The target's path.
@@ -141,7 +151,7 @@ impl Request {
         (&self.head, &self.body)
     }
 
-    /// Reads a lent request. The head is parsed anew: a helper takes nothing on trust.
+    /// Reads a lent request. The head is parsed anew and the body held against it: a helper takes nothing on trust.
     ///
     /// # Errors
     /// As for a request from a client.
@@ -153,6 +163,14 @@ impl Request {
         let (used, facts) = head::parse(head, limits)?.ok_or_else(|| Reason::Syntax.refusal())?;
         if used != head.len() {
             return Err(Reason::Syntax.refusal());
+        }
+        let fits = match facts.framing {
+            Framing::None => body.is_empty(),
+            Framing::Length(length) => length == body.len() as u64,
+            Framing::Chunked => true,
+        };
+        if !fits {
+            return Err(Reason::Framing.refusal());
         }
         self.head.extend_from_slice(head);
         self.body.extend_from_slice(body);

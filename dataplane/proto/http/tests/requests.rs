@@ -1,8 +1,8 @@
 //! Fragmentation, smuggling forms, and the replies, end to end through the public API.
 
 use keyferry_http::{
-    ERROR_BYTES_MAX, Limits, Method, Progress, REDIRECT_BYTES_MAX, Reader, ReplyHead, Request, Seen, error,
-    redirect, write_head,
+    CHUNK_OVERHEAD_BYTES, ChunkWriter, ERROR_BYTES_MAX, Limits, Method, Progress, REDIRECT_BYTES_MAX, Reader,
+    Refusal, ReplyHead, Request, Seen, error, redirect, reply_head_bytes_max, write_head,
 };
 use proptest::prelude::*;
 
@@ -13,6 +13,19 @@ fn read(bytes: &[u8]) -> Result<Request, u16> {
         Ok(_) => Err(0),
         Err(refusal) => Err(refusal.status),
     }
+}
+
+/// As [`read`], a byte a time.
+fn read_bytewise(bytes: &[u8]) -> Result<Request, u16> {
+    let (mut reader, mut request) = (Reader::new(), Request::default());
+    for byte in bytes {
+        match reader.feed(&[*byte], &mut request, &Limits::default()) {
+            Ok((_, Progress::Complete)) => return Ok(request),
+            Ok(_) => {}
+            Err(refusal) => return Err(refusal.status),
+        }
+    }
+    Err(0)
 }
 
 #[test]
@@ -30,6 +43,34 @@ fn a_request_is_read_whole() {
     lent.read_wire(head, body, &Limits::default()).unwrap();
     assert_eq!(lent.wire(), request.wire());
     assert!(lent.read_wire(&head[..head.len() - 1], body, &Limits::default()).is_err());
+    assert!(lent.read_wire(head, &body[..2], &Limits::default()).is_err(), "a body unlike its length");
+    let with_blank = [b"\r\n", head].concat();
+    assert!(lent.read_wire(&with_blank, body, &Limits::default()).is_err());
+    let small = Limits { body_bytes: 2, ..Limits::default() };
+    assert_eq!(lent.read_wire(head, body, &small).unwrap_err().status, 413);
+}
+
+#[test]
+fn absolute_targets_name_the_host() {
+    let request = read(b"GET HTTPS://a.test:1/b?c HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!((request.host(), request.target()), (&b"a.test:1"[..], &b"/b?c"[..]));
+    let request = read(b"GET http://a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!((request.target(), request.path(), request.query()), (&b"/"[..], &b"/"[..], &b""[..]));
+    for options in ["OPTIONS http://a HTTP/1.1\r\nHost: x\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        assert_eq!(read(options.as_bytes()).unwrap().target(), b"*");
+    }
+    let request = read(b"PROPFIND / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!((request.method(), request.method_name()), (Method::Other, &b"PROPFIND"[..]));
+    assert!(!request.is_safe());
+}
+
+#[test]
+fn upgrades_are_seen() {
+    let upgrade = |fields: &str| {
+        read(format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n").as_bytes()).unwrap().upgrade()
+    };
+    assert!(upgrade("Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"));
+    assert!(!upgrade("Upgrade: websocket\r\n"));
 }
 
 #[test]
@@ -51,8 +92,25 @@ fn what_two_parsers_could_read_differently_is_refused() {
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: \r\n\r\nabc", 400),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
-        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3 a\r\nabc\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3;a\nabc\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n00000000000000003\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n", 413),
+        (b"GET /a#b HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET http://a@b/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET http://a\"b/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"\rGET / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\n\r\n", 400),
+        (b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n", 400),
@@ -74,7 +132,9 @@ fn what_two_parsers_could_read_differently_is_refused() {
         (b"GET / HTTP/1.1\r\nHost: x\r\nExpect: magic\r\n\r\n", 417),
     ];
     for (bytes, status) in corpus {
-        assert_eq!(read(bytes).err(), Some(*status), "{}", String::from_utf8_lossy(bytes));
+        let text = String::from_utf8_lossy(bytes);
+        assert_eq!(read(bytes).err(), Some(*status), "{text}");
+        assert_eq!(read_bytewise(bytes).err(), Some(*status), "byte by byte: {text}");
     }
     let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(5000));
     assert_eq!(read(long.as_bytes()).err(), Some(414));
@@ -94,16 +154,71 @@ fn a_client_that_waits_is_told_to_go_on() {
 }
 
 #[test]
+fn a_small_body_cannot_come_in_endless_extensions() {
+    let limits = Limits::default();
+    let (mut reader, mut request) = (Reader::new(), Request::default());
+    let head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    reader.feed(head, &mut request, &limits).unwrap();
+    let chunk = format!("1;{}\r\na\r\n", "e".repeat(1000));
+    let refused =
+        (0..limits.body_bytes).find(|_| reader.feed(chunk.as_bytes(), &mut request, &limits).is_err());
+    assert!(refused.is_some_and(|chunks| (10..100).contains(&chunks)), "{refused:?}");
+    // Small chunks with usual framing are no offence.
+    let (mut reader, mut request) = (Reader::new(), Request::default());
+    reader.feed(head, &mut request, &limits).unwrap();
+    for _ in 0..100_000 {
+        reader.feed(b"1;a=b\r\na\r\n", &mut request, &limits).unwrap();
+    }
+    assert_eq!(reader.feed(b"0\r\n\r\n", &mut request, &limits), Ok((5, Progress::Complete)));
+    assert_eq!(request.body().len(), 100_000);
+}
+
+#[test]
+fn only_a_request_starts_the_clock() {
+    let (mut reader, mut request) = (Reader::new(), Request::default());
+    reader.feed(b"\r\n", &mut request, &Limits::default()).unwrap();
+    assert!(!reader.head_started());
+    reader.feed(b"G", &mut request, &Limits::default()).unwrap();
+    assert!(reader.head_started());
+    reader.feed(b"ET / HTTP/1.1\r\nHost: x\r\n\r\n", &mut request, &Limits::default()).unwrap();
+    assert!(!reader.head_started());
+}
+
+#[test]
 fn heads_are_framed_for_who_asked() {
     let mut out = [0; 2048];
     let mut head = ReplyHead::new(200, 5, "text/plain");
     head.header("X-A", b"b").unwrap();
     assert!(head.header("X A", b"b").is_err() && head.header("X-A", b"b\r\nc").is_err());
+    assert!(
+        head.header("content-Length", b"7").is_err() && head.header("Transfer-Encoding", b"chunked").is_err()
+    );
+    assert!(head.header("X-B", &[b'b'; 4096]).is_err());
     let seen = Seen { head_only: false, keep_alive: true, minor: 1 };
     let len = write_head(&head, seen, "", &mut out).unwrap();
     let text = "HTTP/1.1 200 OK\r\nServer: keyferry\r\nContent-Type: text/plain\r\nContent-Length: 5\r\nX-A: b\r\n\r\n";
     assert_eq!(std::str::from_utf8(&out[..len]), Ok(text));
     assert!(write_head(&head, seen, "", &mut out[..40]).is_err());
+    let text_of = |head: &ReplyHead, seen| {
+        let mut out = [0; reply_head_bytes_max()];
+        let len = write_head(head, seen, "Sun, 06 Nov 1994 08:49:37 GMT", &mut out).unwrap();
+        String::from_utf8(out[..len].to_vec()).unwrap()
+    };
+    let chunked = ReplyHead::chunked(200, "a/b\r\nEvil: yes");
+    assert_eq!(
+        text_of(&chunked, seen),
+        "HTTP/1.1 200 OK\r\nServer: keyferry\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let old = Seen { head_only: false, keep_alive: true, minor: 0 };
+    assert!(old.needs_close(&chunked) && !old.needs_close(&head));
+    assert!(text_of(&chunked, old).contains("\r\nConnection: close\r\n"));
+    assert!(!text_of(&chunked, old).contains("chunked"));
+    assert!(text_of(&head, old).contains("\r\nConnection: keep-alive\r\n"));
+    let empty = text_of(&ReplyHead::new(204, 0, ""), seen);
+    assert!(!empty.contains("Content-Length") && empty.starts_with("HTTP/1.1 204 No Content\r\n"));
+    let mut full = ReplyHead::new(u16::MAX, u64::MAX, &"t".repeat(96));
+    while full.header("A", b"b").is_ok() {}
+    text_of(&full, Seen { keep_alive: false, ..seen });
     let mut small = [0; ERROR_BYTES_MAX];
     let len = error(431, &mut small);
     assert!(small[..len].starts_with(b"HTTP/1.1 431 "));
@@ -111,10 +226,29 @@ fn heads_are_framed_for_who_asked() {
     let request = read(b"GET /a?b HTTP/1.1\r\nHost: [::1]:80\r\n\r\n").unwrap();
     let len = redirect(&request, 8443, &mut place);
     assert!(String::from_utf8_lossy(&place[..len]).contains("Location: https://[::1]:8443/a?b\r\n"));
+    let request = read(b"GET /a HTTP/1.0\r\n\r\n").unwrap();
+    let len = redirect(&request, 443, &mut place);
+    assert!(place[..len].starts_with(b"HTTP/1.1 400 "));
 }
 
-/// Feeds `stream` cut at `cuts`; the requests as (head, body).
-fn read_all(stream: &[u8], cuts: &[usize]) -> Vec<(Vec<u8>, Vec<u8>)> {
+#[test]
+fn chunks_are_framed_in_place() {
+    let mut out = [0; 300];
+    assert_eq!(ChunkWriter::body(&mut out).unwrap().len(), out.len() - CHUNK_OVERHEAD_BYTES);
+    ChunkWriter::body(&mut out).unwrap()[..255].fill(b'x');
+    let len = ChunkWriter::finish(&mut out, 255);
+    let mut stream = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    stream.extend(&out[..len]);
+    stream.extend(ChunkWriter::END);
+    assert_eq!(read(&stream).unwrap().body(), [b'x'; 255]);
+    assert!(ChunkWriter::body(&mut out[..CHUNK_OVERHEAD_BYTES]).is_none());
+}
+
+/// A request's head and body.
+type Read = (Vec<u8>, Vec<u8>);
+
+/// Feeds `stream` cut at `cuts`; the requests as (head, body), and the refusal that ended it.
+fn read_all(stream: &[u8], cuts: &[usize]) -> (Vec<Read>, Option<Refusal>) {
     let limits = Limits::default();
     let (mut reader, mut request) = (Reader::new(), Request::default());
     let mut found = Vec::new();
@@ -124,47 +258,90 @@ fn read_all(stream: &[u8], cuts: &[usize]) -> Vec<(Vec<u8>, Vec<u8>)> {
     for pair in cuts.windows(2) {
         let mut piece = &stream[pair[0]..pair[1]];
         while !piece.is_empty() {
-            let (used, progress) = reader.feed(piece, &mut request, &limits).unwrap();
-            piece = &piece[used..];
-            if progress == Progress::Complete {
-                found.push((request.wire().0.to_vec(), request.body().to_vec()));
-                request.clear();
-            } else {
-                assert!(piece.is_empty() || progress == Progress::Continue100);
+            match reader.feed(piece, &mut request, &limits) {
+                Err(refusal) => return (found, Some(refusal)),
+                Ok((used, progress)) => {
+                    piece = &piece[used..];
+                    if progress == Progress::Complete {
+                        found.push((request.wire().0.to_vec(), request.body().to_vec()));
+                    } else {
+                        assert!(piece.is_empty(), "bytes of a request were left with the caller");
+                    }
+                }
             }
         }
     }
-    found
+    (found, None)
+}
+
+/// Pipelined requests: chunked or not, with so many empty lines before them, and a body.
+type Sent = Vec<(bool, usize, Vec<u8>)>;
+
+fn stream_of(requests: &Sent, chunk: usize) -> Vec<u8> {
+    let mut stream = Vec::new();
+    for (chunked, blank, body) in requests {
+        stream.extend(b"\r\n".repeat(*blank));
+        if *chunked {
+            stream.extend(b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+            for piece in body.chunks(chunk) {
+                stream.extend(format!("{:x};ext=1\r\n", piece.len()).bytes());
+                stream.extend(piece);
+                stream.extend(b"\r\n");
+            }
+            stream.extend(b"0\r\nTrailer: x\r\n\r\n");
+        } else {
+            let length = body.len();
+            stream.extend(format!("POST /l HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").bytes());
+            stream.extend(body);
+        }
+    }
+    stream
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let body = proptest::collection::vec(any::<u8>(), 0..300);
+    proptest::collection::vec((any::<bool>(), 0usize..3, body), 1..6)
 }
 
 proptest! {
     #[test]
     fn any_fragmentation_gives_the_same_requests(
-        bodies in proptest::collection::vec((any::<bool>(), proptest::collection::vec(any::<u8>(), 0..300)), 1..6),
+        requests in sent(),
         cuts in proptest::collection::vec(any::<usize>(), 0..40),
         chunk in 1usize..50,
     ) {
-        let mut stream = Vec::new();
-        for (chunked, body) in &bodies {
-            if *chunked {
-                stream.extend(b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
-                for piece in body.chunks(chunk) {
-                    stream.extend(format!("{:x};ext=1\r\n", piece.len()).bytes());
-                    stream.extend(piece);
-                    stream.extend(b"\r\n");
-                }
-                stream.extend(b"0\r\nTrailer: x\r\n\r\n");
-            } else {
-                stream.extend(format!("POST /l HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()).bytes());
-                stream.extend(body);
-            }
-        }
-        let found = read_all(&stream, &cuts);
-        prop_assert_eq!(found.len(), bodies.len());
-        for ((_, found), (_, sent)) in found.iter().zip(&bodies) {
+        let stream = stream_of(&requests, chunk);
+        let (found, refusal) = read_all(&stream, &cuts);
+        prop_assert_eq!(refusal, None);
+        prop_assert_eq!(found.len(), requests.len());
+        for ((head, found), (_, _, sent)) in found.iter().zip(&requests) {
+            prop_assert!(head.starts_with(b"POST "));
             prop_assert_eq!(found, sent);
         }
-        prop_assert_eq!(found, read_all(&stream, &[]));
+        prop_assert_eq!(found, read_all(&stream, &[]).0);
+    }
+
+    /// Whatever a damaged stream means, it means the same in pieces: else something could be smuggled.
+    #[test]
+    fn damage_reads_the_same_in_pieces(
+        requests in sent(),
+        cuts in proptest::collection::vec(any::<usize>(), 0..40),
+        chunk in 1usize..50,
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..4),
+    ) {
+        const BYTES: &[u8] = b"\r\n\0 :;,0aG#/\x80\t";
+        let mut stream = stream_of(&requests, chunk);
+        for (at, byte) in damage {
+            let at = at.index(stream.len());
+            stream[at] = *byte.get(BYTES);
+        }
+        let (whole, whole_refusal) = read_all(&stream, &[]);
+        let (pieces, pieces_refusal) = read_all(&stream, &cuts);
+        prop_assert_eq!(whole, pieces);
+        // A head that is wrong and not whole is only refused at once when it comes in one piece.
+        if pieces_refusal.is_some() {
+            prop_assert_eq!(whole_refusal.is_some(), true);
+        }
     }
 
     #[test]
@@ -173,5 +350,6 @@ proptest! {
         let mut head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
         head.extend(&bytes);
         let _ = read(&head);
+        let _ = Request::default().read_wire(&bytes, b"", &Limits::default());
     }
 }
