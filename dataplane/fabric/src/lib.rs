@@ -131,6 +131,8 @@ pub trait Slots: Send + Sync + 'static {
 pub trait Fence: Send + Sync + 'static {
     /// The queue pair is in error from now on; its worker sees completions flushed. Idempotent.
     fn fail(&self);
+    /// Whether the queue pair is in error or gone.
+    fn failed(&self) -> bool;
 }
 
 /// One end of a connected queue pair. No call blocks, locks, allocates from the heap or makes a system call.

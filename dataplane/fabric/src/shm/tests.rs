@@ -255,6 +255,23 @@ fn a_failure_cannot_be_undone_by_the_peer() {
 }
 
 #[test]
+fn nothing_arrives_after_a_failure_was_polled() {
+    let (mut a, mut b) = victim();
+    b.send(WrId(0), b"before").unwrap();
+    a.fail();
+    let mut completions = ArrayVec::new();
+    a.poll(&mut completions);
+    assert_eq!(completions.len(), 1, "what had arrived may still be had");
+    // A peer that was fenced and does not care.
+    let entry = Layout::new(&LIMITS).entry(1);
+    inbound(&a).u64(entry + DESCRIPTOR_AT).store(1 << 32, Ordering::Relaxed);
+    inbound(&a).u64(entry + SEQUENCE_AT).store(2, Ordering::Relaxed);
+    completions.clear();
+    a.poll(&mut completions);
+    assert!(completions.is_empty());
+}
+
+#[test]
 fn a_peer_that_sends_more_than_was_posted_waits() {
     let (mut a, b) = victim();
     // Its view of our posted counter says that everything is free.

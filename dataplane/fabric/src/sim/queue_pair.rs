@@ -152,4 +152,8 @@ impl Fence for Fencer {
     fn fail(&self) {
         self.world.lock().fail(self.end);
     }
+
+    fn failed(&self) -> bool {
+        self.world.lock().state(self.end) == State::Error
+    }
 }
