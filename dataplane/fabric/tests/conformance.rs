@@ -245,6 +245,7 @@ fn failure_flushes_the_rest<R: Rig>() {
         for i in 3..6 {
             a.send(WrId(i), &[i as u8]).unwrap();
         }
+        assert!(!rig.fence(0).failed() && !rig.fence(1).failed());
         match who {
             0 => a.fail(),
             1 => b.fail(),
@@ -253,6 +254,7 @@ fn failure_flushes_the_rest<R: Rig>() {
         }
         rig.settle();
         assert_eq!((a.state(), b.state()), (State::Error, State::Error), "{who}");
+        assert!(rig.fence(0).failed() && rig.fence(1).failed());
         for end in [&mut a, &mut b] {
             assert_eq!(end.send(WrId(9), &[]), Err(PostError::Broken));
             assert_eq!(end.write(WrId(9), 0..0, 0, None), Err(PostError::Broken));
@@ -281,6 +283,7 @@ fn a_dropped_end_is_noticed<R: Rig>() {
     a.write(WrId(0), 0..1, 0, None).unwrap();
     rig.settle();
     drop(b);
+    assert!(rig.fence(1).failed(), "gone is failed");
     rig.fence(1).fail();
     rig.settle();
     assert_eq!(a.state(), State::Error);
