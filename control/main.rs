@@ -3,7 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    keyferry_control::cli::run(env!("KEYFERRY_VERSION"), |_| {
-        anyhow::bail!("this build has no data plane yet")
-    })
+    keyferry_control::cli::run(env!("KEYFERRY_VERSION"), |config| keyferry_control::node::run(&config))
 }

@@ -5,6 +5,8 @@
 //! - [`check`]: what would fail at start
 //! - [`counters`], [`admin`]: what the workers count, and who asks for it
 //! - [`socket`]: Unix sockets a node listens on
+//! - [`node`]: starts everything and ends it
+//! - [`peers`]: links to the other nodes
 
 #![forbid(unsafe_code)]
 
@@ -13,4 +15,6 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod counters;
+pub mod node;
+pub mod peers;
 pub mod socket;

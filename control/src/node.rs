@@ -2,15 +2,18 @@
 //!
 //! In: a validated configuration. Runs on the control thread, which then serves the admin socket until a signal.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
-use keyferry_app::{Builtin, threads};
-use keyferry_link::{Link, Route};
+use keyferry_app::static_files::Static;
+use keyferry_app::synthetic::{self, Synthetic};
+use keyferry_app::{Builtin, Port, Runner, SystemClock, threads};
+use keyferry_link::{Cidr, Link, Route};
 use keyferry_nic::dpdk::{self, Eal, EalOptions, PortOptions};
 use keyferry_nic::handover::Handover;
 use keyferry_nic::{Caps, Nic, Packet};
@@ -23,11 +26,11 @@ use keyferry_worker::pool::PoolSizes;
 use keyferry_worker::receive::Receive;
 use keyferry_worker::{Clock, Counters, Parts, Worker};
 use tracing::info;
-use zeroize::Zeroizing;
 
-use crate::config::{self, Config, Model, Protocol};
+use crate::admin::Admin;
+use crate::config::{self, Config, Protocol, files};
 use crate::counters::Registry;
-use crate::{admin, peers};
+use crate::peers;
 
 /// Bytes of packet memory a chunk of the application, a record or a gathering buffer takes is far below a
 /// connection's TCP buffers, so their number follows the requests that may be under way.
@@ -49,7 +52,8 @@ type App = Builtin;
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let clock = Clock::start();
-    let registry = Arc::new(Registry::default());
+    let registry = Arc::new(Registry::new());
+    let admin = Admin::start(&config.admin.socket)?;
     let tls = Server::new(&tls_options(config)?)?;
     tls.warm_up();
     let eal = Eal::start(&EalOptions {
@@ -97,14 +101,13 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
     eprintln!("keyferry: node {} ready", config.node.name);
-    let served = admin::serve_until_signal(&config.admin.socket, &config.node.name, &registry);
+    admin.until_signal(&config.node.name, &registry);
     stop.store(true, Ordering::Relaxed);
-    for thread in threads.into_iter().chain(links) {
+    for thread in threads.into_iter().chain(links).chain(app_threads) {
         let _ = thread.join();
     }
-    drop(app_threads);
     drop(port);
-    served
+    Ok(())
 }
 
 fn local(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, stop: &Arc<AtomicBool>) -> peers::Local {
@@ -128,7 +131,7 @@ fn local(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, stop: &Arc<Atom
 fn parts<N: Nic>(
     config: &Config,
     nic: N,
-    app: keyferry_app::Port<App>,
+    app: Port<App>,
     receive: Receive<N::Packet>,
     mailbox: Arc<ArrayQueue<Mail>>,
     tls: Server,
@@ -176,11 +179,7 @@ fn worker_config(config: &Config) -> keyferry_worker::Config {
             ..keyferry_http::Limits::default()
         },
         app_threads: config.cores.apps.len().max(1) as u32,
-        policy: match config.node.model {
-            Model::Bf => config.lease.policy,
-            // Both serve every request where its connection is.
-            Model::Rr | Model::Session => keyferry_decide::Policy::Never,
-        },
+        policy: config.lease.policy,
         eager: config.lease.eager,
         leases: LeaseLimits {
             leases: config.lease.leases,
@@ -192,9 +191,14 @@ fn worker_config(config: &Config) -> keyferry_worker::Config {
     }
 }
 
+/// The route to everywhere else through a gateway.
+fn default_route(gateway: &IpAddr) -> Route {
+    let any = if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    Route { to: Cidr::new(any, 0).expect("every address has a prefix of 0 bits"), via: *gateway }
+}
+
 fn link<P: Packet>(config: &Config, caps: &Caps) -> Link<P> {
-    let default = |gateway: &std::net::IpAddr| Route::default_via(*gateway);
-    let gateways = config.nic.gateways.iter().map(default);
+    let gateways = config.nic.gateways.iter().map(default_route);
     let mut link = Link::new(keyferry_link::Config {
         mac: caps.mac,
         addresses: config.nic.addresses.clone(),
@@ -230,13 +234,10 @@ fn tcp(config: &Config, caps: &Caps) -> anyhow::Result<Tcp<keyferry_worker::segm
 }
 
 fn tls_options(config: &Config) -> anyhow::Result<ServerOptions> {
-    let read = |file: &std::path::Path| {
-        std::fs::read(file).with_context(|| format!("{} cannot be read: check [[certificate]]", file.display()))
-    };
     let certificate = |it: &config::Certificate| {
         anyhow::Ok(CertificatePem {
-            chain: read(&it.chain)?,
-            key: Zeroizing::new(read(&it.key)?),
+            chain: files::certificate_chain(&it.chain)?,
+            key: files::private_key(&it.key)?,
             source: it.chain.display().to_string(),
         })
     };
@@ -251,4 +252,78 @@ fn tls_options(config: &Config) -> anyhow::Result<ServerOptions> {
         },
         suites: None,
     })
+}
+
+/// Each worker's way to the application: app threads where cores are set aside for them, else inside the workers.
+fn applications(config: &Config, stop: &Arc<AtomicBool>) -> anyhow::Result<threads::Started<App>> {
+    let workers = config.cores.workers.len();
+    let jobs = config.limits.requests_in_app;
+    let mut made = 0;
+    let files = match &config.app {
+        config::App::Static { root } => Some(
+            Static::open(root)
+                .with_context(|| format!("{} cannot be opened: check [app.static] root", root.display()))?,
+        ),
+        config::App::Synthetic(_) => None,
+    };
+    let mut make = || {
+        made += 1;
+        match (&config.app, &files) {
+            (config::App::Synthetic(options), _) => {
+                Builtin::Synthetic(Synthetic::new(synthetic(options, made)))
+            }
+            (config::App::Static { .. }, files) => {
+                Builtin::Static(files.clone().expect("the directory was opened above"))
+            }
+        }
+    };
+    if config.cores.apps.is_empty() {
+        let inline = |_| Port::inline(Runner::new(make(), jobs, Box::new(SystemClock::default())));
+        return Ok(((0..workers).map(inline).collect(), Vec::new()));
+    }
+    let plan = threads::Plan {
+        cores: config.cores.apps.iter().map(|core| Some(core.0)).collect(),
+        workers,
+        jobs_per_worker: jobs,
+        idle: match config.cores.idle {
+            config::Idle::Spin => threads::Idle::Spin,
+            config::Idle::Yield => threads::Idle::Yield,
+            config::Idle::Sleep => threads::Idle::Sleep,
+        },
+    };
+    threads::start(&plan, make, stop).context("cannot start the application's threads")
+}
+
+fn synthetic(options: &config::Synthetic, seed: u64) -> synthetic::Options {
+    synthetic::Options {
+        cost_us: distribution(options.cost_us),
+        bytes: distribution(options.bytes),
+        burn: options.burn,
+        seed,
+    }
+}
+
+fn distribution(from: config::Distribution) -> synthetic::Distribution {
+    match from {
+        config::Distribution::Fixed(value) => synthetic::Distribution::Fixed(value),
+        config::Distribution::Exponential(mean) => synthetic::Distribution::Exponential(mean),
+        config::Distribution::LogNormal(median, sigma) => synthetic::Distribution::LogNormal(median, sigma),
+        config::Distribution::Pareto(least, alpha) => synthetic::Distribution::Pareto(least, alpha),
+    }
+}
+
+fn hugepages(wanted: keyferry_nic_config::Hugepages) -> dpdk::Hugepages {
+    match wanted {
+        keyferry_nic_config::Hugepages::Auto => dpdk::Hugepages::Auto,
+        keyferry_nic_config::Hugepages::Require => dpdk::Hugepages::Require,
+        keyferry_nic_config::Hugepages::Never => dpdk::Hugepages::Never,
+    }
+}
+
+fn idle(wanted: config::Idle) -> keyferry_worker::Idle {
+    match wanted {
+        config::Idle::Spin => keyferry_worker::Idle::Spin,
+        config::Idle::Yield => keyferry_worker::Idle::Yield,
+        config::Idle::Sleep => keyferry_worker::Idle::Sleep,
+    }
 }

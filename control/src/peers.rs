@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,13 +17,12 @@ use std::time::Duration;
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
 use keyferry_fabric::shm::{self, Hello};
-use keyferry_fabric::{Fence, Limits};
+use keyferry_fabric::{Fence, Limits, QueuePair as _};
 use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
 use keyferry_worker::mailbox::{Connect, Mail};
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
-use crate::config::Peer;
+use crate::config::{Peer, files};
 
 /// What both sides must speak; a peer with another version is refused, and both are named.
 const VERSION: u32 = 1;
@@ -93,61 +91,29 @@ pub fn start(
     let mut threads = Vec::new();
     for peer in peers {
         let role = if local.node < peer.name { Role::First } else { Role::Second };
-        let secret = read_secret(&peer.key)?;
+        let secret = files::pair_key(&peer.key)?;
         let link = Link { name: peer.name.clone(), socket: peer.socket.clone(), secret, role };
         let (sender, receiver) = channel();
         if role == Role::Second {
             accepting.insert(peer.name.clone(), sender);
         }
         let local = Arc::clone(&local);
-        let thread = std::thread::Builder::new()
-            .name(format!("peer {}", peer.name))
-            .spawn(move || match link.role {
+        let thread =
+            std::thread::Builder::new().name(format!("peer {}", peer.name)).spawn(move || match link.role {
                 Role::First => connect(&local, &link),
                 Role::Second => serve(&local, &link, &receiver),
             });
         threads.push(thread.context("cannot start a thread for a peer")?);
     }
     if !accepting.is_empty() {
-        let listener = listen(socket)?;
+        let listener = crate::socket::listen(socket)?;
+        listener.set_nonblocking(true)?;
         let thread = std::thread::Builder::new()
             .name("peer listener".into())
             .spawn(move || accept(&local, &listener, &accepting));
         threads.push(thread.context("cannot start the thread that listens for peers")?);
     }
     Ok(threads)
-}
-
-fn read_secret(file: &Path) -> anyhow::Result<PairSecret> {
-    let bytes = Zeroizing::new(
-        std::fs::read(file).with_context(|| format!("the pair key {} cannot be read", file.display()))?,
-    );
-    let mut secret = PairSecret::default();
-    anyhow::ensure!(
-        bytes.len() == secret.len(),
-        "the pair key {} has {} bytes: make one with `head -c 32 /dev/urandom > FILE` and copy it to the peer",
-        file.display(),
-        bytes.len()
-    );
-    secret.copy_from_slice(&bytes);
-    Ok(secret)
-}
-
-/// Listens on the socket, in place of one that a dead process left behind; only root may connect.
-fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
-    if let Some(folder) = socket.parent() {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make {} for the fabric's socket", folder.display()))?;
-    }
-    if UnixStream::connect(socket).is_ok() {
-        anyhow::bail!("another process listens on {}: stop it, or set [fabric] socket", socket.display());
-    }
-    let _ = std::fs::remove_file(socket);
-    let listener = UnixListener::bind(socket)
-        .with_context(|| format!("cannot listen on {}: set [fabric] socket", socket.display()))?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 /// Accepts peers and hands each stream to its thread. A peer says its name in the first line.
@@ -254,12 +220,9 @@ fn establish(local: &Local, link: &Link, stream: &UnixStream) -> anyhow::Result<
     let (first, second) = if link.role == Role::First { (ours, theirs) } else { (theirs, ours) };
     let mut fences = Vec::new();
     for pair in exchange.pairs {
-        let life = Incarnation {
-            random: [first.0, second.0],
-            incarnation: [first.1, second.1],
-            pair: pair.index,
-        };
-        let receives = pair.queue_pair.agreed().receives as u32;
+        let life =
+            Incarnation { random: [first.0, second.0], incarnation: [first.1, second.1], pair: pair.index };
+        let receives = pair.queue_pair.limits().receives as u32;
         let channel = Channel::new(&link.secret, &life, link.role, receives);
         let connect = Connect { queue_pair: Box::new(pair.queue_pair), channel };
         let mailbox = &local.mailboxes[usize::from(pair.local_worker)];

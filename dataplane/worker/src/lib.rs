@@ -1,1 +1,33 @@
+//! One core's turn: packets in, TCP, TLS, HTTP, decide, app or lease, seal, packets out.
+//!
+//! A [`Worker`] owns its queue of the port, its connections and its queue pairs, shares none of them, and neither
+//! blocks, locks nor allocates for a request. Start reading at [`turn`]; the other modules follow the packet:
+//! [`receive`], [`conns`] and [`input`] (open, parse), [`reply`] (decide, seal), [`lend`] and [`serve`] (the two
+//! sides of a lease), [`port`] (out).
+
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod conn;
+mod conns;
+pub mod counters;
+mod input;
+mod job;
+mod lend;
+mod load;
+pub mod mailbox;
+mod parts;
+pub mod peer;
+pub mod pool;
+pub mod port;
+pub mod receive;
+mod reply;
+mod run;
+pub mod segment;
+mod serve;
+mod turn;
+
+pub use config::{Config, Parts};
+pub use counters::Counters;
+pub use run::{Clock, Idle, run};
+pub use turn::Worker;

@@ -46,6 +46,13 @@ pub struct Peer {
     pub granted_us: u32,
 }
 
+impl Peer {
+    /// A peer that is not connected: nothing is lent to it.
+    pub fn absent() -> Peer {
+        Peer { ready: false, fresh: false, word: LoadWord::default(), granted_us: 0 }
+    }
+}
+
 /// Why a request stayed or moved; counted by the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {

@@ -240,7 +240,7 @@ mod tests {
         let mut wire = [0; 64];
         let len = first.seal(&claim(1), &mut wire).unwrap();
         let (mut reflected, _) = pair(16);
-        assert_eq!(reflected.open(&mut wire.clone()[..len]), Err(Breach::Forged));
+        assert_eq!(reflected.open(&mut { wire }[..len]), Err(Breach::Forged));
         let secret = Zeroizing::new([7; 32]);
         for life in [
             Incarnation { random: [[9; 32], [2; 32]], incarnation: [3, 4], pair: 0 },
@@ -248,7 +248,7 @@ mod tests {
             Incarnation { random: [[1; 32], [2; 32]], incarnation: [3, 4], pair: 1 },
         ] {
             let mut other = Channel::new(&secret, &life, Role::Second, 16);
-            assert_eq!(other.open(&mut wire.clone()[..len]), Err(Breach::Forged));
+            assert_eq!(other.open(&mut { wire }[..len]), Err(Breach::Forged));
         }
     }
 

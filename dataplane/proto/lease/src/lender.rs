@@ -327,6 +327,14 @@ impl Lender {
         (entry.live == Some(Stage::Gone)).then_some(lease)
     }
 
+    /// Whether enough slots of a streaming lease have come back to be worth a message.
+    pub fn wants_slots(&self, lease: LeaseId) -> bool {
+        let Some(Stage::Gone) = self.stage(lease) else { return false };
+        let entry = &self.entries[usize::from(lease.index)];
+        entry.granted.len() * 2 <= self.limits.credits
+            && entry.spare.len() * 2 >= self.limits.credits.min(entry.granted.len() + entry.spare.len())
+    }
+
     /// Slots to grant to a streaming lease now, if enough have come back to be worth a message; the caller clears
     /// their headers and posts them.
     pub fn top_up(&mut self, lease: LeaseId) -> Option<SlotList> {

@@ -1,0 +1,77 @@
+//! What a worker is made of: its validated configuration and its parts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use keyferry_decide::Policy;
+use keyferry_link::Link;
+use keyferry_nic::Nic;
+use keyferry_tcp::Tcp;
+use keyferry_tls::Server;
+
+use crate::conn::Service;
+use crate::mailbox::Mail;
+use crate::peer::LeaseLimits;
+use crate::pool::PoolSizes;
+use crate::receive::Receive;
+use crate::segment::Outgoing;
+
+/// Grain of handshake and request deadlines.
+pub const DEADLINE_TICK: Duration = Duration::from_millis(8);
+
+/// A worker's configuration. Sizes are per worker.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What each listening port does.
+    pub services: Vec<(u16, Service)>,
+    /// Connections at most.
+    pub connections: u32,
+    /// Handshakes under way at most.
+    pub handshakes: u64,
+    /// SYN to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// First byte of a request to its last.
+    pub header_timeout: Duration,
+    /// Bounds of a request.
+    pub http: keyferry_http::Limits,
+    /// Threads that run the application for this worker; 1 if it runs inline.
+    pub app_threads: u32,
+    /// When requests are lent.
+    pub policy: Policy,
+    /// The key goes with the grant: one round trip less, and no safe retry.
+    pub eager: bool,
+    /// Bounds and times of leases.
+    pub leases: LeaseLimits,
+    /// Largest lease message, in bytes.
+    pub message_bytes: usize,
+}
+
+impl Config {
+    /// What a listening port does.
+    pub fn service(&self, port: u16) -> Option<Service> {
+        self.services.iter().find(|(listening, _)| *listening == port).map(|(_, service)| *service)
+    }
+}
+
+/// Everything a worker owns from the start.
+pub struct Parts<N: Nic, A: keyferry_app::App> {
+    /// Its configuration.
+    pub config: Config,
+    /// Its queue of the port.
+    pub nic: N,
+    /// The link layer, with this node's addresses and routes.
+    pub link: Link<N::Packet>,
+    /// TCP.
+    pub tcp: Tcp<Outgoing>,
+    /// Certificates and sessions.
+    pub tls: Server,
+    /// The way to the application.
+    pub app: keyferry_app::Port<A>,
+    /// Receive side: which packets are ours.
+    pub receive: Receive<N::Packet>,
+    /// How many buffers of each kind.
+    pub pools: PoolSizes,
+    /// Letters from control.
+    pub mailbox: Arc<ArrayQueue<Mail>>,
+}

@@ -1,0 +1,155 @@
+//! One client connection: where its TLS, its request and its reply stand.
+
+use std::collections::VecDeque;
+
+use arrayvec::ArrayVec;
+use keyferry_app::{Chunk, JobId};
+use keyferry_http::{Reader, Request};
+use keyferry_lease::LeaseId;
+use keyferry_tcp::ConnId;
+use keyferry_time::Time;
+use keyferry_tls::{Handshake, Opener, Sealer};
+
+use crate::peer::PeerId;
+use crate::pool::Gather;
+use crate::segment::Outgoing;
+
+/// Chunks of one reply that wait to be sealed: as many as the application is given at once.
+pub const PARTS_MAX: usize = 2;
+
+/// What a listener's port does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// TLS, then the application.
+    Https,
+    /// Plain HTTP, answered with a redirect to this port.
+    Redirect {
+        /// The port of the HTTPS listener.
+        https_port: u16,
+    },
+}
+
+/// How far TLS is.
+pub enum Tls {
+    /// Plain HTTP listener.
+    None,
+    /// Handshake under way.
+    Handshake(Box<Handshake>),
+    /// Records flow.
+    Open(Box<Session>),
+    /// Nothing is sealed or opened any more.
+    Over,
+}
+
+/// The record layer of an established connection.
+pub struct Session {
+    /// Client to server.
+    pub opener: Opener,
+    /// Server to client.
+    pub sealer: Sealer,
+}
+
+/// Who makes the reply under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// No request is being answered.
+    None,
+    /// The application here.
+    Local(JobId),
+    /// A helper; before go the request is kept for the case that it has to run here.
+    Lent {
+        /// The queue pair.
+        peer: PeerId,
+        /// The lease.
+        lease: LeaseId,
+        /// The key is out: nothing is sealed or opened here until the return.
+        gone: bool,
+    },
+}
+
+/// A chunk of a local reply, waiting to be sealed.
+pub struct Plain {
+    /// The bytes.
+    pub chunk: Chunk,
+    /// The reply's last chunk.
+    pub last: bool,
+}
+
+/// One client connection.
+pub struct Conn {
+    /// TCP's name for it.
+    pub id: ConnId,
+    /// What its port does.
+    pub service: Service,
+    /// How far TLS is.
+    pub tls: Tls,
+    /// A record that arrives in pieces.
+    pub partial: Option<Gather>,
+    /// Opened bytes behind the request under way: pipelined requests.
+    pub waiting: Option<Gather>,
+    /// The request being read.
+    pub reader: Reader,
+    /// The request being read or answered.
+    pub request: Option<Box<Request>>,
+    /// Who makes the reply.
+    pub reply: Reply,
+    /// Chunks of a local reply that wait to be sealed.
+    pub parts: ArrayVec<Plain, PARTS_MAX>,
+    /// Chunks the application has for it.
+    pub in_app: usize,
+    /// Records TCP had no room for, in order.
+    pub backlog: VecDeque<Outgoing>,
+    /// The connection ends after the reply under way.
+    pub close_after: bool,
+    /// The client has sent its FIN.
+    pub eof: bool,
+    /// We have sent close_notify or an alert: what still comes in is discarded.
+    pub closing: bool,
+    /// Its TLS handshake is not over.
+    pub handshaking: bool,
+    /// It is in the list of those that wait for a buffer.
+    pub starved: bool,
+    /// When the handshake, or the request being read, is too late.
+    pub deadline: Time,
+}
+
+impl Conn {
+    /// A connection just opened.
+    pub fn new(id: ConnId, service: Service, tls: Tls) -> Conn {
+        Conn {
+            id,
+            service,
+            tls,
+            partial: None,
+            waiting: None,
+            reader: Reader::new(),
+            request: None,
+            reply: Reply::None,
+            parts: ArrayVec::new(),
+            in_app: 0,
+            backlog: VecDeque::new(),
+            close_after: false,
+            eof: false,
+            closing: false,
+            handshaking: false,
+            starved: false,
+            deadline: Time::NEVER,
+        }
+    }
+
+    /// Whether the key is out: from go to return nothing is sealed or opened here (RFC 8446 4.6.3 wants a
+    /// KeyUpdate answered before the next application data, and only the helper can seal now).
+    pub fn is_lent_out(&self) -> bool {
+        matches!(self.reply, Reply::Lent { gone: true, .. })
+    }
+
+    /// Whether another record may be taken from TCP: not while the key is out, nor while opened bytes wait.
+    pub fn may_open(&self) -> bool {
+        !self.closing && !self.is_lent_out() && self.waiting.is_none() && !matches!(self.tls, Tls::Over)
+    }
+
+    /// Whether the application may have one more chunk.
+    pub fn has_app_room(&self) -> bool {
+        self.parts.len() + self.in_app < PARTS_MAX
+    }
+}

@@ -1,0 +1,242 @@
+//! The life of a connection on its worker: opened, its bytes taken in as far as they may be, ended.
+
+use keyferry_app::App;
+use keyferry_nic::Nic;
+use keyferry_tcp::{CloseReason, ConnId};
+use keyferry_time::Time;
+use keyferry_tls::{Alert, Handshake};
+
+use crate::conn::{Conn, Reply, Service, Tls};
+use crate::input::{self, Inputs, Taken};
+use crate::segment::Outgoing;
+use crate::turn::Worker;
+
+/// Records of one connection taken in before others have their turn.
+const RECORDS_A_TURN: usize = 64;
+
+impl<N: Nic, A: App> Worker<N, A> {
+    /// A new connection.
+    pub(crate) fn open(&mut self, id: ConnId) {
+        let index = id.index();
+        let port = self.tcp.local(id).port();
+        let Some(service) = self.config.service(port) else { return self.tcp.abort(id) };
+        self.counters.connections_opened += 1;
+        let tls = match service {
+            Service::Redirect { .. } => Tls::None,
+            Service::Https if self.counters.handshakes_open >= self.config.handshakes => {
+                self.counters.handshakes_failed += 1;
+                return self.tcp.abort(id);
+            }
+            Service::Https => Tls::Handshake(Box::new(Handshake::new(&self.tls))),
+        };
+        self.counters.handshakes_open += u64::from(service == Service::Https);
+        let mut conn = Box::new(Conn::new(id, service, tls));
+        conn.handshaking = service == Service::Https;
+        conn.deadline = self.now + self.config.handshake_timeout;
+        self.deadlines.set(index as u32, conn.deadline);
+        self.conns[index] = Some(conn);
+    }
+
+    /// Looks at a connection again later this turn.
+    pub(crate) fn pump_again(&mut self, index: usize) {
+        if let Some(conn) = self.conns[index].as_ref() {
+            self.ready.push_back(conn.id);
+        }
+    }
+
+    /// Puts a connection aside until a buffer comes back.
+    pub(crate) fn starve(&mut self, index: usize) {
+        if let Some(conn) = self.conns[index].as_mut().filter(|conn| !conn.starved) {
+            conn.starved = true;
+            self.starved.push_back(conn.id);
+        }
+    }
+
+    /// Takes in what the client has sent, as far as the connection may go on now.
+    pub(crate) fn pump(&mut self, id: ConnId) {
+        let index = id.index();
+        for _ in 0..RECORDS_A_TURN {
+            match self.take_in(id) {
+                None => return,
+                Some(Taken::Wait) => {
+                    return self.maybe_eof(index);
+                }
+                Some(Taken::Starved) => return self.starve(index),
+                Some(taken) => self.taken(index, taken),
+            }
+        }
+        self.pump_again(index);
+    }
+
+    /// Takes in one record, or the plaintext that waits. `None`: the connection is gone or may not go on.
+    fn take_in(&mut self, id: ConnId) -> Option<Taken> {
+        let conn = self.conns[id.index()].as_deref_mut().filter(|conn| conn.id == id)?;
+        self.flight.clear();
+        let mut with = Inputs { pools: &mut self.pools, limits: &self.config.http, flight: &mut self.flight };
+        if conn.closing {
+            // The client may still send; it is read and dropped so that our last words are not lost to a RST.
+            while self.tcp.receive(id, |bytes| (bytes.len(), bytes.len()))? > 0 {}
+            return None;
+        }
+        if conn.waiting.is_some() {
+            return (conn.reply == Reply::None).then(|| input::take_waiting(conn, &mut with));
+        }
+        if !conn.may_open() {
+            return None;
+        }
+        if matches!(conn.tls, Tls::None) && conn.reply != Reply::None {
+            return None;
+        }
+        self.tcp.receive(id, |bytes| input::take(conn, bytes, &mut with))
+    }
+
+    fn taken(&mut self, index: usize, taken: Taken) {
+        match taken {
+            Taken::Wait | Taken::Starved => {}
+            Taken::More => self.watch_request(index),
+            Taken::Flight => self.send_flight(index),
+            Taken::Established { resumed } => self.established(index, resumed),
+            Taken::Request => self.request(index),
+            Taken::Expects100 => self.send_own(index, b"HTTP/1.1 100 Continue\r\n\r\n"),
+            Taken::Refused(refusal) => {
+                self.counters.closed_refused += 1;
+                self.answer(index, refusal.status);
+            }
+            Taken::KeyUpdate { reply } => {
+                self.counters.key_updates += 1;
+                if reply {
+                    self.answer_key_update(index);
+                }
+            }
+            Taken::CloseNotify => {
+                if let Some(conn) = self.conns[index].as_mut() {
+                    conn.eof = true;
+                }
+                self.maybe_eof(index);
+            }
+            Taken::NoRenegotiation => self.send_alert(index, Alert::NO_RENEGOTIATION),
+            Taken::Failed(failure) => {
+                self.counters.closed_tls += 1;
+                self.fail_tls(index, failure.alert);
+            }
+        }
+    }
+
+    /// The first byte of a request starts its clock.
+    fn watch_request(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        if conn.deadline == Time::NEVER && conn.reader.head_started() {
+            conn.deadline = self.now + self.config.header_timeout;
+            self.deadlines.set(index as u32, conn.deadline);
+        }
+    }
+
+    fn established(&mut self, index: usize, resumed: bool) {
+        self.counters.handshakes_open -= 1;
+        if resumed {
+            self.counters.handshakes_resumed += 1;
+        } else {
+            self.counters.handshakes_full += 1;
+        }
+        if let Some(conn) = self.conns[index].as_mut() {
+            conn.handshaking = false;
+            conn.deadline = Time::NEVER;
+        }
+        self.send_flight(index);
+    }
+
+    /// Sends what the handshake wants sent.
+    fn send_flight(&mut self, index: usize) {
+        let flight = std::mem::take(&mut self.flight);
+        for part in flight.chunks(keyferry_tls::RECORD_BYTES_MAX) {
+            let Some(mut record) = self.pools.records.take() else {
+                // A handshake that lost bytes cannot go on.
+                self.reset(index);
+                break;
+            };
+            record.bytes[..part.len()].copy_from_slice(part);
+            record.len = part.len();
+            self.enqueue(index, Outgoing::Sealed(record));
+        }
+        self.flight = flight;
+    }
+
+    /// A whole request: redirected, or on to the decision.
+    fn request(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        match (conn.service, conn.request.as_deref()) {
+            (Service::Redirect { https_port }, Some(request)) => {
+                let mut reply = [0; keyferry_http::REDIRECT_BYTES_MAX];
+                let len = keyferry_http::redirect(request, https_port, &mut reply);
+                self.counters.requests += 1;
+                self.answer_with(index, &reply[..len]);
+            }
+            _ => self.dispatch(index),
+        }
+    }
+
+    /// The client's FIN: everything before it was readable.
+    pub(crate) fn eof(&mut self, id: ConnId) {
+        let index = id.index();
+        if let Some(conn) = self.conns[index].as_mut().filter(|conn| conn.id == id) {
+            conn.eof = true;
+            self.pump(id);
+        }
+    }
+
+    /// After the client's last byte: a connection without a reply under way has nothing more to do. A reply goes on
+    /// to its end: a half-closed client still reads.
+    fn maybe_eof(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_ref() else { return };
+        if conn.eof && !conn.closing && conn.reply == Reply::None && conn.waiting.is_none() {
+            self.close(index);
+        }
+    }
+
+    /// A TLS fault: during the handshake rustls has written the alert, after it the sealer does.
+    fn fail_tls(&mut self, index: usize, alert: Alert) {
+        match self.conns[index].as_ref().map(|conn| matches!(conn.tls, Tls::Handshake(_))) {
+            Some(true) => {
+                self.counters.handshakes_failed += 1;
+                self.send_flight(index);
+                self.end(index);
+            }
+            Some(false) => self.alert(index, alert),
+            None => {}
+        }
+    }
+
+    /// A deadline came: the handshake, or a request being read, is too late.
+    pub(crate) fn too_late(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_ref() else { return };
+        if conn.deadline == Time::NEVER {
+            return;
+        }
+        if !conn.deadline.is_due(self.now) {
+            return self.deadlines.set(index as u32, conn.deadline);
+        }
+        self.counters.closed_timeout += 1;
+        match conn.tls {
+            Tls::Handshake(_) => self.reset(index),
+            _ if conn.reply == Reply::None => self.answer(index, 408),
+            _ => {}
+        }
+    }
+
+    /// TCP is done with a connection: so is everything else.
+    pub(crate) fn forget(&mut self, id: ConnId, reason: CloseReason) {
+        let index = id.index();
+        if self.conns[index].as_ref().is_none_or(|conn| conn.id != id) {
+            return;
+        }
+        self.counters.connections_closed += 1;
+        self.counters.closed_reset += u64::from(reason == CloseReason::Reset);
+        self.drop_request(index);
+        self.deadlines.cancel(index as u32);
+        let Some(mut conn) = self.conns[index].take() else { return };
+        self.counters.handshakes_open -= u64::from(conn.handshaking);
+        while let Some(segment) = conn.backlog.pop_front() {
+            self.release(segment);
+        }
+    }
+}

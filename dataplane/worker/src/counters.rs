@@ -1,0 +1,134 @@
+//! What a worker counts. Plain numbers with one writer; the worker copies them to where control reads them.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Counters and gauges of one worker.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Names, in the order of [`values`](Counters::values).
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),+];
+
+            /// Values, in the order of [`NAMES`](Counters::NAMES).
+            pub fn values(&self) -> [u64; Counters::NAMES.len()] {
+                [$(self.$name),+]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests fully received from clients here.
+    requests,
+    /// Replies made and sealed here.
+    replies_local,
+    /// Replies a helper sealed and this node sent.
+    replies_lent,
+    /// Replies made here without the application: refusals, redirects, 502, 503.
+    replies_own,
+    /// Leases granted to helpers.
+    leases_granted,
+    /// Leases returned whole by this node as a helper.
+    leases_served,
+    /// Leases under way, as lender.
+    leases_open,
+    /// Leases under way, as helper.
+    leases_serving,
+    /// Grants the helper declined; the requests ran here.
+    leases_refused,
+    /// Leases that ended before go because the helper was late or lost; the requests ran here or got a 502.
+    leases_failed,
+    /// Leases that ended after go without a whole reply; their connections were reset.
+    leases_broken,
+    /// Queue pairs ended because the peer broke the protocol.
+    peer_violations,
+    /// Queue pairs lost.
+    peers_lost,
+    /// Queue pairs ready.
+    peers_ready,
+    /// Requests kept: lending is off or there is no peer.
+    kept_off,
+    /// Requests kept: they cannot be lent.
+    kept_not_lendable,
+    /// Requests kept: they asked to stay.
+    kept_pinned,
+    /// Requests kept: no peer is connected, has room and a fresh load word.
+    kept_no_peer,
+    /// Requests kept: little work waits here.
+    kept_light,
+    /// Requests kept: no peer is lighter by the threshold.
+    kept_balanced,
+    /// Requests lent because the policy is `always`.
+    moved_forced,
+    /// Requests lent to a lighter peer.
+    moved_lighter,
+    /// TLS handshakes with a full key exchange and certificate.
+    handshakes_full,
+    /// TLS handshakes resumed.
+    handshakes_resumed,
+    /// TLS handshakes that failed.
+    handshakes_failed,
+    /// TLS handshakes under way.
+    handshakes_open,
+    /// KeyUpdates received.
+    key_updates,
+    /// TCP connections.
+    flows,
+    /// TCP connections opened.
+    connections_opened,
+    /// TCP connections ended.
+    connections_closed,
+    /// Connections ended: a TLS fault of the client.
+    closed_tls,
+    /// Connections ended: the request was refused.
+    closed_refused,
+    /// Connections ended: no handshake or no request in time.
+    closed_timeout,
+    /// Connections ended: reset by the client.
+    closed_reset,
+    /// Connections ended: the application failed.
+    closed_app,
+    /// Connections reset because a lease broke.
+    closed_lease,
+    /// Packets received.
+    rx_packets,
+    /// Packets sent.
+    tx_packets,
+    /// Packets handed to the worker that owns their flow.
+    handed_over,
+    /// Packets dropped: the owner's ring was full.
+    drop_handover,
+    /// Packets dropped: not for this node or not understood.
+    drop_link,
+    /// Packets dropped: bad checksum.
+    drop_checksum,
+    /// Packets dropped: no packet buffer for the answer.
+    drop_no_buffer,
+    /// Packets dropped: no route or no neighbour.
+    drop_no_route,
+    /// Packets dropped by the port because the worker was late.
+    drop_missed,
+    /// SYNs dropped: half-open or connection limit.
+    drop_syn_limit,
+    /// Packet buffers out of the pool, besides those the port's rings hold.
+    packets_in_use,
+    /// Application chunks out of the pool.
+    chunks_out,
+    /// Request buffers out of the pool.
+    requests_out,
+    /// Sealed-record buffers out of the pool.
+    records_out,
+    /// Gathering buffers out of the pool.
+    gathers_out,
+    /// Requests the application has.
+    requests_in_app,
+    /// Reply slots granted or taken.
+    slots_out,
+    /// Turns of the worker.
+    turns,
+    /// Turns in which there was nothing to do.
+    turns_idle,
+}

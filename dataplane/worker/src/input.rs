@@ -1,0 +1,197 @@
+//! Bytes from the client: TCP slices into records, records into plaintext, plaintext into requests.
+//!
+//! Everything is done in the memory TCP lends. Copied is only what cannot stay there: a record that arrives in
+//! pieces is gathered, because AEAD wants it contiguous; plaintext behind a complete request waits for its turn,
+//! because TCP's memory is given back.
+
+use keyferry_http::{Limits, Progress, Refusal, Request};
+use keyferry_tls::{Failure, Opened, Step};
+
+use crate::conn::{Conn, Reply, Session, Tls};
+use crate::pool::{Gather, Pools};
+
+/// What taking in some bytes led to.
+pub enum Taken {
+    /// Everything there was is taken in; more has to come.
+    Wait,
+    /// Something was taken in; look again.
+    More,
+    /// The handshake has something to send (in the flight buffer).
+    Flight,
+    /// The handshake is done; the flight buffer may hold its last words.
+    Established {
+        /// It was resumed.
+        resumed: bool,
+    },
+    /// A whole request is in `conn.request`.
+    Request,
+    /// The client waits for 100 (Continue) before it sends the body.
+    Expects100,
+    /// The request cannot be served.
+    Refused(Refusal),
+    /// The client moved to new keys; a reply in kind is wanted or not.
+    KeyUpdate {
+        /// It asked us to do the same.
+        reply: bool,
+    },
+    /// The client will send nothing more.
+    CloseNotify,
+    /// A TLS 1.2 client asked to renegotiate.
+    NoRenegotiation,
+    /// The connection has to end with an alert.
+    Failed(Failure),
+    /// No buffer: look again when one comes back.
+    Starved,
+}
+
+/// What input needs of the worker.
+pub struct Inputs<'a> {
+    /// Buffers.
+    pub pools: &'a mut Pools,
+    /// Bounds of a request.
+    pub limits: &'a Limits,
+    /// What the handshake wants sent.
+    pub flight: &'a mut Vec<u8>,
+}
+
+/// Takes in bytes TCP lends. Returns how many it used.
+pub fn take(conn: &mut Conn, bytes: &mut [u8], with: &mut Inputs<'_>) -> (usize, Taken) {
+    if conn.partial.is_some() {
+        return gather(conn, bytes, with);
+    }
+    if bytes.is_empty() {
+        return (0, Taken::Wait);
+    }
+    if matches!(conn.tls, Tls::None) {
+        // What is not used stays with TCP.
+        return request_bytes(conn, bytes, with);
+    }
+    match keyferry_tls::record_len(bytes) {
+        Err(failure) => (bytes.len(), Taken::Failed(failure)),
+        // A record once opened cannot be opened again: a buffer for what it may leave over has to be there first.
+        Ok(Some(len)) if len <= bytes.len() && with.pools.gathers.is_empty() => (0, Taken::Starved),
+        Ok(Some(len)) if len <= bytes.len() => (len, record(conn, &mut bytes[..len], with)),
+        Ok(_) => match with.pools.gathers.take() {
+            None => (0, Taken::Starved),
+            Some(gather_into) => {
+                conn.partial = Some(gather_into);
+                gather(conn, bytes, with)
+            }
+        },
+    }
+}
+
+/// Adds bytes to a record that arrives in pieces, and takes it in once whole.
+fn gather(conn: &mut Conn, bytes: &[u8], with: &mut Inputs<'_>) -> (usize, Taken) {
+    let Some(mut partial) = conn.partial.take() else { return (0, Taken::More) };
+    let mut used = 0;
+    loop {
+        let want = match keyferry_tls::record_len(partial.filled()) {
+            Err(failure) => {
+                with.pools.give_gather(partial);
+                return (used, Taken::Failed(failure));
+            }
+            Ok(None) => keyferry_tls::HEADER_BYTES,
+            Ok(Some(len)) => len,
+        };
+        if partial.end == want && want > keyferry_tls::HEADER_BYTES {
+            if with.pools.gathers.is_empty() {
+                conn.partial = Some(partial);
+                return (used, Taken::Starved);
+            }
+            let outcome = record(conn, partial.filled(), with);
+            with.pools.give_gather(partial);
+            return (used, outcome);
+        }
+        let more = (want - partial.end).min(bytes.len() - used);
+        if more == 0 {
+            conn.partial = Some(partial);
+            return (used, Taken::Wait);
+        }
+        partial.bytes[partial.end..partial.end + more].copy_from_slice(&bytes[used..used + more]);
+        partial.end += more;
+        used += more;
+    }
+}
+
+/// Takes in one whole record.
+fn record(conn: &mut Conn, record: &mut [u8], with: &mut Inputs<'_>) -> Taken {
+    match &mut conn.tls {
+        Tls::None | Tls::Over => Taken::More,
+        Tls::Handshake(handshake) => match handshake.advance(record, with.flight) {
+            Step::Continue => Taken::Flight,
+            Step::Failed(failure) => Taken::Failed(failure),
+            Step::Done(established) => {
+                let resumed = established.info.resumed;
+                let session = Session { opener: established.opener, sealer: established.sealer };
+                conn.tls = Tls::Open(Box::new(session));
+                Taken::Established { resumed }
+            }
+        },
+        Tls::Open(session) => match session.opener.open(record) {
+            Err(failure) => Taken::Failed(failure),
+            Ok(Opened::Data(data)) => {
+                // `data` lies in TCP's or the gathering buffer, not in the connection.
+                let (used, taken) = request_bytes(conn, data, with);
+                keep_rest(conn, data, used, taken, with)
+            }
+            Ok(Opened::KeyUpdate { reply }) => Taken::KeyUpdate { reply },
+            Ok(Opened::CloseNotify) => Taken::CloseNotify,
+            Ok(Opened::NoRenegotiation) => Taken::NoRenegotiation,
+            Ok(Opened::Nothing) => Taken::More,
+        },
+    }
+}
+
+/// Feeds plaintext to the request being read. Returns how much it used.
+fn request_bytes(conn: &mut Conn, data: &[u8], with: &mut Inputs<'_>) -> (usize, Taken) {
+    if conn.reply != Reply::None {
+        return (0, Taken::More);
+    }
+    if conn.request.is_none() {
+        conn.request = with.pools.requests.take();
+    }
+    let Some(request) = conn.request.as_deref_mut() else { return (0, Taken::Starved) };
+    feed(&mut conn.reader, request, data, with.limits)
+}
+
+fn feed(
+    reader: &mut keyferry_http::Reader,
+    request: &mut Request,
+    data: &[u8],
+    limits: &Limits,
+) -> (usize, Taken) {
+    match reader.feed(data, request, limits) {
+        Ok((used, Progress::NeedMore)) => (used, Taken::More),
+        Ok((used, Progress::Continue100)) => (used, Taken::Expects100),
+        Ok((used, Progress::Complete)) => (used, Taken::Request),
+        Err(refusal) => (data.len(), Taken::Refused(refusal)),
+    }
+}
+
+/// Keeps opened bytes that were not used for when the reply under way is done.
+fn keep_rest(conn: &mut Conn, data: &[u8], used: usize, taken: Taken, with: &mut Inputs<'_>) -> Taken {
+    let rest = &data[used..];
+    if rest.is_empty() {
+        return taken;
+    }
+    let Some(Gather { mut bytes, .. }) = with.pools.gathers.take() else {
+        unreachable!("a buffer was there before the record was opened");
+    };
+    bytes[..rest.len()].copy_from_slice(rest);
+    conn.waiting = Some(Gather { bytes, start: 0, end: rest.len() });
+    taken
+}
+
+/// Feeds plaintext that waited behind a reply.
+pub fn take_waiting(conn: &mut Conn, with: &mut Inputs<'_>) -> Taken {
+    let Some(mut waiting) = conn.waiting.take() else { return Taken::Wait };
+    let (used, taken) = request_bytes(conn, waiting.filled(), with);
+    waiting.start += used;
+    if waiting.start == waiting.end {
+        with.pools.give_gather(waiting);
+    } else {
+        conn.waiting = Some(waiting);
+    }
+    taken
+}

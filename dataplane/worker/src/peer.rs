@@ -1,0 +1,290 @@
+//! One queue pair to a worker of another node, with everything that hangs on it: the sealed channel, the leases
+//! both ways, the load words. It lives as long as the queue pair; the next life is another [`Peer`].
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use keyferry_app::JobId;
+use keyferry_decide::{Freshness, LoadWord};
+use keyferry_fabric::{BURST, Completion, PostError, QueuePair, Slots, State, WrId};
+use keyferry_lease::channel::TAG_BYTES;
+use keyferry_lease::message::{Declined, GRANT_BYTES, Return};
+use keyferry_lease::{Channel, Helper, LeaseId, Lender, Message, SlotList, lender};
+use keyferry_time::Time;
+use keyferry_tls::{LentSealer, SEALED_BYTES_MAX};
+
+use crate::conn::{PARTS_MAX, Plain};
+
+/// Bytes of one reply slot, and of one staging slot: the largest record, rounded up to whole cache lines.
+pub const SLOT_BYTES: usize = SEALED_BYTES_MAX.next_multiple_of(64);
+
+/// Messages that wait for the peer's receives or the send queue; each lease has at most one of each kind under way.
+const OUTBOX_START: usize = 64;
+
+/// A load word is fresh this long after we saw it change.
+const LOAD_LIFETIME: Duration = Duration::from_millis(20);
+
+/// The work request id of everything but a WRITE from staging.
+const NO_STAGING: WrId = WrId(u64::MAX);
+
+/// A queue pair in one of its lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerId {
+    /// Index in the worker's table.
+    pub index: u16,
+    /// Counts the lives of that index.
+    pub life: u8,
+}
+
+/// Queue pairs of one worker at most.
+pub const PEERS_MAX: usize = 128;
+
+/// Sizes and times of the leases on one queue pair.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseLimits {
+    /// Leases under way, each way.
+    pub leases: usize,
+    /// Slots one lease may hold.
+    pub credits: usize,
+    /// Grant to claim.
+    pub claim_timeout: Duration,
+    /// Silence of a helper that may write.
+    pub silence_timeout: Duration,
+}
+
+/// A message to be said once there is room, in order. Keys are made only when *go* is really posted.
+#[derive(Clone, Copy, Debug)]
+pub enum Intent {
+    /// Answer a claim with the key.
+    Go {
+        /// The lease.
+        lease: LeaseId,
+        /// Slots wanted.
+        want: usize,
+    },
+    /// Give a streaming lease more slots, if there are any.
+    Slots(LeaseId),
+    /// Take a lease back.
+    Revoke(LeaseId),
+    /// Not taken.
+    Decline(LeaseId, Declined),
+    /// The reply is ready.
+    Claim {
+        /// The lease.
+        lease: LeaseId,
+        /// Records of the whole reply, 0 if unknown.
+        records: u32,
+    },
+    /// All is written.
+    Return(LeaseId, Return),
+    /// Ended by a revoke.
+    Revoked(LeaseId),
+    /// A revoke came too late.
+    TooLate(LeaseId),
+}
+
+/// A lent request at the helper.
+pub struct Served {
+    /// The application's name for it; `None` once its reply has ended there.
+    pub job: Option<JobId>,
+    /// Chunks waiting for the key, a slot, or staging memory.
+    pub parts: ArrayVec<Plain, PARTS_MAX>,
+    /// Chunks the application has.
+    pub in_app: usize,
+    /// Seals with the lent key.
+    pub sealer: Option<LentSealer>,
+    /// Status and persistence, once the reply has ended.
+    pub status: u16,
+    /// The connection may carry another request.
+    pub keep_alive: bool,
+    /// The application failed after *go*.
+    pub aborted: bool,
+}
+
+impl Served {
+    /// Whether the application may have one more chunk.
+    pub fn has_room(&self) -> bool {
+        self.parts.len() + self.in_app < PARTS_MAX
+    }
+}
+
+/// One queue pair and what hangs on it.
+pub struct Peer {
+    /// Its name in this life.
+    pub id: PeerId,
+    /// The queue pair.
+    pub queue_pair: Box<dyn QueuePair>,
+    /// This end's reply slots.
+    pub slots: Arc<dyn Slots>,
+    /// The sealed channel.
+    pub channel: Channel,
+    /// Leases granted to the peer.
+    pub lender: Lender,
+    /// Leases granted by the peer.
+    pub helper: Helper<Served>,
+    /// Messages waiting for room.
+    pub outbox: VecDeque<Intent>,
+    /// Leases served here that wait for receives, slots or staging.
+    pub stuck: VecDeque<LeaseId>,
+    /// The peer's load.
+    pub load: Freshness,
+    /// Work granted since that word came, in us.
+    pub granted_us: u32,
+    /// Staging slots nothing is posted from.
+    staging_free: Vec<u16>,
+    /// Work requests posted and not completed.
+    posted: usize,
+    scratch: Box<[u8]>,
+}
+
+impl Peer {
+    /// A peer on a queue pair just connected.
+    pub fn new(id: PeerId, queue_pair: Box<dyn QueuePair>, channel: Channel, limits: &LeaseLimits) -> Peer {
+        let fabric = queue_pair.limits();
+        let slots = (fabric.slots_bytes / SLOT_BYTES).min(usize::from(u16::MAX)) as u16;
+        let staging = (fabric.staging_bytes / SLOT_BYTES).min(usize::from(u16::MAX)) as u16;
+        let lender = Lender::new(lender::Limits {
+            leases: limits.leases,
+            slots,
+            credits: limits.credits,
+            claim_timeout: limits.claim_timeout,
+            silence_timeout: limits.silence_timeout,
+        });
+        Peer {
+            id,
+            slots: queue_pair.slots(),
+            channel,
+            lender,
+            helper: Helper::new(limits.leases),
+            outbox: VecDeque::with_capacity(OUTBOX_START.max(limits.leases)),
+            stuck: VecDeque::with_capacity(limits.leases),
+            load: Freshness::new(LOAD_LIFETIME),
+            granted_us: 0,
+            staging_free: (0..staging).rev().collect(),
+            posted: 0,
+            scratch: vec![0; fabric.message_bytes_max].into_boxed_slice(),
+            queue_pair,
+        }
+    }
+
+    /// Whether the queue pair takes work.
+    pub fn is_ready(&self) -> bool {
+        self.queue_pair.state() == State::Ready
+    }
+
+    /// Work requests that may still be posted.
+    pub fn post_room(&self) -> usize {
+        self.queue_pair.limits().posted_max.saturating_sub(self.posted)
+    }
+
+    /// Whether one more message can be posted now.
+    pub fn message_room(&self) -> bool {
+        self.channel.room() > 0 && self.post_room() > 0
+    }
+
+    /// Whether a request of this size fits one grant.
+    pub fn fits(&self, head: usize, body: usize) -> bool {
+        GRANT_BYTES + head + body + TAG_BYTES <= self.scratch.len()
+    }
+
+    /// Seals and SENDs a message. The caller has looked at [`message_room`](Peer::message_room).
+    ///
+    /// # Errors
+    /// The queue pair is broken: what was sealed is lost, so the channel has to end with it.
+    pub fn say(&mut self, message: &Message<'_>) -> Result<(), PostError> {
+        let sealed = self.channel.seal(message, &mut self.scratch).map_err(|_| PostError::Bounds)?;
+        self.queue_pair.send(NO_STAGING, &self.scratch[..sealed])?;
+        self.posted += 1;
+        Ok(())
+    }
+
+    /// Zeroes the record headers of slots about to be granted, so that an unwritten slot is never taken for one.
+    pub fn clear_slots(&self, slots: &SlotList) {
+        for slot in slots {
+            self.slots.clear(usize::from(*slot) * SLOT_BYTES, keyferry_tls::HEADER_BYTES);
+        }
+    }
+
+    /// A staging slot to seal into, if the send queue and the peer's receives have room for what follows.
+    pub fn take_staging(&mut self) -> Option<u16> {
+        // A doorbell and the return behind it.
+        if self.channel.room() < 2 || self.post_room() < 2 {
+            return None;
+        }
+        self.staging_free.pop()
+    }
+
+    /// Where a staging slot lies in the staging memory.
+    pub fn staging_range(slot: u16, len: usize) -> Range<usize> {
+        let at = usize::from(slot) * SLOT_BYTES;
+        at..at + len
+    }
+
+    /// WRITEs a sealed record from a staging slot into the peer's slot, ringing its bell if asked to.
+    ///
+    /// # Errors
+    /// The queue pair is broken.
+    pub fn write_record(
+        &mut self,
+        staging: u16,
+        len: usize,
+        slot: u16,
+        doorbell: Option<u32>,
+    ) -> Result<(), PostError> {
+        let to = usize::from(slot) * SLOT_BYTES;
+        let from = Peer::staging_range(staging, len);
+        self.queue_pair.write(WrId(u64::from(staging)), from, to, doorbell)?;
+        self.posted += 1;
+        if doorbell.is_some() {
+            self.channel.rang();
+        }
+        Ok(())
+    }
+
+    /// Gives back a staging slot nothing was posted from.
+    pub fn give_staging(&mut self, staging: u16) {
+        self.staging_free.push(staging);
+    }
+
+    /// Polls a burst of completions; those of our own posts are settled here.
+    pub fn poll(&mut self, completions: &mut ArrayVec<Completion, BURST>) {
+        self.queue_pair.poll(completions);
+        let (posted, staging) = (&mut self.posted, &mut self.staging_free);
+        completions.retain(|completion| match completion {
+            Completion::Posted(wr) | Completion::Flushed(wr) => {
+                *posted = posted.saturating_sub(1);
+                if *wr != NO_STAGING {
+                    staging.push(wr.0 as u16);
+                }
+                false
+            }
+            Completion::Message(_) | Completion::Immediate(..) => true,
+        });
+    }
+
+    /// Reads the peer's load word.
+    pub fn read_load(&mut self, now: Time) {
+        if self.load.see(&self.queue_pair.read_load(), now) {
+            self.granted_us = 0;
+        }
+    }
+
+    /// What `decide` needs to know.
+    pub fn view(&self, now: Time) -> keyferry_decide::Peer {
+        keyferry_decide::Peer {
+            ready: self.is_ready() && self.message_room() && self.lender.slots_free() > 0,
+            fresh: self.load.is_fresh(now),
+            word: self.load.word(),
+            granted_us: self.granted_us,
+        }
+    }
+
+    /// Writes our load word into the peer's page.
+    pub fn write_load(&mut self, word: &LoadWord) {
+        // A refused word is replaced by the next one; the peer sees staleness by its own clock.
+        let _ = self.queue_pair.write_load(&word.encode());
+    }
+}

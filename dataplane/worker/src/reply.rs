@@ -1,0 +1,341 @@
+//! Replies on a connection here: the decision where a request runs, chunks of the application sealed and sent,
+//! and the orderly or sudden end of a connection.
+
+use keyferry_app::{App, Chunk, Job, JobId};
+use keyferry_decide::{Facts, Reason, decide};
+use keyferry_lease::lender::Stage;
+use keyferry_nic::Nic;
+use keyferry_time::Time;
+use keyferry_tls::{Alert, Content, SealError};
+
+use crate::conn::{Conn, Plain, Reply, Tls};
+use crate::job::Owner;
+use crate::lend::RECORDS_TO_LEND;
+use crate::segment::Outgoing;
+use crate::turn::Worker;
+
+/// Whether the reply to this request could be sealed elsewhere.
+fn facts(conn: &Conn) -> Facts {
+    let Some(request) = conn.request.as_deref() else { return Facts { lendable: false, pinned: false } };
+    let lasting = match &conn.tls {
+        Tls::Open(session) => session.sealer.records_left() >= RECORDS_TO_LEND,
+        _ => false,
+    };
+    // An HTTP/1.0 client may need a reply that ends with the connection; a helper cannot write that.
+    let framed = request.minor() == 1;
+    let lendable = lasting && framed && !request.upgrade() && !conn.eof;
+    Facts { lendable, pinned: request.target().windows(6).any(|part| part == b"lend=0") }
+}
+
+impl<N: Nic, A: App> Worker<N, A> {
+    /// A whole request is here: decides where it runs.
+    pub(crate) fn dispatch(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        self.counters.requests += 1;
+        conn.deadline = Time::NEVER;
+        if let Some(request) = conn.request.as_deref() {
+            conn.close_after |= !request.keep_alive();
+        }
+        let views = &mut self.views;
+        views.clear();
+        views.extend(self.peers.iter().map(|peer| match peer {
+            Some(peer) => peer.view(self.now),
+            None => keyferry_decide::Peer::absent(),
+        }));
+        self.decisions = self.decisions.wrapping_add(1);
+        let waiting_us = self.load.waiting_us(self.app.outstanding());
+        let decision = decide(self.config.policy, facts(conn), waiting_us, views, self.decisions);
+        self.count(decision.reason);
+        match decision.peer {
+            Some(peer) if self.lend(index, peer) => {}
+            _ => self.run_here(index),
+        }
+    }
+
+    fn count(&mut self, reason: Reason) {
+        let counter = match reason {
+            Reason::Off => &mut self.counters.kept_off,
+            Reason::NotLendable => &mut self.counters.kept_not_lendable,
+            Reason::Pinned => &mut self.counters.kept_pinned,
+            Reason::NoPeer => &mut self.counters.kept_no_peer,
+            Reason::Light => &mut self.counters.kept_light,
+            Reason::Balanced => &mut self.counters.kept_balanced,
+            Reason::Forced => &mut self.counters.moved_forced,
+            Reason::Lighter => &mut self.counters.moved_lighter,
+        };
+        *counter += 1;
+    }
+
+    /// Gives a request to the application here; 503 if it has too many.
+    pub(crate) fn run_here(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        let Some(request) = conn.request.take() else { return };
+        let Some(chunk) = self.pools.chunks.take() else {
+            self.pools.give_request(request);
+            return self.answer(index, 503);
+        };
+        let id = Owner::conn(conn.id).job();
+        conn.reply = Reply::Local(id);
+        conn.in_app = 1;
+        if let Err(job) = self.app.submit(Job { id, request, chunk }) {
+            self.pools.give_request(job.request);
+            self.pools.chunks.give(job.chunk);
+            self.answer(index, 503);
+        }
+    }
+
+    /// The application produced part of a reply to a connection here.
+    pub(crate) fn local_part(&mut self, job: JobId, index: usize, chunk: Chunk, end: Option<bool>) {
+        let conn = self.conns[index].as_mut().filter(|conn| conn.reply == Reply::Local(job));
+        let Some(conn) = conn else { return self.pools.chunks.give(chunk) };
+        conn.in_app = conn.in_app.saturating_sub(1);
+        if let Some(keep_alive) = end {
+            conn.close_after |= !keep_alive;
+        }
+        if let Err(full) = conn.parts.try_push(Plain { chunk, last: end.is_some() }) {
+            self.pools.chunks.give(full.element().chunk);
+        }
+        if end.is_none()
+            && conn.has_app_room()
+            && let Some(chunk) = self.pools.chunks.take()
+        {
+            conn.in_app += 1;
+            self.app.more(job, chunk);
+        }
+        self.flush(index);
+    }
+
+    /// The application failed on a request of a connection here: before the first byte the client hears so, after
+    /// it only the end of the connection tells that the reply is not whole.
+    pub(crate) fn local_failed(&mut self, job: JobId, index: usize, started: bool) {
+        if self.conns[index].as_ref().is_none_or(|conn| conn.reply != Reply::Local(job)) {
+            return;
+        }
+        self.counters.closed_app += 1;
+        if started { self.reset(index) } else { self.answer(index, 500) }
+    }
+
+    /// Seals and sends what waits, as far as TCP takes it.
+    pub(crate) fn flush(&mut self, index: usize) {
+        loop {
+            let Some(conn) = self.conns[index].as_mut() else { return };
+            while let Some(segment) = conn.backlog.pop_front() {
+                if let Err(segment) = self.tcp.send(conn.id, segment) {
+                    conn.backlog.push_front(segment);
+                    return;
+                }
+            }
+            if conn.closing {
+                if conn.parts.is_empty() {
+                    self.tcp.close(conn.id);
+                }
+                return;
+            }
+            if conn.parts.is_empty() {
+                return;
+            }
+            if self.pools.records.is_empty() {
+                return self.starve(index);
+            }
+            let Plain { chunk, last } = conn.parts.remove(0);
+            let sent = self.own_record(index, |conn, out| seal_into(conn, chunk.bytes(), out));
+            self.recycle(index, chunk, last);
+            if !sent {
+                return self.reset(index);
+            }
+            if last {
+                if let Some(conn) = self.conns[index].as_mut() {
+                    conn.reply = Reply::None;
+                    self.counters.replies_local += 1;
+                }
+                self.reply_done(index);
+            }
+        }
+    }
+
+    /// An emptied chunk goes back to the application while the reply goes on.
+    fn recycle(&mut self, index: usize, chunk: Chunk, last: bool) {
+        let Some(conn) = self.conns[index].as_mut() else { return self.pools.chunks.give(chunk) };
+        match conn.reply {
+            Reply::Local(job) if !last && conn.has_app_room() => {
+                conn.in_app += 1;
+                self.app.more(job, chunk);
+            }
+            _ => self.pools.chunks.give(chunk),
+        }
+    }
+
+    /// Hands a record to TCP, behind what waits already.
+    pub(crate) fn enqueue(&mut self, index: usize, segment: Outgoing) {
+        let Some(conn) = self.conns[index].as_mut() else { return self.release(segment) };
+        if conn.backlog.is_empty() {
+            if let Err(segment) = self.tcp.send(conn.id, segment) {
+                conn.backlog.push_back(segment);
+            }
+        } else {
+            conn.backlog.push_back(segment);
+        }
+    }
+
+    /// A reply ended: the connection closes, or goes on with what the client has sent meanwhile.
+    pub(crate) fn reply_done(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        if conn.close_after || (conn.eof && conn.waiting.is_none() && self.tcp.readable(conn.id) == 0) {
+            return self.close(index);
+        }
+        self.rekey(index);
+        self.pump_again(index);
+    }
+
+    /// Moves a TLS 1.3 connection near its record limit to new keys; a TLS 1.2 one ends in order.
+    fn rekey(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        let Tls::Open(session) = &mut conn.tls else { return };
+        if session.sealer.records_left() < RECORDS_TO_LEND && !self.key_update(index) {
+            self.close(index);
+        }
+    }
+
+    /// Answers a client's KeyUpdate (RFC 8446 4.6.3).
+    pub(crate) fn answer_key_update(&mut self, index: usize) {
+        if !self.key_update(index) {
+            self.reset(index);
+        }
+    }
+
+    fn key_update(&mut self, index: usize) -> bool {
+        self.own_record(index, |conn, out| match &mut conn.tls {
+            Tls::Open(session) => session.sealer.key_update(false, out),
+            _ => Err(SealError::Bounds),
+        })
+    }
+
+    /// Seals a few bytes of our own into the connection; it ends if that cannot be done.
+    pub(crate) fn send_own(&mut self, index: usize, bytes: &[u8]) {
+        if !self.own_record(index, |conn, out| seal_into(conn, bytes, out)) {
+            self.reset(index);
+        }
+    }
+
+    /// Sends an alert.
+    pub(crate) fn send_alert(&mut self, index: usize, alert: Alert) {
+        self.own_record(index, |conn, out| match &mut conn.tls {
+            Tls::Open(session) => session.sealer.alert(alert, out),
+            _ => Err(SealError::Bounds),
+        });
+    }
+
+    /// Makes a record outside of a reply and hands it to TCP. `false`: there was no buffer, or it could not be sealed.
+    fn own_record(
+        &mut self,
+        index: usize,
+        make: impl FnOnce(&mut Conn, &mut [u8]) -> Result<usize, SealError>,
+    ) -> bool {
+        let Some(conn) = self.conns[index].as_mut() else { return false };
+        let Some(mut record) = self.pools.records.take() else { return false };
+        let Ok(len) = make(conn, &mut record.bytes) else {
+            self.pools.records.give(record);
+            return false;
+        };
+        record.len = len;
+        self.enqueue(index, Outgoing::Sealed(record));
+        true
+    }
+
+    /// A whole small reply of our own, then the end of the connection.
+    pub(crate) fn answer(&mut self, index: usize, status: u16) {
+        let mut bytes = [0; keyferry_http::ERROR_BYTES_MAX];
+        let len = keyferry_http::error(status, &mut bytes);
+        self.answer_with(index, &bytes[..len]);
+    }
+
+    /// As [`answer`](Worker::answer), with the reply's bytes given.
+    pub(crate) fn answer_with(&mut self, index: usize, reply: &[u8]) {
+        self.counters.replies_own += 1;
+        self.drop_request(index);
+        self.own_record(index, |conn, out| seal_into(conn, reply, out));
+        self.close(index);
+    }
+
+    /// Sends an alert and ends the connection in order: FIN, not RST, which could overtake the alert.
+    pub(crate) fn alert(&mut self, index: usize, alert: Alert) {
+        self.send_alert(index, alert);
+        self.end(index);
+    }
+
+    /// Ends a connection in order: close_notify, then FIN behind everything that waits.
+    pub(crate) fn close(&mut self, index: usize) {
+        self.alert(index, Alert::CLOSE_NOTIFY);
+    }
+
+    /// FIN behind everything that waits; what the client still sends is discarded.
+    pub(crate) fn end(&mut self, index: usize) {
+        self.drop_request(index);
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        conn.closing = true;
+        conn.deadline = Time::NEVER;
+        self.flush(index);
+        self.pump_again(index);
+    }
+
+    /// RST: the client must not take what it has for a whole reply.
+    pub(crate) fn reset(&mut self, index: usize) {
+        self.drop_request(index);
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        conn.closing = true;
+        conn.tls = Tls::Over;
+        let id = conn.id;
+        while let Some(segment) = self.conns[index].as_mut().and_then(|conn| conn.backlog.pop_front()) {
+            self.release(segment);
+        }
+        self.tcp.abort(id);
+    }
+
+    /// Forgets the request and reply of a connection: its job is cancelled, its lease taken back.
+    pub(crate) fn drop_request(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        let reply = std::mem::replace(&mut conn.reply, Reply::None);
+        if let Some(request) = conn.request.take() {
+            self.pools.give_request(request);
+        }
+        for part in conn.parts.drain(..) {
+            self.pools.chunks.give(part.chunk);
+        }
+        for gather in conn.partial.take().into_iter().chain(conn.waiting.take()) {
+            self.pools.give_gather(gather);
+        }
+        match reply {
+            Reply::None => {}
+            Reply::Local(job) => self.app.cancel(job),
+            Reply::Lent { peer, lease, .. } => {
+                let index = usize::from(peer.index);
+                let same = self.peers[index].as_ref().filter(|live| live.id == peer);
+                if same.is_some_and(|peer| {
+                    peer.lender.stage(lease).is_some_and(|stage| stage != Stage::Orphaned)
+                }) {
+                    self.take_back(index, lease);
+                }
+            }
+        }
+    }
+
+    /// TCP is done with a segment.
+    pub(crate) fn release(&mut self, segment: Outgoing) {
+        match segment {
+            Outgoing::Sealed(record) => self.pools.records.give(record),
+            Outgoing::Slot(record) => self.slot_released(record.peer, record.slot),
+        }
+    }
+}
+
+/// Seals application data; on a plain listener the bytes go as they are.
+fn seal_into(conn: &mut Conn, bytes: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
+    match &mut conn.tls {
+        Tls::Open(session) => session.sealer.seal(Content::Data, bytes, out),
+        Tls::None => {
+            out.get_mut(..bytes.len()).ok_or(SealError::Bounds)?.copy_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        Tls::Handshake(_) | Tls::Over => Err(SealError::Bounds),
+    }
+}

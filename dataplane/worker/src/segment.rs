@@ -1,0 +1,47 @@
+//! What the worker hands to TCP: sealed records in its own memory, or in a reply slot a helper wrote.
+
+use std::sync::Arc;
+
+use keyferry_fabric::Slots;
+use keyferry_tcp::Segment;
+
+use crate::peer::PeerId;
+use crate::pool::Record;
+
+/// A record a helper wrote into one of our reply slots.
+pub struct SlotRecord {
+    /// The slot memory of its queue pair.
+    pub slots: Arc<dyn Slots>,
+    /// The queue pair, in the life it had when the record came.
+    pub peer: PeerId,
+    /// The slot.
+    pub slot: u16,
+    /// Its offset in the slot memory.
+    pub at: usize,
+    /// Bytes of the record as checked when it came; slot memory is not asked again.
+    pub len: usize,
+}
+
+/// A segment owned by TCP until it is released.
+pub enum Outgoing {
+    /// In the worker's own memory.
+    Sealed(Record),
+    /// In a reply slot.
+    Slot(SlotRecord),
+}
+
+impl Segment for Outgoing {
+    fn len(&self) -> usize {
+        match self {
+            Outgoing::Sealed(record) => record.len,
+            Outgoing::Slot(record) => record.len,
+        }
+    }
+
+    fn copy_to(&self, at: usize, to: &mut [u8]) {
+        match self {
+            Outgoing::Sealed(record) => to.copy_from_slice(&record.bytes[at..at + to.len()]),
+            Outgoing::Slot(record) => record.slots.read(record.at + at, to),
+        }
+    }
+}

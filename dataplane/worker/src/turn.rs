@@ -1,0 +1,433 @@
+//! One turn of a worker, in stage order. Read this file first.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use crossbeam_queue::ArrayQueue;
+use keyferry_app::App;
+use keyferry_fabric::{BURST as COMPLETIONS, Completion};
+use keyferry_lease::lender::Stage;
+use keyferry_lease::{LeaseId, Message, helper, lender};
+use keyferry_nic::{BURST, Nic};
+use keyferry_tcp::{ConnId, Event, Tcp};
+use keyferry_time::{Time, Wheel};
+use keyferry_tls::Server;
+use zeroize::Zeroize;
+
+use crate::config::{Config, Parts};
+use crate::conn::{Conn, Reply};
+use crate::counters::Counters;
+use crate::load::Load;
+use crate::mailbox::{Connect, Mail};
+use crate::peer::{Peer, PeerId};
+use crate::pool::Pools;
+use crate::port::Port;
+use crate::receive::Receive;
+use crate::segment::Outgoing;
+
+/// Receive bursts handled before the rest of the turn runs.
+const BURSTS_A_TURN: usize = 2;
+
+/// Completion bursts handled for one queue pair a turn.
+const COMPLETION_BURSTS_A_TURN: usize = 4;
+
+/// One core's share of the data plane: its queue of the port, its connections, its queue pairs. Shared with nobody.
+pub struct Worker<N: Nic, A: App> {
+    pub(crate) now: Time,
+    pub(crate) config: Config,
+    pub(crate) port: Port<N>,
+    pub(crate) receive: Receive<N::Packet>,
+    pub(crate) tcp: Tcp<Outgoing>,
+    pub(crate) tls: Server,
+    /// By the connection's index at TCP.
+    pub(crate) conns: Vec<Option<Box<Conn>>>,
+    pub(crate) deadlines: Wheel,
+    pub(crate) app: keyferry_app::Port<A>,
+    pub(crate) peers: Vec<Option<Peer>>,
+    pub(crate) load: Load,
+    pub(crate) pools: Pools,
+    pub(crate) counters: Counters,
+    pub(crate) mailbox: Arc<ArrayQueue<Mail>>,
+    /// Takes no new work.
+    pub(crate) draining: bool,
+    /// Counts decisions, so that ties go round the peers.
+    pub(crate) decisions: usize,
+    /// Connections to look at again this turn.
+    pub(crate) ready: std::collections::VecDeque<ConnId>,
+    /// Connections that wait for a buffer.
+    pub(crate) starved: std::collections::VecDeque<ConnId>,
+    /// Storage of one call, kept to save its allocation.
+    pub(crate) flight: Vec<u8>,
+    pub(crate) views: Vec<keyferry_decide::Peer>,
+    pub(crate) late: Vec<(LeaseId, Stage, usize)>,
+    pub(crate) sealed_chunks: Vec<keyferry_app::Chunk>,
+    inbox: Box<[u8]>,
+    parts: ArrayVec<keyferry_app::Part, { keyferry_app::PARTS }>,
+    lives: Vec<u8>,
+}
+
+impl<N: Nic, A: App> Worker<N, A> {
+    /// A worker with no connection and no peer. Everything it needs later is allocated here.
+    pub fn new(parts: Parts<N, A>) -> Worker<N, A> {
+        let Parts { config, nic, link, tcp, tls, app, receive, pools, mailbox } = parts;
+        let connections = config.connections as usize;
+        let pools = Pools::new(&pools);
+        Worker {
+            now: Time::ZERO,
+            port: Port::new(nic, link),
+            receive,
+            tcp,
+            tls,
+            conns: std::iter::repeat_with(|| None).take(connections).collect(),
+            deadlines: Wheel::new(config.connections, crate::config::DEADLINE_TICK),
+            app,
+            peers: Vec::with_capacity(crate::peer::PEERS_MAX),
+            load: Load::new(config.app_threads),
+            pools,
+            counters: Counters::default(),
+            mailbox,
+            draining: false,
+            decisions: 0,
+            ready: std::collections::VecDeque::with_capacity(1024),
+            starved: std::collections::VecDeque::with_capacity(1024),
+            flight: Vec::with_capacity(16 * 1024),
+            views: Vec::with_capacity(crate::peer::PEERS_MAX),
+            late: Vec::with_capacity(64),
+            sealed_chunks: Vec::with_capacity(8),
+            inbox: vec![0; config.message_bytes].into_boxed_slice(),
+            parts: ArrayVec::new(),
+            lives: vec![0; crate::peer::PEERS_MAX],
+            config,
+        }
+    }
+
+    /// Does everything that can be done at `now`. Returns whether there was anything to do.
+    pub fn turn(&mut self, now: Time) -> bool {
+        self.now = now;
+        self.port.now = now;
+        let mut busy = self.read_mail();
+        for _ in 0..BURSTS_A_TURN {
+            let packets = self.take_packets();
+            busy |= packets > 0;
+            if packets < BURST {
+                break;
+            }
+        }
+        busy |= self.take_events();
+        busy |= self.take_parts();
+        for peer in 0..self.peers.len() {
+            busy |= self.take_completions(peer);
+        }
+        busy |= self.take_ready();
+        self.app.flush();
+        self.timers();
+        self.tcp.emit(now, &mut self.port);
+        busy |= self.take_released();
+        self.port.link_turn();
+        busy |= self.port.flush() > 0;
+        self.counters.turns += 1;
+        self.counters.turns_idle += u64::from(!busy);
+        busy
+    }
+
+    /// When the next turn is due though nothing arrives.
+    pub fn poll_at(&self) -> Option<Time> {
+        let deadlines =
+            [self.tcp.poll_at(), self.deadlines.next(), self.port.link.poll_at(), self.app.poll_at()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// What control has sent.
+    fn read_mail(&mut self) -> bool {
+        let mut busy = false;
+        while let Some(mail) = self.mailbox.pop() {
+            busy = true;
+            match mail {
+                Mail::Peer(connect) => self.connect_peer(*connect),
+                Mail::Drain => self.draining = true,
+            }
+        }
+        busy
+    }
+
+    /// A burst of packets through link and TCP.
+    fn take_packets(&mut self) -> usize {
+        self.receive.burst(&mut self.port, &mut self.tcp)
+    }
+
+    /// What TCP has to tell about connections.
+    fn take_events(&mut self) -> bool {
+        let mut busy = false;
+        while let Some(event) = self.tcp.poll_event() {
+            busy = true;
+            match event {
+                Event::Opened(id) => self.open(id),
+                Event::Readable(id) => self.pump(id),
+                Event::Writable(id) => self.flush(id.index()),
+                Event::Eof(id) => self.eof(id),
+                Event::Closed(id, reason) => self.forget(id, reason),
+            }
+        }
+        busy
+    }
+
+    /// Reply chunks the application has produced.
+    fn take_parts(&mut self) -> bool {
+        let mut busy = false;
+        let mut parts = std::mem::take(&mut self.parts);
+        loop {
+            self.app.poll(&mut parts);
+            if parts.is_empty() {
+                break;
+            }
+            busy = true;
+            for part in parts.drain(..) {
+                self.take_part(part);
+            }
+        }
+        self.parts = parts;
+        busy
+    }
+
+    /// What came over one queue pair: messages, doorbells, and room for what waits.
+    fn take_completions(&mut self, peer_index: usize) -> bool {
+        let mut busy = false;
+        for _ in 0..COMPLETION_BURSTS_A_TURN {
+            let mut completions = ArrayVec::<Completion, COMPLETIONS>::new();
+            let Some(peer) = self.peers[peer_index].as_mut() else { return busy };
+            peer.poll(&mut completions);
+            if completions.is_empty() {
+                break;
+            }
+            busy = true;
+            for completion in completions {
+                if self.completion(peer_index, completion).is_err() {
+                    self.counters.peer_violations += 1;
+                    self.lose_peer(peer_index);
+                    return true;
+                }
+            }
+        }
+        if self.peers[peer_index].as_ref().is_some_and(|peer| !peer.is_ready()) {
+            self.lose_peer(peer_index);
+            return true;
+        }
+        self.unstick(peer_index);
+        self.speak(peer_index);
+        busy
+    }
+
+    fn completion(&mut self, peer_index: usize, completion: Completion) -> Result<(), Broken> {
+        let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
+        match completion {
+            Completion::Posted(_) | Completion::Flushed(_) => Ok(()),
+            Completion::Immediate(received, immediate) => {
+                peer.queue_pair.repost(received);
+                peer.channel.gave_back();
+                Ok(self.doorbell(peer_index, immediate)?)
+            }
+            Completion::Message(received) => {
+                // Copied so that the receive can be posted again and the message outlives the borrow of its peer.
+                let mut inbox = std::mem::take(&mut self.inbox);
+                let bytes = peer.queue_pair.message(&received);
+                let len = bytes.len().min(inbox.len());
+                inbox[..len].copy_from_slice(&bytes[..len]);
+                peer.queue_pair.repost(received);
+                peer.channel.gave_back();
+                let outcome = self.message(peer_index, &mut inbox[..len]);
+                self.inbox = inbox;
+                outcome
+            }
+        }
+    }
+
+    fn message(&mut self, peer_index: usize, bytes: &mut [u8]) -> Result<(), Broken> {
+        let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
+        let opened = peer.channel.open(bytes).map_err(|_| Broken)?;
+        let mut held_key = false;
+        let outcome = match opened {
+            Message::Grant { lease, head, body } => {
+                self.granted(peer_index, lease, head, body).map_err(Broken::from)
+            }
+            Message::Go { lease, key, ref slots } => {
+                held_key = true;
+                self.gone(peer_index, lease, key, slots).map_err(Broken::from)
+            }
+            Message::Slots { lease, ref slots } => {
+                self.more_slots(peer_index, lease, slots).map_err(Broken::from)
+            }
+            Message::Revoke { lease } => {
+                self.revoked(peer_index, lease);
+                Ok(())
+            }
+            Message::Decline { lease, .. } | Message::Revoked { lease } => {
+                self.ended_by_helper(peer_index, lease).map_err(Broken::from)
+            }
+            Message::Claim { lease, records } => {
+                self.claimed(peer_index, lease, records).map_err(Broken::from)
+            }
+            Message::Return { lease, ref outcome } => {
+                self.returned(peer_index, lease, outcome).map_err(Broken::from)
+            }
+            Message::TooLate { .. } | Message::Credit => Ok(()),
+        };
+        if held_key {
+            bytes.zeroize();
+        }
+        outcome
+    }
+
+    /// Connections that were put aside: after a reply, or for want of a buffer that may be there now.
+    fn take_ready(&mut self) -> bool {
+        let mut busy = false;
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { break };
+            busy = true;
+            self.pump(id);
+        }
+        for _ in 0..self.starved.len() {
+            let Some(id) = self.starved.pop_front() else { break };
+            if let Some(conn) = self.conns[id.index()].as_mut().filter(|conn| conn.id == id) {
+                conn.starved = false;
+                self.flush(id.index());
+                self.pump(id);
+            }
+        }
+        busy
+    }
+
+    /// Memory TCP is done with.
+    fn take_released(&mut self) -> bool {
+        let mut busy = false;
+        while let Some((_, segment)) = self.tcp.released() {
+            busy = true;
+            self.release(segment);
+        }
+        busy
+    }
+
+    fn timers(&mut self) {
+        self.tcp.timers(self.now, &mut self.port);
+        let mut due = ArrayVec::<u32, 64>::new();
+        self.deadlines.expire(self.now, |index| {
+            // A deadline that does not fit comes again: it is set anew below from the connection's own.
+            let _ = due.try_push(index);
+        });
+        for index in due {
+            self.too_late(index as usize);
+        }
+        if self.load.is_due(self.now) {
+            self.exchange_load();
+        }
+    }
+
+    /// Tells the peers our load, reads theirs, and looks after leases that wait too long.
+    fn exchange_load(&mut self) {
+        let outstanding = self.app.outstanding();
+        let room = self.pools.requests.left() as u32;
+        let word = self.load.word(self.now, outstanding, room, self.draining);
+        for index in 0..self.peers.len() {
+            if let Some(peer) = self.peers[index].as_mut() {
+                peer.read_load(self.now);
+                peer.write_load(&word);
+                self.expire_leases(index);
+            }
+        }
+    }
+
+    fn connect_peer(&mut self, connect: Connect) {
+        let free = self.peers.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.peers.len());
+        if index >= crate::peer::PEERS_MAX {
+            // Configuration bounds the peers, so this is a mistake of ours; the peer sees the pair end.
+            let mut queue_pair = connect.queue_pair;
+            return queue_pair.fail();
+        }
+        if index == self.peers.len() {
+            self.peers.push(None);
+        }
+        self.lives[index] = self.lives[index].wrapping_add(1);
+        let id = PeerId { index: index as u16, life: self.lives[index] };
+        let Connect { queue_pair, channel } = connect;
+        self.peers[index] = Some(Peer::new(id, queue_pair, channel, &self.config.leases));
+    }
+
+    /// The queue pair is in error: ends both directions by A's own state and forgets it. Requests whose key never
+    /// left run here or get a 502; connections whose key is out end, because their sequence numbers may be spent.
+    pub(crate) fn lose_peer(&mut self, peer_index: usize) {
+        let Some(mut peer) = self.peers[peer_index].take() else { return };
+        self.counters.peers_lost += 1;
+        peer.queue_pair.fail();
+        let served: Vec<LeaseId> = peer.helper.leases().collect();
+        let owners: Vec<(LeaseId, Stage, u32)> = peer.lender.owners().collect();
+        for lease in served {
+            if let Some(mut served) = peer.helper.end(lease) {
+                for part in served.parts.drain(..) {
+                    self.pools.chunks.give(part.chunk);
+                }
+                if let Some(job) = served.job {
+                    self.app.cancel(job);
+                }
+            }
+        }
+        for (_, stage, owner) in owners {
+            let owner = owner as usize;
+            if let Some(conn) = self.conns[owner].as_mut() {
+                conn.reply = Reply::None;
+            }
+            if stage == Stage::Gone {
+                self.counters.leases_broken += 1;
+                self.counters.closed_lease += 1;
+                self.reset(owner);
+            } else {
+                self.counters.leases_failed += 1;
+                self.run_again(owner);
+            }
+        }
+    }
+
+    /// Counters, with the gauges as they are now.
+    pub fn snapshot(&self) -> Counters {
+        let mut all = self.counters;
+        let packets = &self.port.counters;
+        all.rx_packets = packets.rx_packets;
+        all.tx_packets = packets.tx_packets;
+        all.handed_over = packets.handed_over;
+        all.drop_handover = packets.drop_handover;
+        all.drop_link = packets.drop_link;
+        all.drop_checksum = packets.drop_checksum;
+        all.drop_no_buffer = packets.drop_no_buffer;
+        all.drop_no_route = packets.drop_no_route;
+        all.drop_missed = self.port.nic.stats().rx_missed;
+        all.flows = self.tcp.connections() as u64;
+        all.chunks_out = self.pools.chunks.out() as u64;
+        all.requests_out = self.pools.requests.out() as u64;
+        all.records_out = self.pools.records.out() as u64;
+        all.gathers_out = self.pools.gathers.out() as u64;
+        all.requests_in_app = self.app.outstanding() as u64;
+        all.packets_in_use = (self.port.nic.in_use().saturating_sub(self.port.held())) as u64;
+        for peer in self.peers.iter().flatten() {
+            all.peers_ready += 1;
+            all.leases_open += peer.lender.open() as u64;
+            all.leases_serving += peer.helper.open() as u64;
+            all.slots_out += peer.lender.slots_out() as u64;
+        }
+        all
+    }
+}
+
+/// The peer broke the protocol: its queue pair has to end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Broken;
+
+impl From<lender::Violation> for Broken {
+    fn from(_: lender::Violation) -> Broken {
+        Broken
+    }
+}
+
+impl From<helper::Violation> for Broken {
+    fn from(_: helper::Violation) -> Broken {
+        Broken
+    }
+}
