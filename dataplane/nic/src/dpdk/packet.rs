@@ -38,7 +38,7 @@ impl Mbuf {
     /// `offset` is that of a field of type `T`.
     unsafe fn field<T: Copy>(&self, offset: u32) -> T {
         // SAFETY: the field is inside the mbuf, which we own.
-        unsafe { self.0.as_ptr().cast_const().byte_add(offset as usize).cast::<T>().read() }
+        unsafe { self.0.as_ptr().wrapping_byte_add(offset as usize).cast::<T>().read() }
     }
 
     /// Writes a field.
@@ -47,7 +47,7 @@ impl Mbuf {
     /// As for [`field`](Mbuf::field), and the value is one DPDK allows there.
     unsafe fn set_field<T: Copy>(&mut self, offset: u32, value: T) {
         // SAFETY: the field is inside the mbuf, which we own.
-        unsafe { self.0.as_ptr().byte_add(offset as usize).cast::<T>().write(value) }
+        unsafe { self.0.as_ptr().wrapping_byte_add(offset as usize).cast::<T>().write(value) }
     }
 
     fn flags(&self) -> u64 {
