@@ -1,38 +1,57 @@
-//! The handshake: rustls, fed one record at a time, until it would carry application data; then its secrets are
-//! taken out and nothing of it stays.
+//! The handshake: rustls, fed one record at a time until the keys are agreed, then taken apart.
 //!
-//! One record at a time matters: a client may send its first request right behind Finished, and rustls would open
-//! it; so those bytes stay ciphertext until our own opener takes over.
+//! In: whole records; out: bytes to send, and at last an [`Opener`] and a [`Sealer`]. Owned by the worker that owns
+//! the connection. rustls never sees a record behind Finished, so early requests stay ciphertext for the opener, and
+//! nothing of rustls stays per connection. This is the one file that knows rustls' unbuffered interface.
 
+use std::sync::Arc;
+
+use rustls::ConnectionTrafficSecrets;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
-use rustls::{ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{HandshakeKind, ProtocolVersion};
 
-use crate::alert::{Alert, Failure, FailureReason};
-use crate::capture::{Captured, during};
-use crate::lend::Secret;
+use crate::alert::{Alert, Failure, FailureReason, OwnFault, PeerFault};
+use crate::fault;
+use crate::hooks::{Hooks, Secrets};
+use crate::keys::TrafficKey;
 use crate::open::Opener;
+use crate::protect::Protector;
+use crate::record::{ALERT, CHANGE_CIPHER_SPEC, RECORD_BYTES_MAX, VERSION, record_len};
+use crate::schedule;
 use crate::seal::Sealer;
 use crate::server::Server;
 use crate::suite::{Suite, Version};
 
-/// Bytes of handshake that rustls may hold back for the next record: a client's largest flight.
-const HELD_BYTES_MAX: usize = 128 * 1024;
+/// Bytes kept of records whose handshake message is not whole yet. A message has at most 64 KiB (rustls refuses
+/// more); the rest is for the headers of its fragments.
+pub const PENDING_BYTES_MAX: usize = 96 << 10;
 
-/// States rustls may go through for one record.
-const STATES_MAX: usize = 64;
+/// Calls of rustls for one record: each brings a message out or a state forward, and a record holds only so many.
+const STEPS_MAX: usize = RECORD_BYTES_MAX;
 
-/// What a record led to.
-pub enum Step {
-    /// Send what there is and go on.
-    Continue,
-    /// The record layer takes over.
-    Done(Box<Established>),
-    /// It failed; the bytes to send hold the alert.
-    Failed(Failure),
+/// A key exchange group, by its number at IANA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Group(pub u16);
+
+/// What was agreed: for counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Protocol version.
+    pub version: Version,
+    /// Cipher suite.
+    pub suite: Suite,
+    /// An earlier session went on.
+    pub resumed: bool,
+    /// The client named a server.
+    pub sni: bool,
+    /// The client's first key share did not fit and it had to try again (TLS 1.3).
+    pub retried: bool,
+    /// Key exchange group; `None` where none was used.
+    pub group: Option<Group>,
 }
 
-/// A connection after its handshake.
+/// A connection whose keys are agreed.
 pub struct Established {
     /// Client to server.
     pub opener: Opener,
@@ -42,186 +61,258 @@ pub struct Established {
     pub info: Info,
 }
 
-/// What was agreed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Info {
-    /// Version.
-    pub version: Version,
-    /// AEAD.
-    pub suite: Suite,
-    /// IANA number of the cipher suite.
-    pub cipher_suite: u16,
-    /// No certificate and no key exchange with it were needed.
-    pub resumed: bool,
+/// How far a handshake is. `out` may have got bytes to send in each case.
+pub enum Step {
+    /// The client's next record is needed.
+    Continue,
+    /// Done: every later record is the opener's.
+    Done(Box<Established>),
+    /// Over. `out` ends with the alert, unless the client itself ended the handshake or no key for it is at hand.
+    Failed(Failure),
 }
 
 /// A handshake under way.
 pub struct Handshake {
     connection: Option<UnbufferedServerConnection>,
-    incoming: Vec<u8>,
-    captured: Captured,
+    hooks: Arc<Hooks>,
+    /// Records that rustls has looked at but still needs: parts of a message that spans several.
+    pending: Vec<u8>,
+    /// Our change_cipher_spec of TLS 1.2 is out: what follows is sealed with keys that only rustls has.
+    sealing12: bool,
+    over: Option<Failure>,
 }
 
-enum Turn {
-    More,
+/// What driving rustls over one record came to.
+enum Driven {
     Blocked,
-    Ready,
-    Failed(Failure),
+    Agreed,
+    /// `alerted`: rustls has said why.
+    Failed {
+        failure: Failure,
+        alerted: bool,
+    },
 }
 
 impl Handshake {
-    /// A handshake before its first byte.
+    /// A handshake that waits for a ClientHello.
     pub fn new(server: &Server) -> Handshake {
-        Handshake { connection: server.connection(), incoming: Vec::new(), captured: Captured::default() }
+        let (config, hooks) = server.handshake();
+        Handshake {
+            connection: UnbufferedServerConnection::new(config).ok(),
+            hooks,
+            pending: Vec::new(),
+            sealing12: false,
+            over: None,
+        }
     }
 
-    /// Takes exactly one record; appends bytes to send to `out`.
+    /// Takes in exactly one record; appends to `out` what is to be sent.
     pub fn advance(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Step {
-        let Some(mut connection) = self.connection.take() else { return Step::Failed(Failure::internal()) };
-        if self.incoming.len() + record.len() > HELD_BYTES_MAX {
-            return Step::Failed(Failure::record(Alert::RECORD_OVERFLOW));
+        if let Some(failure) = self.over {
+            return Step::Failed(failure);
         }
-        self.incoming.extend_from_slice(record);
-        let incoming = &mut self.incoming;
-        let turn = during(&mut self.captured, || run(&mut connection, incoming, out));
-        match turn {
-            Turn::More | Turn::Blocked => {
-                self.connection = Some(connection);
-                Step::Continue
-            }
-            Turn::Failed(failure) => Step::Failed(failure),
-            // Bytes behind Finished in its own record would cross a change of keys (RFC 8446 section 5.1).
-            Turn::Ready if !self.incoming.is_empty() => {
-                Step::Failed(Failure::message(Alert::UNEXPECTED_MESSAGE))
-            }
-            Turn::Ready => match self.take_over(connection) {
-                Some(established) => Step::Done(Box::new(established)),
-                None => Step::Failed(Failure::internal()),
+        if record_len(record) != Ok(Some(record.len())) {
+            return self.fail(Failure::ours(OwnFault::NotOneRecord), false, out);
+        }
+        if self.pending.len() + record.len() > PENDING_BYTES_MAX {
+            let failure = Failure::peer(Alert::DECODE_ERROR, PeerFault::HandshakeTooLong);
+            return self.fail(failure, false, out);
+        }
+        match self.take_in(record, out) {
+            Driven::Blocked => Step::Continue,
+            Driven::Agreed => match self.take_over() {
+                Ok(established) => {
+                    self.over = Some(Failure::ours(OwnFault::HandshakeOver));
+                    Step::Done(established)
+                }
+                Err(failure) => self.fail(failure, false, out),
             },
+            Driven::Failed { failure, alerted } => self.fail(failure, alerted, out),
         }
     }
 
-    fn take_over(&mut self, connection: UnbufferedServerConnection) -> Option<Established> {
-        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-        let (secrets, kernel) = connection.dangerous_into_kernel_connection().ok()?;
-        let version = match kernel.protocol_version() {
-            ProtocolVersion::TLSv1_3 => Version::Tls13,
-            _ => Version::Tls12,
-        };
-        let cipher_suite = u16::from(kernel.negotiated_cipher_suite().suite());
-        let (received, sent) = (secrets.rx.0, secrets.tx.0);
-        let (suite, client) = split(&secrets.rx.1)?;
-        let (_, server) = split(&secrets.tx.1)?;
-        let captured = std::mem::take(&mut self.captured);
-        if version == Version::Tls13 && (captured.client.is_none() || captured.server.is_none()) {
-            return None;
+    /// Ends the handshake for a reason of the caller's, such as a record that [`record_len`] refuses; appends the
+    /// alert to `out`, sealed if the client expects that by now.
+    pub fn refuse(&mut self, failure: Failure, out: &mut Vec<u8>) {
+        if self.over.is_none() {
+            self.fail(failure, false, out);
         }
-        Some(Established {
-            opener: Opener::new(version, suite, &client, received, captured.client),
-            sealer: Sealer::new(version, suite, server, sent, captured.server),
-            info: Info { version, suite, cipher_suite, resumed },
-        })
+    }
+
+    fn take_in(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Driven {
+        let Some(connection) = self.connection.as_mut() else {
+            return Driven::Failed { failure: Failure::ours(OwnFault::Internal), alerted: false };
+        };
+        let at = out.len();
+        let (used, driven) = if self.pending.is_empty() {
+            let (used, driven) = drive(connection, record, out);
+            // Copied: a part of a message has to outlive the caller's memory until its message is whole.
+            self.pending.extend_from_slice(&record[used..]);
+            (0, driven)
+        } else {
+            self.pending.extend_from_slice(record);
+            drive(connection, &mut self.pending, out)
+        };
+        self.pending.drain(..used);
+        if connection.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+            self.sealing12 |= has_change_cipher_spec(&out[at..]);
+        }
+        driven
+    }
+
+    /// Ends the handshake. `alerted`: the client knows why.
+    fn fail(&mut self, failure: Failure, alerted: bool, out: &mut Vec<u8>) -> Step {
+        self.over = Some(failure);
+        self.pending = Vec::new();
+        if !alerted && !matches!(failure.reason, FailureReason::PeerAlert(_)) {
+            self.append_alert(failure.alert, out);
+        }
+        self.connection = None;
+        Step::Failed(failure)
+    }
+
+    /// Appends an alert of our own: rustls sends none for some faults.
+    ///
+    /// In TLS 1.3 our flight ends with Finished, and what follows is sealed under the first application secret, of
+    /// which nothing has been used yet (RFC 8446 7.1). In TLS 1.2 only a resumed handshake has sealed anything before
+    /// the client's Finished; then no key is at hand and the end of the connection has to say it.
+    fn append_alert(&mut self, alert: Alert, out: &mut Vec<u8>) {
+        if self.sealing12 {
+            return;
+        }
+        let message = alert.message();
+        let suite = self.connection.as_ref().and_then(agreed_suite);
+        match (self.hooks.take_secrets().server, suite) {
+            (Some(secret), Some(suite)) => {
+                let mut key = TrafficKey::empty(suite);
+                schedule::traffic_key(&secret, &mut key);
+                let at = out.len();
+                out.resize(at + Protector::sealed_len(suite, message.len()), 0);
+                let sealed = Protector::new(&key).seal(0, ALERT, &message, &mut out[at..]);
+                out.truncate(at + sealed.unwrap_or(0));
+            }
+            _ => {
+                out.extend_from_slice(&[ALERT, VERSION[0], VERSION[1], 0, message.len() as u8]);
+                out.extend_from_slice(&message);
+            }
+        }
+    }
+
+    /// Takes keys and sequence numbers out of rustls, which is gone afterwards.
+    fn take_over(&mut self) -> Result<Box<Established>, Failure> {
+        const INTERNAL: Failure = Failure::ours(OwnFault::Internal);
+        // Bytes behind the last message of the handshake would be lost here; rustls refuses them before.
+        let connection = self.connection.take().filter(|_| self.pending.is_empty()).ok_or(INTERNAL)?;
+        let suite = agreed_suite(&connection).ok_or(INTERNAL)?;
+        let kind = connection.handshake_kind();
+        let group = connection.negotiated_key_exchange_group().map(|it| Group(u16::from(it.name())));
+        let info = Info {
+            version: suite.version(),
+            suite,
+            resumed: kind == Some(HandshakeKind::Resumed),
+            sni: self.hooks.has_sni(),
+            retried: kind == Some(HandshakeKind::FullWithHelloRetryRequest),
+            group,
+        };
+        let Secrets { client, server } = self.hooks.take_secrets();
+        if suite.version() == Version::Tls13 && (client.is_none() || server.is_none()) {
+            return Err(INTERNAL);
+        }
+        // What rustls would keep for later is dropped at once: key updates are ours.
+        let (extracted, _) = connection.dangerous_into_kernel_connection().map_err(|_| INTERNAL)?;
+        let (rx, tx) = (extracted.rx, extracted.tx);
+        let rx_key = traffic_key(suite, &rx.1).ok_or(INTERNAL)?;
+        let tx_key = traffic_key(suite, &tx.1).ok_or(INTERNAL)?;
+        let opener = Opener::new(&rx_key, client, rx.0);
+        let sealer = Sealer::new(&tx_key, server, tx.0);
+        Ok(Box::new(Established { opener, sealer, info }))
     }
 }
 
-fn split(secrets: &ConnectionTrafficSecrets) -> Option<(Suite, Secret)> {
-    let (suite, key, iv) = match secrets {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
-        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
-        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::ChaCha20Poly1305, key, iv),
+/// Lets rustls work through `bytes` until it needs more. Returns how many of them it is done with.
+fn drive(
+    connection: &mut UnbufferedServerConnection,
+    bytes: &mut [u8],
+    out: &mut Vec<u8>,
+) -> (usize, Driven) {
+    let mut used = 0;
+    let mut failed = None;
+    let mut alerted = false;
+    for _ in 0..STEPS_MAX {
+        let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut bytes[used..]);
+        let driven = match state {
+            Ok(ConnectionState::EncodeTlsData(data)) => {
+                encode(data, out);
+                alerted = failed.is_some();
+                None
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                None
+            }
+            // The alert comes out behind the error, and behind the alert the error again.
+            Err(error) if failed.is_none() => {
+                failed = Some(fault::failure(&error));
+                None
+            }
+            _ if failed.is_some() => failed.map(|failure| Driven::Failed { failure, alerted }),
+            Ok(ConnectionState::BlockedHandshake) => Some(Driven::Blocked),
+            Ok(ConnectionState::WriteTraffic(_)) => Some(Driven::Agreed),
+            Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                let failure = Failure::ended_by(Alert::CLOSE_NOTIFY);
+                Some(Driven::Failed { failure, alerted })
+            }
+            // Early data is never accepted, and application data never fed.
+            _ => Some(Driven::Failed { failure: Failure::ours(OwnFault::Internal), alerted }),
+        };
+        used += discard;
+        if let Some(driven) = driven {
+            return (used, driven);
+        }
+    }
+    let failure = failed.unwrap_or(Failure::ours(OwnFault::Internal));
+    (used, Driven::Failed { failure, alerted })
+}
+
+/// Appends what rustls wants sent.
+fn encode<Data>(mut data: EncodeTlsData<'_, Data>, out: &mut Vec<u8>) {
+    let at = out.len();
+    // It says how much it has only by refusing too little room.
+    if let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut []) {
+        out.resize(at + needed.required_size, 0);
+        let written = data.encode(&mut out[at..]).unwrap_or(0);
+        out.truncate(at + written);
+    }
+}
+
+/// Whether a change_cipher_spec is among the records of ours in `bytes`.
+fn has_change_cipher_spec(mut bytes: &[u8]) -> bool {
+    while let Ok(Some(len)) = record_len(bytes) {
+        if bytes[0] == CHANGE_CIPHER_SPEC {
+            return true;
+        }
+        bytes = bytes.get(len..).unwrap_or_default();
+    }
+    false
+}
+
+fn agreed_suite(connection: &UnbufferedServerConnection) -> Option<Suite> {
+    Suite::from_wire(u16::from(connection.negotiated_cipher_suite()?.suite()))
+}
+
+/// Copies a record key out of rustls' types, which erase theirs.
+fn traffic_key(suite: Suite, secrets: &ConnectionTrafficSecrets) -> Option<TrafficKey> {
+    let (key, iv) = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
         _ => return None,
     };
-    let mut secret = Secret::default();
-    secret.key.get_mut(..key.as_ref().len())?.copy_from_slice(key.as_ref());
-    secret.iv.copy_from_slice(iv.as_ref());
-    Some((suite, secret))
-}
-
-fn run(connection: &mut UnbufferedServerConnection, incoming: &mut Vec<u8>, out: &mut Vec<u8>) -> Turn {
-    for _ in 0..STATES_MAX {
-        let (discard, turn) = step(connection, incoming, out);
-        incoming.drain(..discard);
-        if !matches!(turn, Turn::More) {
-            return turn;
-        }
+    let mut copy = TrafficKey::empty(suite);
+    if key.len() != copy.key().len() || iv.len() != copy.iv.len() {
+        return None;
     }
-    Turn::Failed(Failure::internal())
-}
-
-fn step(
-    connection: &mut UnbufferedServerConnection,
-    incoming: &mut [u8],
-    out: &mut Vec<u8>,
-) -> (usize, Turn) {
-    let UnbufferedStatus { discard, state, .. } = connection.process_tls_records(incoming);
-    let turn = match state {
-        Ok(ConnectionState::EncodeTlsData(mut data)) => {
-            encode(out, |room| data.encode(room)).map_or(Turn::Failed(Failure::internal()), |()| Turn::More)
-        }
-        Ok(ConnectionState::TransmitTlsData(data)) => {
-            data.done();
-            Turn::More
-        }
-        Ok(ConnectionState::BlockedHandshake) => Turn::Blocked,
-        Ok(ConnectionState::WriteTraffic(_)) => Turn::Ready,
-        // The client closed during the handshake.
-        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-            let reason = FailureReason::PeerAlert(Alert::CLOSE_NOTIFY);
-            Turn::Failed(Failure::new(Alert::CLOSE_NOTIFY, reason))
-        }
-        Ok(_) => Turn::Failed(Failure::message(Alert::UNEXPECTED_MESSAGE)),
-        Err(error) => {
-            let failure = failure(&error);
-            last_words(connection, out);
-            Turn::Failed(failure)
-        }
-    };
-    (discard, turn)
-}
-
-/// After an error rustls still has its alert to say; every other state of it is dead.
-fn last_words(connection: &mut UnbufferedServerConnection, out: &mut Vec<u8>) {
-    for _ in 0..STATES_MAX {
-        match connection.process_tls_records(&mut []).state {
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                if encode(out, |room| data.encode(room)).is_none() {
-                    return;
-                }
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-            _ => return,
-        }
-    }
-}
-
-/// Appends what rustls encodes, growing by what it says it needs.
-fn encode(out: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) -> Option<()> {
-    let start = out.len();
-    out.resize(start + 1024, 0);
-    loop {
-        match encode(&mut out[start..]) {
-            Ok(len) => {
-                out.truncate(start + len);
-                return Some(());
-            }
-            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
-                out.resize(start + required_size, 0);
-            }
-            Err(EncodeError::AlreadyEncoded) => {
-                out.truncate(start);
-                return None;
-            }
-        }
-    }
-}
-
-fn failure(error: &rustls::Error) -> Failure {
-    let reason = match error {
-        rustls::Error::AlertReceived(alert) => FailureReason::PeerAlert(Alert(u8::from(*alert))),
-        rustls::Error::DecryptError => FailureReason::PeerMac,
-        rustls::Error::InvalidMessage(_) => FailureReason::PeerMessage,
-        _ => FailureReason::Handshake,
-    };
-    // rustls has written the alert itself; this one is for the log.
-    Failure::new(Alert::HANDSHAKE_FAILURE, reason)
+    copy.key_mut().copy_from_slice(key);
+    copy.iv.copy_from_slice(iv);
+    Some(copy)
 }

@@ -1,176 +1,143 @@
-//! What is lent: a record key, its IV, and a range of sequence numbers nobody else seals with.
+//! The lease of a write key: what is handed over, its wire form, and the borrower's sealer.
 //!
-//! Never the traffic secret, so that no other epoch's key can be derived from it.
+//! Only the record key and IV of one epoch and a range of sequence numbers are ever lent, never a traffic secret: no
+//! other epoch's key can be derived from them. Owned by the lender until posted, then by the borrower's worker.
 
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
-
-use crate::record::{APPLICATION_DATA, HEADER_BYTES, PLAINTEXT_BYTES_MAX};
-use crate::seal::SealError;
+use crate::keys::{IV_BYTES, KEY_BYTES_MAX, TrafficKey};
+use crate::protect::Protector;
+use crate::record::{APPLICATION_DATA, PLAINTEXT_BYTES_MAX};
+use crate::seal::{RECORDS_RESERVED, SealError};
 use crate::suite::{Suite, Version};
 
-/// Key and IV of one direction and epoch.
-#[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
-pub(crate) struct Secret {
-    pub(crate) key: [u8; 32],
-    pub(crate) iv: [u8; 12],
-}
+/// First byte of the wire form.
+const FORMAT: u8 = 1;
 
-/// Seals records with one key, counting up through its sequence numbers.
-pub(crate) struct RecordSealer {
-    pub(crate) version: Version,
-    pub(crate) suite: Suite,
-    key: LessSafeKey,
-    iv: Zeroizing<[u8; 12]>,
-    pub(crate) next: u64,
-    pub(crate) end: u64,
-}
+/// Offsets of the wire form: format, zero, suite, first, records, key, IV.
+const SUITE_AT: usize = 2;
+const FIRST_AT: usize = 4;
+const RECORDS_AT: usize = 12;
+const KEY_AT: usize = 20;
+const IV_AT: usize = KEY_AT + KEY_BYTES_MAX;
 
-/// The AEAD key object; making one costs 150 to 210 ns.
-pub(crate) fn aead(suite: Suite, secret: &Secret) -> LessSafeKey {
-    let key = UnboundKey::new(suite.algorithm(), &secret.key[..suite.key_len()]);
-    LessSafeKey::new(key.expect("a suite's key has its algorithm's length"))
-}
-
-/// The nonce of a sequence number (RFC 8446 section 5.3, RFC 7905 section 2; and, as rustls does, for GCM in
-/// TLS 1.2, where any unique explicit part is allowed).
-pub(crate) fn nonce(iv: &[u8; 12], sequence: u64) -> [u8; 12] {
-    let mut nonce = *iv;
-    for (byte, with) in nonce[4..].iter_mut().zip(sequence.to_be_bytes()) {
-        *byte ^= with;
-    }
-    nonce
-}
-
-impl RecordSealer {
-    pub(crate) fn new(version: Version, suite: Suite, secret: &Secret, next: u64, end: u64) -> RecordSealer {
-        let iv = Zeroizing::new(secret.iv);
-        RecordSealer { version, suite, key: aead(suite, secret), iv, next, end }
-    }
-
-    pub(crate) fn sealed_len(&self, plaintext: usize) -> usize {
-        let inner_type = usize::from(self.version == Version::Tls13);
-        HEADER_BYTES + self.suite.explicit_nonce_bytes(self.version) + plaintext + inner_type + 16
-    }
-
-    pub(crate) fn seal(&mut self, kind: u8, plaintext: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
-        let total = self.sealed_len(plaintext.len());
-        if plaintext.len() > PLAINTEXT_BYTES_MAX || out.len() < total {
-            return Err(SealError::Bounds);
-        }
-        if self.next >= self.end {
-            return Err(SealError::Exhausted);
-        }
-        let sequence = self.next;
-        self.next += 1;
-        let nonce = nonce(&self.iv, sequence);
-        let len = ((total - HEADER_BYTES) as u16).to_be_bytes();
-        let (header, body) = out[..total].split_at_mut(HEADER_BYTES);
-        let sealed = match self.version {
-            Version::Tls13 => {
-                header.copy_from_slice(&[APPLICATION_DATA, 3, 3, len[0], len[1]]);
-                let (into, tail) = body.split_at_mut(plaintext.len());
-                let nonce = Nonce::assume_unique_for_key(nonce);
-                self.key.seal_out_of_place_scatter(nonce, Aad::from(&*header), plaintext, into, &[kind], tail)
-            }
-            Version::Tls12 => {
-                header.copy_from_slice(&[kind, 3, 3, len[0], len[1]]);
-                let (explicit, body) = body.split_at_mut(self.suite.explicit_nonce_bytes(self.version));
-                explicit.copy_from_slice(&nonce[12 - explicit.len()..]);
-                let (into, tail) = body.split_at_mut(plaintext.len());
-                let aad = Aad::from(aad12(sequence, kind, plaintext.len()));
-                let nonce = Nonce::assume_unique_for_key(nonce);
-                self.key.seal_out_of_place_scatter(nonce, aad, plaintext, into, &[], tail)
-            }
-        };
-        sealed.map(|()| total).map_err(|_| SealError::Bounds)
-    }
-}
-
-/// Additional data of a TLS 1.2 record (RFC 5246 section 6.2.3.3).
-pub(crate) fn aad12(sequence: u64, kind: u8, len: usize) -> [u8; 13] {
-    let mut aad = [0; 13];
-    aad[..8].copy_from_slice(&sequence.to_be_bytes());
-    aad[8..11].copy_from_slice(&[kind, 3, 3]);
-    aad[11..].copy_from_slice(&(len as u16).to_be_bytes());
-    aad
-}
-
-/// A lent record key. Has no `Debug`; zeroized on drop.
+/// A lent write key: may seal the sequence numbers `first .. first + records`. Erased on drop.
 pub struct RecordKey {
-    pub(crate) version: Version,
-    pub(crate) suite: Suite,
-    pub(crate) secret: Secret,
-    pub(crate) first: u64,
-    pub(crate) records: u64,
+    key: TrafficKey,
+    first: u64,
+    records: u64,
 }
 
 impl RecordKey {
-    /// Bytes of the wire form: version, suite, first sequence number, count, key, IV; little-endian.
-    pub const WIRE_BYTES: usize = 2 + 8 + 8 + 32 + 12;
+    /// Bytes of the wire form.
+    pub const WIRE_BYTES: usize = IV_AT + IV_BYTES;
 
-    /// Writes the wire form, which the caller seals and wipes. Returns its length.
+    pub(crate) fn new(key: &TrafficKey, first: u64, records: u64) -> RecordKey {
+        let mut lent = RecordKey { key: TrafficKey::empty(key.suite), first, records };
+        key.copy_to(&mut lent.key);
+        lent
+    }
+
+    /// The suite agreed with the client.
+    pub fn suite(&self) -> Suite {
+        self.key.suite
+    }
+
+    /// The version agreed with the client.
+    pub fn version(&self) -> Version {
+        self.key.suite.version()
+    }
+
+    /// First sequence number lent.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Sequence numbers lent.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Writes the wire form into the start of `out`; returns [`WIRE_BYTES`](RecordKey::WIRE_BYTES).
     ///
     /// # Panics
-    /// If `out` is shorter than [`WIRE_BYTES`](RecordKey::WIRE_BYTES): a mistake of ours.
+    /// If `out` is shorter: a mistake of ours.
     pub fn encode(&self, out: &mut [u8]) -> usize {
         let out = &mut out[..RecordKey::WIRE_BYTES];
-        out[0] = if self.version == Version::Tls13 { 13 } else { 12 };
-        out[1] = self.suite as u8;
-        out[2..10].copy_from_slice(&self.first.to_le_bytes());
-        out[10..18].copy_from_slice(&self.records.to_le_bytes());
-        out[18..50].copy_from_slice(&self.secret.key);
-        out[50..62].copy_from_slice(&self.secret.iv);
+        out[..SUITE_AT].copy_from_slice(&[FORMAT, 0]);
+        out[SUITE_AT..FIRST_AT].copy_from_slice(&self.key.suite.wire().to_be_bytes());
+        out[FIRST_AT..RECORDS_AT].copy_from_slice(&self.first.to_be_bytes());
+        out[RECORDS_AT..KEY_AT].copy_from_slice(&self.records.to_be_bytes());
+        out[KEY_AT..IV_AT].copy_from_slice(self.key.padded_key());
+        out[IV_AT..].copy_from_slice(&self.key.iv);
         RecordKey::WIRE_BYTES
     }
 
-    /// Reads the wire form; `None` if it is not one.
+    /// The key of a wire form; `None` unless it is exactly one that [`encode`](RecordKey::encode) writes: known suite,
+    /// at least one record, the range within the suite's limit, a short key padded with zeros.
     pub fn decode(bytes: &[u8]) -> Option<RecordKey> {
         let bytes: &[u8; RecordKey::WIRE_BYTES] = bytes.try_into().ok()?;
-        let version = match bytes[0] {
-            12 => Version::Tls12,
-            13 => Version::Tls13,
-            _ => return None,
-        };
-        let number = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok();
-        let (first, records) = (number(2)?, number(10)?);
-        first.checked_add(records)?;
-        let mut secret = Secret::default();
-        secret.key.copy_from_slice(&bytes[18..50]);
-        secret.iv.copy_from_slice(&bytes[50..62]);
-        Some(RecordKey { version, suite: Suite::of(bytes[1])?, secret, first, records })
+        let number = |at: usize| bytes[at..].first_chunk().map(|it| u64::from_be_bytes(*it));
+        let suite = Suite::from_wire(u16::from_be_bytes([bytes[SUITE_AT], bytes[SUITE_AT + 1]]))?;
+        let (first, records) = (number(FIRST_AT)?, number(RECORDS_AT)?);
+        let end = first.checked_add(records)?;
+        let (key, padding) = bytes[KEY_AT..IV_AT].split_at(suite.key_bytes());
+        let sound = bytes[..SUITE_AT] == [FORMAT, 0]
+            && records > 0
+            && end <= suite.records_max() - RECORDS_RESERVED
+            && padding.iter().all(|byte| *byte == 0);
+        if !sound {
+            return None;
+        }
+        let mut lent = RecordKey { key: TrafficKey::empty(suite), first, records };
+        lent.key.key_mut().copy_from_slice(key);
+        lent.key.iv.copy_from_slice(&bytes[IV_AT..]);
+        Some(lent)
     }
 }
 
-/// Seals application data with a lent key, within its range.
+/// Seals a reply under a lent key: data only, and never outside the range. Erased on drop.
 pub struct LentSealer {
-    sealer: RecordSealer,
+    protector: Protector,
     first: u64,
+    next: u64,
+    end: u64,
 }
 
 impl LentSealer {
-    /// Takes a lent key into use; its bytes are wiped.
+    /// The borrower's sealer. The key's bytes are erased on return; what stays is aws-lc's form of it.
     pub fn new(key: RecordKey) -> LentSealer {
-        let end = key.first.saturating_add(key.records);
-        let sealer = RecordSealer::new(key.version, key.suite, &key.secret, key.first, end);
-        LentSealer { sealer, first: key.first }
+        let end = key.first + key.records;
+        LentSealer { protector: Protector::new(&key.key), first: key.first, next: key.first, end }
     }
 
-    /// Seals one record straight into `out`. Returns its length.
+    /// Bytes of the record that `plaintext` bytes become.
+    pub fn sealed_len(&self, plaintext: usize) -> usize {
+        Protector::sealed_len(self.protector.suite(), plaintext)
+    }
+
+    /// Sequence numbers spent: what the lender is to be told on return.
+    pub fn used(&self) -> u64 {
+        self.next - self.first
+    }
+
+    /// Sequence numbers left.
+    pub fn records_left(&self) -> u64 {
+        self.end - self.next
+    }
+
+    /// Seals one record of application data into the start of `out`; returns its length.
     ///
     /// # Errors
-    /// [`SealError::Exhausted`] beyond the range, [`SealError::Bounds`] if `out` is too short.
+    /// [`SealError::Exhausted`] at the end of the range, [`SealError::Bounds`] for too much plaintext or too little
+    /// room. No sequence number is spent then.
     pub fn seal_data(&mut self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
-        self.sealer.seal(APPLICATION_DATA, plaintext, out)
-    }
-
-    /// Length of a record with this much plaintext.
-    pub fn sealed_len(&self, plaintext: usize) -> usize {
-        self.sealer.sealed_len(plaintext)
-    }
-
-    /// Records sealed so far.
-    pub fn used(&self) -> u64 {
-        self.sealer.next - self.first
+        if self.next >= self.end {
+            return Err(SealError::Exhausted);
+        }
+        if plaintext.len() > PLAINTEXT_BYTES_MAX || out.len() < self.sealed_len(plaintext.len()) {
+            return Err(SealError::Bounds);
+        }
+        let seq = self.next;
+        self.next += 1;
+        self.protector.seal(seq, APPLICATION_DATA, plaintext, out).ok_or(SealError::Bounds)
     }
 }

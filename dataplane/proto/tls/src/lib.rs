@@ -1,34 +1,46 @@
-//! TLS 1.2 and 1.3 for servers: rustls handshakes, and a record layer whose write key can be lent.
+//! TLS 1.2 and 1.3 on the server's side: handshakes by rustls, records by our own layer, whose write key can be lent.
 //!
-//! In: whole records and plaintext. Out: plaintext, records, alerts. Sans-IO; a connection's [`Opener`] and
-//! [`Sealer`] belong to one worker, [`Server`] is shared.
+//! Bytes come in as whole records ([`record_len`] finds their end). A [`Handshake`] takes the first of them, answers
+//! into a buffer of the caller's and is gone once done; what stays of a connection is an [`Opener`] and a [`Sealer`].
+//! Everything is sans-IO and belongs to the worker that owns the connection; only [`Server`] is shared, and shared
+//! state behind it (sessions, ticket keys) is touched by handshakes alone.
 //!
-//! - [`server`]: certificates, suites, resumption
-//! - [`handshake`]: rustls, fed one record at a time; afterwards nothing of it stays
-//! - [`open`], [`seal`]: the record layer (RFC 8446 section 5, RFC 5246 section 6) on aws-lc-rs
-//! - [`lend`]: a record key with a range of sequence numbers, for another node
-//! - [`schedule`]: the traffic secrets of TLS 1.3 and their updates
+//! - [`server`], [`certificates`](CertificatePem): configuration, checked once at start
+//! - [`handshake`]: rustls, fed one record at a time
+//! - [`seal`], [`open`], [`lend`]: the record layer (RFC 8446 5, RFC 5246 6.2) and the lease of its write key
+//! - [`suite`], [`alert`]: what was agreed, what went wrong and whose fault it was
+//!
+//! No (key, sequence number) seals twice: a [`Sealer`] whose key is lent refuses to seal until it is reclaimed, and a
+//! [`LentSealer`] refuses to leave its range.
 
 #![forbid(unsafe_code)]
 
-mod alert;
-mod capture;
-mod handshake;
-mod lend;
-mod names;
-mod open;
-mod record;
+pub mod alert;
+mod certificates;
+mod fault;
+pub mod handshake;
+mod hooks;
+mod keys;
+pub mod lend;
+mod messages;
+pub mod open;
+mod protect;
+pub mod record;
 mod schedule;
-mod seal;
-mod server;
+pub mod seal;
+pub mod server;
 mod session;
-mod suite;
+pub mod suite;
+mod ticket;
 
-pub use alert::{Alert, Failure, FailureReason};
-pub use handshake::{Established, Handshake, Info, Step};
+pub use alert::{Alert, Failure, FailureReason, Incompatible, OwnFault, PeerFault};
+pub use certificates::CertificatePem;
+pub use handshake::{Established, Group, Handshake, Info, Step};
 pub use lend::{LentSealer, RecordKey};
 pub use open::{Opened, Opener};
-pub use record::{HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, SEALED_BYTES_MAX, record_len};
+pub use record::{
+    HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD13_BYTES_MAX, SEALED_BYTES_MAX, record_len,
+};
 pub use seal::{Content, SealError, Sealer};
-pub use server::{CertificatePem, ConfigError, Resumption, Server, ServerOptions};
+pub use server::{ConfigError, Resumption, Server, ServerOptions};
 pub use suite::{Suite, Version};

@@ -1,208 +1,258 @@
-//! Client to server: opens records in place and keeps the rules of what may come when.
+//! Client to server: records into plaintext, in place, and what the client says beside its data.
+//!
+//! In: exactly one record; out: what it was, or the fault that ends the connection. Owned by the worker that owns the
+//! connection. No call allocates from the heap, except where a KeyUpdate makes aws-lc build a new key.
+//!
+//! A stream that ends without [`Opened::CloseNotify`] was cut short: only the caller, who sees TCP, can tell.
 
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
-use zeroize::Zeroizing;
-
-use crate::alert::{Alert, Failure, FailureReason};
-use crate::lend::{Secret, aad12, aead, nonce};
-use crate::record::{ALERT, APPLICATION_DATA, HANDSHAKE, HEADER_BYTES, PLAINTEXT_BYTES_MAX};
-use crate::schedule::TrafficSecret;
+use crate::alert::{Alert, FATAL, Failure, OwnFault, PeerFault, WARNING};
+use crate::keys::{Secret, TrafficKey};
+use crate::messages::Messages;
+use crate::protect::Protector;
+use crate::record::{
+    ALERT, APPLICATION_DATA, HANDSHAKE, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD13_BYTES_MAX, VERSION,
+};
+use crate::schedule;
 use crate::suite::{Suite, Version};
 
-/// Records in a row that carry no data: more is a flood.
-const IDLE_RECORDS_MAX: u32 = 32;
+/// Empty records in a row: they cost us work and bring nothing.
+pub const EMPTY_RECORDS_MAX: u8 = 32;
 
-/// A KeyUpdate, the only handshake message a TLS 1.3 client may send now, has this many bytes.
-const KEY_UPDATE_BYTES: usize = 5;
+/// KeyUpdates without data between them: each costs a key derivation.
+pub const KEY_UPDATES_MAX: u8 = 32;
 
-/// Bytes of authentication tag.
-const TAG_BYTES: usize = 16;
+/// Warnings that are ignored on one connection.
+pub const WARNINGS_MAX: u8 = 4;
 
-/// What a record held.
+/// Renegotiations refused by a warning on one connection (TLS 1.2); a client that goes on asking is cut off.
+pub const RENEGOTIATIONS_MAX: u8 = 2;
+
+/// Records opened under one key: the AEADs' integrity limit (RFC 9147 4.5.3, RFC 9001 6.6), which is about forgeries.
+/// One forgery ends a connection, so this bounds what an attacker learns across the lifetime of a key at all.
+pub const OPENED_RECORDS_MAX: u64 = 1 << 36;
+
+/// What a record was.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened<'a> {
-    /// Application data.
+    /// Application data, in the record's own memory.
     Data(&'a mut [u8]),
-    /// The client's key moved on.
+    /// The client has moved to new keys, and so has this opener. With `reply` a
+    /// [`key_update(false)`](crate::Sealer::key_update) is due before the next data (RFC 8446 4.6.3).
     KeyUpdate {
-        /// It wants ours to move on too.
+        /// The client asks us to do the same.
         reply: bool,
     },
-    /// The client will send nothing more.
+    /// The client will send nothing more. Later records are ignored (RFC 8446 6.1).
     CloseNotify,
-    /// Nothing to act on.
+    /// Nothing for the caller: an empty record, a warning, part of a handshake message.
     Nothing,
-    /// A TLS 1.2 client asked to renegotiate: answer with a no_renegotiation warning.
+    /// A TLS 1.2 client asks to renegotiate: answer with [`Alert::NO_RENEGOTIATION`] (RFC 5246 7.2.2).
     NoRenegotiation,
 }
 
-/// Opens one connection's records.
+/// Opens the records of one connection.
 pub struct Opener {
-    version: Version,
-    suite: Suite,
-    key: LessSafeKey,
-    iv: Zeroizing<[u8; 12]>,
-    sequence: u64,
-    /// TLS 1.3 only.
-    traffic: Option<TrafficSecret>,
-    /// A handshake message in pieces.
-    partial: [u8; KEY_UPDATE_BYTES],
-    partial_len: usize,
-    /// Records in a row without data.
-    idle: u32,
+    protector: Protector,
+    /// For key updates; TLS 1.3 only. Boxed, so that moving a connection leaves no copy behind.
+    secret: Option<Box<Secret>>,
+    /// The next record's.
+    seq: u64,
+    messages: Messages,
+    empty_records: u8,
+    key_updates: u8,
+    warnings: u8,
+    renegotiations: u8,
+    closed: bool,
+    /// A fault is final: what follows cannot be trusted to be in order.
+    failed: Option<Failure>,
 }
 
 impl Opener {
-    pub(crate) fn new(
-        version: Version,
-        suite: Suite,
-        secret: &Secret,
-        sequence: u64,
-        traffic: Option<TrafficSecret>,
-    ) -> Opener {
+    /// An opener whose next record is number `seq`.
+    pub(crate) fn new(key: &TrafficKey, secret: Option<Secret>, seq: u64) -> Opener {
         Opener {
-            version,
-            suite,
-            key: aead(suite, secret),
-            iv: Zeroizing::new(secret.iv),
-            sequence,
-            traffic,
-            partial: [0; KEY_UPDATE_BYTES],
-            partial_len: 0,
-            idle: 0,
+            protector: Protector::new(key),
+            secret: secret.map(Box::new),
+            seq,
+            messages: Messages::default(),
+            empty_records: 0,
+            key_updates: 0,
+            warnings: 0,
+            renegotiations: 0,
+            closed: false,
+            failed: None,
         }
     }
 
-    /// Opens exactly one record in place.
+    /// The suite agreed.
+    pub fn suite(&self) -> Suite {
+        self.protector.suite()
+    }
+
+    /// Opens one whole record in place.
     ///
     /// # Errors
-    /// [`Failure`]: send its alert and end the connection.
+    /// The fault, with the alert that tells the client; it is final and every later call answers the same.
     pub fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<Opened<'a>, Failure> {
-        let (kind, inner) = match self.version {
-            Version::Tls13 => self.open13(record)?,
-            Version::Tls12 => self.open12(record)?,
+        if let Some(failure) = self.failed {
+            return Err(failure);
+        }
+        if self.closed {
+            return Ok(Opened::Nothing);
+        }
+        let opened = match self.suite().version() {
+            Version::Tls13 => self.open13(record),
+            Version::Tls12 => self.open12(record),
         };
-        let carries = kind == APPLICATION_DATA && !inner.is_empty();
-        self.idle = if carries { 0 } else { self.idle + 1 };
-        if self.idle > IDLE_RECORDS_MAX {
-            return Err(Failure::new(Alert::UNEXPECTED_MESSAGE, FailureReason::PeerFlood));
+        let judged = opened.and_then(|(kind, data)| self.judge(kind, data));
+        if let Err(failure) = &judged {
+            self.failed = Some(*failure);
         }
-        if self.partial_len > 0 && kind != HANDSHAKE {
-            // Nothing may come between the pieces of a handshake message (RFC 8446 section 5.1).
-            return Err(Failure::message(Alert::UNEXPECTED_MESSAGE));
-        }
-        match kind {
-            APPLICATION_DATA if inner.is_empty() => Ok(Opened::Nothing),
-            APPLICATION_DATA => Ok(Opened::Data(inner)),
-            ALERT => self.alert(inner),
-            HANDSHAKE if self.version == Version::Tls13 => self.handshake(inner),
-            HANDSHAKE if inner.first() == Some(&1) => Ok(Opened::NoRenegotiation),
-            _ => Err(Failure::message(Alert::UNEXPECTED_MESSAGE)),
-        }
+        judged
     }
 
-    fn take_sequence(&mut self) -> Result<u64, Failure> {
-        let sequence = self.sequence;
-        self.sequence = sequence.checked_add(1).ok_or(Failure::internal())?;
-        Ok(sequence)
+    /// Decrypts a record of either version; the sequence number is spent.
+    fn decrypt<'a>(&mut self, record: &'a mut [u8], bytes_max: usize) -> Result<&'a mut [u8], Failure> {
+        if record.len() > bytes_max {
+            return Err(Failure::peer(Alert::RECORD_OVERFLOW, PeerFault::RecordTooLong));
+        }
+        if self.seq >= OPENED_RECORDS_MAX {
+            return Err(Failure::peer(Alert::UNEXPECTED_MESSAGE, PeerFault::TooManyRecords));
+        }
+        let seq = self.seq;
+        self.seq += 1;
+        let bad = |_| Failure::peer(Alert::BAD_RECORD_MAC, PeerFault::BadRecordMac);
+        self.protector.open(seq, record).map_err(bad)
     }
 
     fn open13<'a>(&mut self, record: &'a mut [u8]) -> Result<(u8, &'a mut [u8]), Failure> {
-        let (header, body) = record.split_at_mut_checked(HEADER_BYTES).ok_or(Failure::internal())?;
-        // After the handshake nothing is sent in the clear (RFC 8446 section 5): a change_cipher_spec neither.
-        if header[0] != APPLICATION_DATA {
-            return Err(Failure::message(Alert::UNEXPECTED_MESSAGE));
+        // Behind Finished everything is protected; change_cipher_spec is no longer ignored (RFC 8446 5).
+        if header_kind(record)? != APPLICATION_DATA {
+            return Err(Failure::peer(Alert::UNEXPECTED_MESSAGE, PeerFault::UnexpectedRecord));
         }
-        if body.len() > PLAINTEXT_BYTES_MAX + 256 {
-            return Err(Failure::record(Alert::RECORD_OVERFLOW));
-        }
-        let sequence = self.take_sequence()?;
-        let nonce = Nonce::assume_unique_for_key(nonce(&self.iv, sequence));
-        let inner = self.key.open_in_place(nonce, Aad::from(&*header), body).map_err(|_| bad_mac())?;
-        // Type and padding count towards the limit (RFC 8446 section 5.4).
+        let inner = self.decrypt(record, RECORD13_BYTES_MAX)?;
+        // The limit counts the padding (RFC 8446 5.4).
         if inner.len() > PLAINTEXT_BYTES_MAX + 1 {
-            return Err(Failure::record(Alert::RECORD_OVERFLOW));
+            return Err(Failure::peer(Alert::RECORD_OVERFLOW, PeerFault::PlaintextTooLong));
         }
-        let end = inner.iter().rposition(|byte| *byte != 0);
-        let end = end.ok_or(Failure::message(Alert::UNEXPECTED_MESSAGE))?;
-        let kind = inner[end];
-        if end == 0 && kind != APPLICATION_DATA {
-            // Alerts and handshake records are never empty (RFC 8446 section 5.1).
-            return Err(Failure::message(Alert::UNEXPECTED_MESSAGE));
-        }
-        Ok((kind, &mut inner[..end]))
+        let Some(at) = inner.iter().rposition(|byte| *byte != 0) else {
+            return Err(Failure::peer(Alert::UNEXPECTED_MESSAGE, PeerFault::NoContentType));
+        };
+        let kind = inner[at];
+        Ok((kind, &mut inner[..at]))
     }
 
     fn open12<'a>(&mut self, record: &'a mut [u8]) -> Result<(u8, &'a mut [u8]), Failure> {
-        let (header, body) = record.split_at_mut_checked(HEADER_BYTES).ok_or(Failure::internal())?;
-        let kind = header[0];
-        if header[1..3] != [3, 3] {
-            return Err(Failure::record(Alert::PROTOCOL_VERSION));
+        let kind = header_kind(record)?;
+        if record[1..3] != VERSION {
+            return Err(Failure::peer(Alert::PROTOCOL_VERSION, PeerFault::RecordVersion));
         }
-        let explicit = self.suite.explicit_nonce_bytes(self.version);
-        let len = body.len().checked_sub(explicit + TAG_BYTES).ok_or_else(bad_mac)?;
-        if len > PLAINTEXT_BYTES_MAX {
-            return Err(Failure::record(Alert::RECORD_OVERFLOW));
+        let plaintext = self.decrypt(record, RECORD_BYTES_MAX)?;
+        if plaintext.len() > PLAINTEXT_BYTES_MAX {
+            return Err(Failure::peer(Alert::RECORD_OVERFLOW, PeerFault::PlaintextTooLong));
         }
-        let sequence = self.take_sequence()?;
-        let (sent, body) = body.split_at_mut(explicit);
-        let mut nonce = nonce(&self.iv, sequence);
-        if explicit > 0 {
-            nonce[..4].copy_from_slice(&self.iv[..4]);
-            nonce[4..].copy_from_slice(sent);
-        }
-        let (nonce, aad) = (Nonce::assume_unique_for_key(nonce), Aad::from(aad12(sequence, kind, len)));
-        let inner = self.key.open_in_place(nonce, aad, body).map_err(|_| bad_mac())?;
-        Ok((kind, inner))
+        Ok((kind, plaintext))
     }
 
-    fn alert<'a>(&self, inner: &[u8]) -> Result<Opened<'a>, Failure> {
-        let [level, description] = *inner else { return Err(Failure::message(Alert::DECODE_ERROR)) };
-        let alert = Alert(description);
-        match (alert, level) {
-            (Alert::CLOSE_NOTIFY, _) => Ok(Opened::CloseNotify),
-            (Alert::USER_CANCELED, _) => Ok(Opened::Nothing),
-            (_, 1) if self.version == Version::Tls12 => Ok(Opened::Nothing),
-            // Nothing answers an alert but the end of the connection (RFC 8446 section 6.2).
-            _ => Err(Failure::new(Alert::CLOSE_NOTIFY, FailureReason::PeerAlert(alert))),
+    /// Authenticated content: what it means.
+    fn judge<'a>(&mut self, kind: u8, data: &'a mut [u8]) -> Result<Opened<'a>, Failure> {
+        if kind != HANDSHAKE && self.messages.is_partial() {
+            return Err(Failure::peer(Alert::UNEXPECTED_MESSAGE, PeerFault::Interleaved));
+        }
+        if data.is_empty() && kind != APPLICATION_DATA {
+            return Err(Failure::peer(Alert::UNEXPECTED_MESSAGE, PeerFault::EmptyRecord));
+        }
+        match kind {
+            APPLICATION_DATA if data.is_empty() => {
+                let too_many = PeerFault::TooManyEmptyRecords;
+                count(&mut self.empty_records, EMPTY_RECORDS_MAX, too_many)?;
+                Ok(Opened::Nothing)
+            }
+            APPLICATION_DATA => {
+                self.empty_records = 0;
+                self.key_updates = 0;
+                Ok(Opened::Data(data))
+            }
+            ALERT => self.alert(data),
+            HANDSHAKE => self.handshake(data),
+            _ => Err(Failure::peer(Alert::UNEXPECTED_MESSAGE, PeerFault::UnexpectedRecord)),
         }
     }
 
-    /// A KeyUpdate, whole or in pieces; it ends its record (RFC 8446 section 5.1).
-    fn handshake<'a>(&mut self, inner: &[u8]) -> Result<Opened<'a>, Failure> {
-        let room = KEY_UPDATE_BYTES - self.partial_len;
-        let take = inner.len().min(room);
-        self.partial[self.partial_len..self.partial_len + take].copy_from_slice(&inner[..take]);
-        self.partial_len += take;
-        let known = &self.partial[..self.partial_len];
-        if known[0] != 24 {
-            return Err(Failure::message(Alert::UNEXPECTED_MESSAGE));
-        }
-        if known.len() >= 4 && known[1..4] != [0, 0, 1] {
-            return Err(Failure::message(Alert::DECODE_ERROR));
-        }
-        if self.partial_len < KEY_UPDATE_BYTES {
-            return Ok(Opened::Nothing);
-        }
-        if inner.len() > take {
-            return Err(Failure::message(Alert::UNEXPECTED_MESSAGE));
-        }
-        let reply = match self.partial[4] {
-            0 => false,
-            1 => true,
-            _ => return Err(Failure::message(Alert::ILLEGAL_PARAMETER)),
+    fn alert(&mut self, data: &[u8]) -> Result<Opened<'static>, Failure> {
+        // Alerts are neither fragmented nor coalesced (RFC 8446 5.1).
+        let &[level, alert] = data else {
+            return Err(Failure::peer(Alert::DECODE_ERROR, PeerFault::Malformed));
         };
-        self.partial_len = 0;
-        let Some(traffic) = &mut self.traffic else { return Err(Failure::internal()) };
-        traffic.update();
-        let secret = traffic.record_secret(self.suite);
-        self.key = aead(self.suite, &secret);
-        self.iv = Zeroizing::new(secret.iv);
-        self.sequence = 0;
-        Ok(Opened::KeyUpdate { reply })
+        let alert = Alert(alert);
+        if alert == Alert::CLOSE_NOTIFY {
+            self.closed = true;
+            return Ok(Opened::CloseNotify);
+        }
+        let ignored = match self.suite().version() {
+            // The level says nothing any more: all but these two are fatal (RFC 8446 6).
+            Version::Tls13 => alert == Alert::USER_CANCELED,
+            Version::Tls12 if level != WARNING && level != FATAL => {
+                return Err(Failure::peer(Alert::ILLEGAL_PARAMETER, PeerFault::Malformed));
+            }
+            Version::Tls12 => level == WARNING,
+        };
+        if !ignored {
+            return Err(Failure::ended_by(alert));
+        }
+        count(&mut self.warnings, WARNINGS_MAX, PeerFault::TooManyWarnings)?;
+        Ok(Opened::Nothing)
+    }
+
+    fn handshake(&mut self, data: &[u8]) -> Result<Opened<'static>, Failure> {
+        match self.suite().version() {
+            Version::Tls13 => match self.messages.key_update(data)? {
+                None => Ok(Opened::Nothing),
+                Some(reply) => {
+                    count(&mut self.key_updates, KEY_UPDATES_MAX, PeerFault::TooManyKeyUpdates)?;
+                    self.rekey();
+                    Ok(Opened::KeyUpdate { reply })
+                }
+            },
+            Version::Tls12 => {
+                if !self.messages.renegotiation(data)? {
+                    return Ok(Opened::Nothing);
+                }
+                let too_many = PeerFault::TooManyRenegotiations;
+                count(&mut self.renegotiations, RENEGOTIATIONS_MAX, too_many)?;
+                Ok(Opened::NoRenegotiation)
+            }
+        }
+    }
+
+    fn rekey(&mut self) {
+        let suite = self.suite();
+        let Some(secret) = self.secret.as_deref_mut() else { return };
+        let mut key = TrafficKey::empty(suite);
+        schedule::next_secret(suite, secret);
+        schedule::traffic_key(secret, &mut key);
+        self.protector = Protector::new(&key);
+        self.seq = 0;
     }
 }
 
-fn bad_mac() -> Failure {
-    Failure::new(Alert::BAD_RECORD_MAC, FailureReason::PeerMac)
+/// The type of a record, which has to be exactly one.
+fn header_kind(record: &[u8]) -> Result<u8, Failure> {
+    match *record {
+        [kind, _, _, high, low, ref body @ ..]
+            if body.len() == usize::from(u16::from_be_bytes([high, low])) =>
+        {
+            Ok(kind)
+        }
+        _ => Err(Failure::ours(OwnFault::NotOneRecord)),
+    }
+}
+
+/// Counts what a peer may do only so often.
+fn count(counter: &mut u8, max: u8, fault: PeerFault) -> Result<(), Failure> {
+    if *counter >= max {
+        return Err(Failure::peer(Alert::UNEXPECTED_MESSAGE, fault));
+    }
+    *counter += 1;
+    Ok(())
 }

@@ -1,97 +1,143 @@
-//! Server to client: seals records, counts them, updates its key, and lends it.
+//! Server to client: plaintext into finished records, and the loan of the key that does it.
+//!
+//! In: plaintext; out: records, straight into the caller's memory. Owned by the worker that owns the connection. No
+//! call allocates from the heap except a [`key_update`](Sealer::key_update), where aws-lc makes a new key.
 
 use crate::alert::Alert;
-use crate::lend::{RecordKey, RecordSealer, Secret};
-use crate::record::{ALERT, APPLICATION_DATA, HANDSHAKE};
-use crate::schedule::TrafficSecret;
+use crate::keys::{Secret, TrafficKey};
+use crate::lend::RecordKey;
+use crate::protect::Protector;
+use crate::record::{ALERT, APPLICATION_DATA, HANDSHAKE, PLAINTEXT_BYTES_MAX};
+use crate::schedule;
 use crate::suite::{Suite, Version};
 
-/// Handshake type and length of a KeyUpdate (RFC 8446 section 4.6.3).
-const KEY_UPDATE_HEAD: [u8; 4] = [24, 0, 0, 1];
+/// Records of each key kept for our own alerts and key updates: data and leases end before them.
+pub const RECORDS_RESERVED: u64 = 16;
 
-/// What a record carries.
+/// What is inside a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Application data.
     Data,
-    /// An alert.
+    /// An alert message.
     Alert,
     /// A handshake message.
     Handshake,
 }
 
-/// Why nothing was sealed.
+impl Content {
+    const fn wire(self) -> u8 {
+        match self {
+            Content::Data => APPLICATION_DATA,
+            Content::Alert => ALERT,
+            Content::Handshake => HANDSHAKE,
+        }
+    }
+}
+
+/// Why nothing was sealed. No sequence number was spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// The key is lent: its sequence numbers belong to the helper.
-    #[error("the record key is lent to another node")]
+    /// The key is lent: only the borrower seals.
+    #[error("the write key is lent")]
     Lent,
     /// The key has sealed as many records as it may, or as were lent.
-    #[error("the record key has reached its limit")]
+    #[error("the write key has no records left")]
     Exhausted,
-    /// Plaintext too long or `out` too short: a mistake of ours.
-    #[error("the record does not fit")]
+    /// More plaintext than a record holds, too little room, or something this version or state does not have: a
+    /// mistake of ours.
+    #[error("outside what the record layer can do")]
     Bounds,
 }
 
-/// Seals one connection's records.
+/// Seals the records of one connection.
 pub struct Sealer {
-    sealer: RecordSealer,
-    secret: Secret,
-    /// TLS 1.3 only.
-    traffic: Option<TrafficSecret>,
-    /// Records lent, while the key is.
+    protector: Protector,
+    /// Boxed, so that moving a connection leaves no copies of keys behind.
+    keys: Box<Keys>,
+    /// The next record's.
+    seq: u64,
+    /// Records lent and not yet reclaimed.
     lent: Option<u64>,
 }
 
+struct Keys {
+    /// Kept to be lent.
+    record: TrafficKey,
+    /// For key updates; TLS 1.3 only. Never lent.
+    secret: Option<Secret>,
+}
+
 impl Sealer {
-    pub(crate) fn new(
-        version: Version,
-        suite: Suite,
-        secret: Secret,
-        sequence: u64,
-        traffic: Option<TrafficSecret>,
-    ) -> Sealer {
-        let sealer = RecordSealer::new(version, suite, &secret, sequence, suite.records_max());
-        Sealer { sealer, secret, traffic, lent: None }
+    /// A sealer whose next record is number `seq`.
+    pub(crate) fn new(record: &TrafficKey, secret: Option<Secret>, seq: u64) -> Sealer {
+        let protector = Protector::new(record);
+        let mut keys = Box::new(Keys { record: TrafficKey::empty(record.suite), secret });
+        record.copy_to(&mut keys.record);
+        Sealer { protector, keys, seq, lent: None }
     }
 
-    /// Seals one record straight into `out`. Returns its length. No allocation.
+    /// The suite agreed.
+    pub fn suite(&self) -> Suite {
+        self.protector.suite()
+    }
+
+    /// The version agreed.
+    pub fn version(&self) -> Version {
+        self.suite().version()
+    }
+
+    /// Whether the key is lent.
+    pub fn is_lent(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// Bytes of the record that `plaintext` bytes become.
+    pub fn sealed_len(&self, plaintext: usize) -> usize {
+        Protector::sealed_len(self.suite(), plaintext)
+    }
+
+    /// Records of data this key may still seal, or lend (RFC 8446 5.5). At 0 it wants a
+    /// [`key_update`](Sealer::key_update), or in TLS 1.2 the connection's end.
+    pub fn records_left(&self) -> u64 {
+        (self.suite().records_max() - RECORDS_RESERVED).saturating_sub(self.seq)
+    }
+
+    /// Seals one record of at most [`PLAINTEXT_BYTES_MAX`] bytes into the start of `out`; returns its length.
     ///
     /// # Errors
-    /// [`SealError`]; no sequence number was used then.
+    /// See [`SealError`]; the sequence number is then unspent and `out` without meaning.
     pub fn seal(&mut self, content: Content, plaintext: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
         if self.lent.is_some() {
             return Err(SealError::Lent);
         }
-        let kind = match content {
-            Content::Data => APPLICATION_DATA,
-            Content::Alert => ALERT,
-            Content::Handshake => HANDSHAKE,
+        let max = match content {
+            Content::Data => self.suite().records_max() - RECORDS_RESERVED,
+            Content::Alert | Content::Handshake => self.suite().records_max(),
         };
-        self.sealer.seal(kind, plaintext, out)
+        if self.seq >= max {
+            return Err(SealError::Exhausted);
+        }
+        // Only data may be empty (RFC 8446 5.1, RFC 5246 6.2.1).
+        let empty = plaintext.is_empty() && content != Content::Data;
+        if empty || plaintext.len() > PLAINTEXT_BYTES_MAX || out.len() < self.sealed_len(plaintext.len()) {
+            return Err(SealError::Bounds);
+        }
+        let seq = self.seq;
+        // Spent before it is used: whatever happens in between, it never seals again.
+        self.seq += 1;
+        self.protector.seal(seq, content.wire(), plaintext, out).ok_or(SealError::Bounds)
     }
 
-    /// Length of a record with this much plaintext.
-    pub fn sealed_len(&self, plaintext: usize) -> usize {
-        self.sealer.sealed_len(plaintext)
-    }
-
-    /// Records this key may still seal.
-    pub fn records_left(&self) -> u64 {
-        self.sealer.end - self.sealer.next
-    }
-
-    /// Seals an alert.
+    /// Seals an alert; returns the record's length.
     ///
     /// # Errors
     /// As [`seal`](Sealer::seal).
     pub fn alert(&mut self, alert: Alert, out: &mut [u8]) -> Result<usize, SealError> {
-        let level = if alert.is_warning() { 1 } else { 2 };
-        self.seal(Content::Alert, &[level, alert.0], out)
+        self.seal(Content::Alert, &alert.message(), out)
     }
 
-    /// Seals close_notify.
+    /// Seals close_notify: nothing may be sent behind it (RFC 8446 6.1).
     ///
     /// # Errors
     /// As [`seal`](Sealer::seal).
@@ -99,56 +145,60 @@ impl Sealer {
         self.alert(Alert::CLOSE_NOTIFY, out)
     }
 
-    /// Seals a KeyUpdate under the old key and moves to the next; the old one is erased. TLS 1.3 only.
+    /// Seals a KeyUpdate under the old key, then moves to the new one and erases the old (RFC 8446 4.6.3).
+    /// `request_peer` asks the client to do the same.
     ///
     /// # Errors
-    /// As [`seal`](Sealer::seal); [`SealError::Exhausted`] in TLS 1.2, which cannot.
+    /// As [`seal`](Sealer::seal); [`SealError::Bounds`] in TLS 1.2, which has no key update.
     pub fn key_update(&mut self, request_peer: bool, out: &mut [u8]) -> Result<usize, SealError> {
-        if self.traffic.is_none() {
-            return Err(SealError::Exhausted);
+        if self.keys.secret.is_none() {
+            return Err(SealError::Bounds);
         }
-        let [kind, a, b, c] = KEY_UPDATE_HEAD;
-        let len = self.seal(Content::Handshake, &[kind, a, b, c, u8::from(request_peer)], out)?;
-        if let Some(traffic) = &mut self.traffic {
-            traffic.update();
-            let suite = self.sealer.suite;
-            self.secret = traffic.record_secret(suite);
-            self.sealer = RecordSealer::new(Version::Tls13, suite, &self.secret, 0, suite.records_max());
-        }
+        let len = self.seal(Content::Handshake, &[24, 0, 0, 1, u8::from(request_peer)], out)?;
+        self.rekey();
         Ok(len)
     }
 
-    /// Lends the key with the next `records` sequence numbers. Until [`reclaim`](Sealer::reclaim) nothing is
-    /// sealed here.
+    fn rekey(&mut self) {
+        let suite = self.suite();
+        let Keys { record, secret } = &mut *self.keys;
+        let Some(secret) = secret else { return };
+        schedule::next_secret(suite, secret);
+        schedule::traffic_key(secret, record);
+        self.protector = Protector::new(record);
+        self.seq = 0;
+    }
+
+    /// Lends the record key for the next `records` sequence numbers. Until [`reclaim`](Sealer::reclaim) every seal
+    /// answers [`SealError::Lent`].
     ///
     /// # Errors
-    /// [`SealError::Lent`] if it is lent already, [`SealError::Exhausted`] if it has fewer left.
+    /// [`SealError::Lent`] if it is lent already, [`SealError::Exhausted`] if fewer records are left,
+    /// [`SealError::Bounds`] for none.
     pub fn lend(&mut self, records: u64) -> Result<RecordKey, SealError> {
         if self.lent.is_some() {
             return Err(SealError::Lent);
+        }
+        if records == 0 {
+            return Err(SealError::Bounds);
         }
         if records > self.records_left() {
             return Err(SealError::Exhausted);
         }
         self.lent = Some(records);
-        Ok(RecordKey {
-            version: self.sealer.version,
-            suite: self.sealer.suite,
-            secret: self.secret.clone(),
-            first: self.sealer.next,
-            records,
-        })
+        Ok(RecordKey::new(&self.keys.record, self.seq, records))
     }
 
-    /// Takes the key back after `used` of the lent sequence numbers.
+    /// Takes the key back after the borrower has spent `records_used` of the lent sequence numbers.
     ///
     /// # Errors
-    /// [`SealError::Bounds`] if it was not lent, or not that many: the connection has to end.
-    pub fn reclaim(&mut self, used: u64) -> Result<(), SealError> {
+    /// [`SealError::Bounds`] if nothing is lent or more was used than lent: then nobody knows which sequence numbers
+    /// are spent, and the sealer refuses to seal for good.
+    pub fn reclaim(&mut self, records_used: u64) -> Result<(), SealError> {
         match self.lent {
-            Some(records) if used <= records => {
+            Some(lent) if records_used <= lent => {
+                self.seq += records_used;
                 self.lent = None;
-                self.sealer.next += used;
                 Ok(())
             }
             _ => Err(SealError::Bounds),

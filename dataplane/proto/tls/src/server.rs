@@ -1,190 +1,321 @@
-//! What a server is: certificates, versions, suites, resumption.
+//! A server's configuration: checked whole at start, then shared by every handshake of every worker.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
-use rustls::sign::CertifiedKey;
-use rustls::version::{TLS12, TLS13};
-use rustls::{ServerConfig, SupportedCipherSuite};
-use zeroize::Zeroizing;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ProducesTickets, StoresServerSessions};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 
-use crate::capture::Capture;
-use crate::names::ByName;
-use crate::session::Table;
+use crate::certificates::{CHAIN_MAX, CertificatePem, Certificates};
+use crate::hooks::{Hooks, Shared};
+use crate::session::{NoTable, Table};
+use crate::suite::{Suite, Version};
+use crate::ticket::{NoTickets, Ticketer};
 
-/// A certificate chain and its key, as PEM.
-pub struct CertificatePem {
-    /// Chain, leaf first.
-    pub chain: Vec<u8>,
-    /// Private key: PKCS #8, SEC1 or PKCS #1.
-    pub key: Zeroizing<Vec<u8>>,
-    /// Where it comes from, for error sentences.
-    pub source: String,
-}
+/// The one application protocol (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
 
-/// How sessions resume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resumption {
-    /// Never.
-    Off,
-    /// Session IDs and PSKs, kept here.
-    Table {
-        /// Sessions at most.
-        sessions: usize,
-        /// How long one is kept.
-        lifetime: Duration,
-    },
-    /// Sealed tickets, kept by the client.
-    Tickets {
-        /// How long one is taken.
-        lifetime: Duration,
-    },
-}
+/// Longest life of a session (RFC 8446 4.6.1).
+pub const SESSION_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What a server is made of.
+/// TLS 1.3 sessions a client gets in a handshake: each can be used once (RFC 8446 C.4). One record carries both.
+const SESSIONS_PER_HANDSHAKE: usize = 2;
+
+/// aws-lc reads this variable; set to nothing it turns AES instructions off.
+const CPU_CAPABILITIES_VARIABLE: &str = "OPENSSL_ia32cap";
+
+/// What a server is to be.
 pub struct ServerOptions {
-    /// Picked by the name the client asks for; the first is the default.
+    /// Picked by the server name a client asks for; the first is the default.
     pub certificates: Vec<CertificatePem>,
     /// Offer TLS 1.2.
     pub tls12: bool,
     /// Offer TLS 1.3.
     pub tls13: bool,
-    /// How sessions resume.
+    /// How clients come back.
     pub resumption: Resumption,
-    /// IANA names of the suites to offer; `None`: all.
+    /// IANA names of the cipher suites offered; `None`: all of [`Suite::ALL`]. The client's order decides.
     pub suites: Option<Vec<String>>,
 }
 
-/// Why there is no server; each sentence says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// No certificate.
-    #[error("no certificate is configured: add a [[certificate]] with chain and key")]
-    NoCertificate,
-    /// The chain cannot be read.
-    #[error("{0} holds no certificate that can be read ({1}): give a PEM file, leaf certificate first")]
-    Chain(String, String),
-    /// The key cannot be read.
-    #[error(
-        "the private key of {0} cannot be read ({1}): give a PEM file with a PKCS #8, SEC1 or PKCS #1 key"
-    )]
-    Key(String, String),
-    /// They do not belong together.
-    #[error(
-        "the private key does not belong to the first certificate of {0}: check [[certificate]] chain and key"
-    )]
-    Mismatch(String),
-    /// Neither version.
-    #[error("no TLS version is enabled: set [tls] versions to [\"1.3\", \"1.2\"]")]
-    NoVersion,
-    /// An unknown suite.
-    #[error("there is no cipher suite {0}: name one of {1}")]
-    Suite(String, String),
-    /// rustls refuses.
-    #[error("TLS cannot be configured ({0}): check [tls]")]
-    Tls(#[from] rustls::Error),
+/// How clients come back without a full handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumption {
+    /// They do not.
+    Off,
+    /// By sessions kept here.
+    Table {
+        /// Sessions kept at most.
+        sessions: usize,
+        /// How long.
+        lifetime: Duration,
+    },
+    /// By tickets kept by the client.
+    Tickets {
+        /// How long they are good.
+        lifetime: Duration,
+    },
 }
 
-/// Everything handshakes share. Cheap to clone.
+/// Why a server cannot start, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No certificate at all.
+    #[error("TLS needs a certificate: add a [[certificate]] section")]
+    NoCertificates,
+    /// A chain without a certificate.
+    #[error(
+        "{source_name}: no certificate in it; it has to have PEM blocks \"BEGIN CERTIFICATE\", the server's first"
+    )]
+    NoCertificate {
+        /// The chain's file.
+        source_name: String,
+    },
+    /// A chain too long.
+    #[error("{source_name}: more than {max} certificates; leave only the server's and its intermediates", max = CHAIN_MAX)]
+    LongChain {
+        /// The chain's file.
+        source_name: String,
+    },
+    /// A broken PEM block.
+    #[error("{source_name}: the PEM text of the certificate or of its key is damaged; copy the files again")]
+    MalformedPem {
+        /// The chain's file.
+        source_name: String,
+    },
+    /// A certificate that is none.
+    #[error(
+        "{source_name}: its first certificate cannot be read; `openssl x509 -in FILE -text` should show it"
+    )]
+    MalformedCertificate {
+        /// The chain's file.
+        source_name: String,
+    },
+    /// No key.
+    #[error(
+        "{source_name}: no private key for it; the key's file has to have a PEM block \"BEGIN PRIVATE KEY\""
+    )]
+    NoKey {
+        /// The chain's file.
+        source_name: String,
+    },
+    /// A key under a passphrase.
+    #[error(
+        "{source_name}: its private key is encrypted; `openssl pkey -in KEY -out PLAINKEY` removes the passphrase"
+    )]
+    EncryptedKey {
+        /// The chain's file.
+        source_name: String,
+    },
+    /// A key of a kind we cannot use.
+    #[error(
+        "{source_name}: its private key cannot be used; make an ECDSA P-256, Ed25519 or RSA (2048 bits or more) key"
+    )]
+    UnusableKey {
+        /// The chain's file.
+        source_name: String,
+    },
+    /// A key of another certificate.
+    #[error(
+        "{source_name}: the private key belongs to another certificate; pair each chain with its own key"
+    )]
+    WrongKey {
+        /// The chain's file.
+        source_name: String,
+    },
+    /// No version.
+    #[error("no TLS version is offered: allow 1.2 or 1.3")]
+    NoVersion,
+    /// A suite we do not have.
+    #[error("cipher suite \"{name}\" is not known; known are {known}", known = known_suites())]
+    UnknownSuite {
+        /// As it was written.
+        name: String,
+    },
+    /// A version without suite.
+    #[error("{version} is offered, but none of its cipher suites: add one or leave the version out", version = version.name())]
+    NoSuite {
+        /// The version.
+        version: Version,
+    },
+    /// A session lifetime out of range.
+    #[error("sessions have to live from 1 second to 7 days (RFC 8446 4.6.1)")]
+    SessionLifetime,
+    /// rustls or aws-lc-rs failed.
+    #[error("TLS cannot start: {what}")]
+    Provider {
+        /// Their word.
+        what: String,
+    },
+}
+
+fn known_suites() -> String {
+    Suite::ALL.map(Suite::name).join(", ")
+}
+
+/// A server's configuration; cheap to clone and to share.
 #[derive(Clone)]
 pub struct Server {
-    config: Arc<ServerConfig>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Without hooks; each handshake has its own.
+    config: ServerConfig,
+    shared: Arc<Shared>,
+    table: Option<Arc<Table>>,
+    ticketer: Option<Arc<Ticketer>>,
+    warnings: Vec<String>,
 }
 
 impl Server {
-    /// Reads certificates and keys.
+    /// Checks everything that can be checked before the first client.
     ///
     /// # Errors
-    /// [`ConfigError`].
+    /// A sentence that names the file and what to do.
     pub fn new(options: &ServerOptions) -> Result<Server, ConfigError> {
-        let provider = Arc::new(provider(options)?);
-        let mut keys = Vec::new();
-        for pem in &options.certificates {
-            keys.push((pem, Arc::new(certified(pem, &provider)?)));
-        }
-        let (_, default) = keys.first().ok_or(ConfigError::NoCertificate)?;
-        let mut names = ByName::new(Arc::clone(default));
-        for (pem, key) in &keys {
-            let leaf = webpki::EndEntityCert::try_from(&key.cert[0])
-                .map_err(|error| ConfigError::Chain(pem.source.clone(), error.to_string()))?;
-            for name in leaf.valid_dns_names() {
-                names.add(name, key);
-            }
-        }
-        let versions: Vec<_> = [(options.tls13, &TLS13), (options.tls12, &TLS12)]
-            .into_iter()
-            .filter_map(|(enabled, version)| enabled.then_some(version))
-            .collect();
-        if versions.is_empty() {
-            return Err(ConfigError::NoVersion);
-        }
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&versions)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(names));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.enable_secret_extraction = true;
-        config.key_log = Arc::new(Capture);
-        match options.resumption {
-            Resumption::Off => {
-                config.session_storage = Arc::new(NoServerSessionStorage {});
-                config.send_tls13_tickets = 0;
-            }
-            Resumption::Table { sessions, lifetime } => {
-                config.session_storage = Arc::new(Table::new(sessions, lifetime));
-            }
-            Resumption::Tickets { .. } => {
-                config.session_storage = Arc::new(NoServerSessionStorage {});
-                config.ticketer = aws_lc_rs::Ticketer::new()?;
-            }
-        }
-        Ok(Server { config: Arc::new(config) })
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        Server::with_provider(options, provider, Arc::new(DefaultTimeProvider))
     }
 
-    /// Makes the first use of the random number generator now: it takes 31 to 40 ms and must not fall on a worker.
+    /// As [`new`](Server::new), with another source of randomness and time: for simulations.
+    ///
+    /// # Errors
+    /// As [`new`](Server::new).
+    pub fn with_provider(
+        options: &ServerOptions,
+        mut provider: CryptoProvider,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<Server, ConfigError> {
+        let failed = |what: &str| ConfigError::Provider { what: what.to_owned() };
+        let versions = versions(options, &mut provider)?;
+        let now = clock.current_time().ok_or_else(|| failed("the clock cannot be read"))?;
+        let (certificates, mut warnings) = Certificates::new(&options.certificates, &provider, now)?;
+        if std::env::var_os(CPU_CAPABILITIES_VARIABLE).is_some() {
+            warnings.push(format!(
+                "{CPU_CAPABILITIES_VARIABLE} is set: it can make AES 35 times slower; unset it"
+            ));
+        }
+        let (table, ticketer) = resumption(options.resumption, &provider, &clock)?;
+        let sessions: Arc<dyn StoresServerSessions> = match &table {
+            Some(table) => Arc::clone(table) as _,
+            None => Arc::new(NoTable),
+        };
+        let tickets: Arc<dyn ProducesTickets> = match &ticketer {
+            Some(ticketer) => Arc::clone(ticketer) as _,
+            None => Arc::new(NoTickets),
+        };
+        let shared = Arc::new(Shared { certificates, sessions, tickets });
+        let provider = Arc::new(provider);
+        let mut config = ServerConfig::builder_with_details(provider, clock)
+            .with_protocol_versions(&versions)
+            .map_err(|error| failed(&error.to_string()))?
+            .with_no_client_auth()
+            .with_cert_resolver(Hooks::new(Arc::clone(&shared)));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.enable_secret_extraction = true;
+        config.send_tls13_tickets = match options.resumption {
+            Resumption::Off => 0,
+            Resumption::Table { .. } | Resumption::Tickets { .. } => SESSIONS_PER_HANDSHAKE,
+        };
+        // Early data can be replayed to another node: refused.
+        config.max_early_data_size = 0;
+        Ok(Server { inner: Arc::new(Inner { config, shared, table, ticketer, warnings }) })
+    }
+
+    /// What is no error, but clients may notice: expired certificates, slow AES. Sentences for the log.
+    pub fn warnings(&self) -> &[String] {
+        &self.inner.warnings
+    }
+
+    /// Does once what is slow the first time: the random number generator (tens of milliseconds), one signature by
+    /// each key, one share of each key exchange group. Call it before polling.
     pub fn warm_up(&self) {
-        let mut random = [0; 32];
-        let _ = self.config.crypto_provider().secure_random.fill(&mut random);
-        for group in &self.config.crypto_provider().kx_groups {
+        let provider = self.inner.config.crypto_provider();
+        // What fails here fails in the first handshake, with its own alert.
+        let _ = provider.secure_random.fill(&mut [0; 32]);
+        for group in &provider.kx_groups {
             let _ = group.start();
         }
+        self.inner.shared.certificates.warm_up();
     }
 
-    pub(crate) fn connection(&self) -> Option<UnbufferedServerConnection> {
-        UnbufferedServerConnection::new(Arc::clone(&self.config)).ok()
+    /// Forgets sessions and ticket keys whose time is over, so that they are erased even when no client comes. For
+    /// the control thread, every few seconds.
+    pub fn expire(&self) {
+        if let Some(table) = &self.inner.table {
+            table.expire();
+        }
+        if let Some(ticketer) = &self.inner.ticketer {
+            ticketer.expire();
+        }
+    }
+
+    /// The configuration of one handshake, with hooks of its own.
+    pub(crate) fn handshake(&self) -> (Arc<ServerConfig>, Arc<Hooks>) {
+        let hooks = Hooks::new(Arc::clone(&self.inner.shared));
+        let mut config = self.inner.config.clone();
+        config.cert_resolver = Arc::clone(&hooks) as _;
+        config.session_storage = Arc::clone(&hooks) as _;
+        config.ticketer = Arc::clone(&hooks) as _;
+        config.key_log = Arc::clone(&hooks) as _;
+        (Arc::new(config), hooks)
     }
 }
 
-fn provider(options: &ServerOptions) -> Result<CryptoProvider, ConfigError> {
-    let mut provider = aws_lc_rs::default_provider();
-    let Some(wanted) = &options.suites else { return Ok(provider) };
-    let name = |suite: &SupportedCipherSuite| format!("{:?}", suite.suite());
-    let find = |wanted: &String| {
-        provider.cipher_suites.iter().find(|suite| name(suite) == *wanted).copied().ok_or_else(|| {
-            let known: Vec<_> = provider.cipher_suites.iter().map(name).collect();
-            ConfigError::Suite(wanted.clone(), known.join(", "))
-        })
-    };
-    let suites = wanted.iter().map(find).collect::<Result<_, _>>()?;
-    provider.cipher_suites = suites;
-    Ok(provider)
+/// The versions offered; leaves only the suites asked for in `provider`.
+fn versions(
+    options: &ServerOptions,
+    provider: &mut CryptoProvider,
+) -> Result<Vec<&'static SupportedProtocolVersion>, ConfigError> {
+    let mut wanted = Vec::new();
+    for name in options.suites.iter().flatten() {
+        let known = Suite::ALL.into_iter().find(|suite| suite.name() == name);
+        wanted.push(known.ok_or_else(|| ConfigError::UnknownSuite { name: name.clone() })?);
+    }
+    let is_wanted = |suite: &Suite| options.suites.is_none() || wanted.contains(suite);
+    provider
+        .cipher_suites
+        .retain(|it| Suite::from_wire(u16::from(it.suite())).as_ref().is_some_and(is_wanted));
+    let mut versions = Vec::new();
+    for (version, on, theirs) in [
+        (Version::Tls13, options.tls13, &rustls::version::TLS13),
+        (Version::Tls12, options.tls12, &rustls::version::TLS12),
+    ] {
+        if !on {
+            continue;
+        }
+        if !provider.cipher_suites.iter().any(|suite| suite.version() == theirs) {
+            return Err(ConfigError::NoSuite { version });
+        }
+        versions.push(theirs);
+    }
+    if versions.is_empty() { Err(ConfigError::NoVersion) } else { Ok(versions) }
 }
 
-fn certified(pem: &CertificatePem, provider: &CryptoProvider) -> Result<CertifiedKey, ConfigError> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem.chain)
-        .collect::<Result<_, _>>()
-        .map_err(|error| ConfigError::Chain(pem.source.clone(), error.to_string()))?;
-    if chain.is_empty() {
-        return Err(ConfigError::Chain(pem.source.clone(), "no CERTIFICATE section".into()));
+type Resumers = (Option<Arc<Table>>, Option<Arc<Ticketer>>);
+
+fn resumption(
+    how: Resumption,
+    provider: &CryptoProvider,
+    clock: &Arc<dyn TimeProvider>,
+) -> Result<Resumers, ConfigError> {
+    match how {
+        Resumption::Off => Ok((None, None)),
+        Resumption::Table { lifetime, .. } | Resumption::Tickets { lifetime }
+            if lifetime < Duration::from_secs(1) || lifetime > SESSION_LIFETIME_MAX =>
+        {
+            Err(ConfigError::SessionLifetime)
+        }
+        Resumption::Table { sessions, lifetime } => {
+            Ok((Some(Arc::new(Table::new(sessions, lifetime, Arc::clone(clock)))), None))
+        }
+        Resumption::Tickets { lifetime } => {
+            let ticketer = Ticketer::new(lifetime, provider.secure_random, Arc::clone(clock));
+            let no_random = || ConfigError::Provider { what: "no randomness from the system".to_owned() };
+            Ok((None, Some(Arc::new(ticketer.ok_or_else(no_random)?))))
+        }
     }
-    let key = PrivateKeyDer::from_pem_slice(&pem.key)
-        .map_err(|error| ConfigError::Key(pem.source.clone(), error.to_string()))?;
-    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => ConfigError::Mismatch(pem.source.clone()),
-        error => ConfigError::Key(pem.source.clone(), error.to_string()),
-    })
 }

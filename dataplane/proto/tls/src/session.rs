@@ -1,81 +1,187 @@
-//! Sessions kept for resumption: bounded, with a lifetime, each TLS 1.3 one taken once.
+//! The session table: stateful resumption inside a node, by session ID (TLS 1.2) and PSK identity (TLS 1.3).
+//!
+//! In: sessions that rustls puts and asks for; a TLS 1.3 session is taken, once. Shared by all workers: split into
+//! shards by identity, each behind a lock that only handshakes take. Full means the oldest goes.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustls::server::StoresServerSessions;
+use rustls::time_provider::TimeProvider;
 use zeroize::Zeroizing;
 
-/// Sessions of one node. Touched by handshakes only, never by records.
+/// Shards of a large table.
+const SHARDS: usize = 16;
+
+/// Tables smaller than this have one shard: so few sessions would not spread evenly.
+const SHARDED_SESSIONS_MIN: usize = 1024;
+
+/// Bytes of an identity: rustls draws that many at random.
+const IDENTITY_BYTES: usize = 32;
+
+/// Longest session kept. One of rustls' without client certificate has some 200 bytes.
+const SESSION_BYTES_MAX: usize = 1024;
+
+/// No slot.
+const NIL: u32 = u32::MAX;
+
+type Identity = [u8; IDENTITY_BYTES];
+
+/// Sessions by identity.
 pub(crate) struct Table {
-    sessions: usize,
-    lifetime: Duration,
-    inner: Mutex<Inner>,
+    shards: Vec<Mutex<Shard>>,
+    lifetime_s: u64,
+    clock: Arc<dyn TimeProvider>,
 }
 
-#[derive(Default)]
-struct Inner {
-    by_id: HashMap<Vec<u8>, (Instant, Zeroizing<Vec<u8>>)>,
-    /// Oldest first; an entry whose session is gone, or newer, is skipped.
-    order: VecDeque<(Instant, Vec<u8>)>,
+/// A part of the table, with its slots in a list from oldest to newest. All live equally long, so the oldest also
+/// expires first.
+struct Shard {
+    slots: Vec<Slot>,
+    index: HashMap<Identity, u32>,
+    free: u32,
+    oldest: u32,
+    newest: u32,
 }
 
-impl std::fmt::Debug for Table {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Table").field("sessions", &self.sessions).finish_non_exhaustive()
-    }
+struct Slot {
+    identity: Identity,
+    value: Zeroizing<Vec<u8>>,
+    expires_s: u64,
+    older: u32,
+    /// Of a free slot: the next free one.
+    newer: u32,
 }
 
 impl Table {
-    pub(crate) fn new(sessions: usize, lifetime: Duration) -> Table {
-        Table { sessions, lifetime, inner: Mutex::default() }
+    pub(crate) fn new(sessions: usize, lifetime: Duration, clock: Arc<dyn TimeProvider>) -> Table {
+        let shards = if sessions < SHARDED_SESSIONS_MIN { 1 } else { SHARDS };
+        let each = sessions.div_ceil(shards).clamp(1, NIL as usize - 1);
+        let shards = (0..shards).map(|_| Mutex::new(Shard::new(each))).collect();
+        Table { shards, lifetime_s: lifetime.as_secs(), clock }
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
-        f(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Drops what is over.
+    pub(crate) fn expire(&self) {
+        let now_s = self.now_s();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            while shard.expire_one(now_s) {}
+        }
+    }
+
+    fn now_s(&self) -> u64 {
+        self.clock.current_time().map_or(u64::MAX, |now| now.as_secs())
+    }
+
+    /// Identities in the table are random, and others are not found in any shard.
+    fn shard(&self, identity: &Identity) -> MutexGuard<'_, Shard> {
+        self.shards[usize::from(identity[0]) % self.shards.len()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
-    /// Drops what is too old, and the oldest while there are too many.
-    fn evict(&mut self, now: Instant, sessions: usize, lifetime: Duration) {
-        while let Some((at, _)) = self.order.front() {
-            let old = now.duration_since(*at) > lifetime;
-            if !old && self.by_id.len() < sessions && self.order.len() < 2 * sessions {
-                return;
-            }
-            let Some((at, id)) = self.order.pop_front() else { return };
-            if self.by_id.get(&id).is_some_and(|(stored, _)| *stored == at) {
-                self.by_id.remove(&id);
-            }
+impl Shard {
+    fn new(sessions: usize) -> Shard {
+        let slot = |at: usize| Slot {
+            identity: [0; IDENTITY_BYTES],
+            value: Zeroizing::new(Vec::new()),
+            expires_s: 0,
+            older: NIL,
+            newer: if at + 1 < sessions { at as u32 + 1 } else { NIL },
+        };
+        let index = HashMap::with_capacity(sessions);
+        Shard { slots: (0..sessions).map(slot).collect(), index, free: 0, oldest: NIL, newest: NIL }
+    }
+
+    fn put(&mut self, identity: Identity, value: Vec<u8>, now_s: u64, expires_s: u64) {
+        if let Some(at) = self.index.get(&identity).copied() {
+            self.remove(at);
+        }
+        // Two for one: the expired never pile up.
+        self.expire_one(now_s);
+        self.expire_one(now_s);
+        if self.free == NIL {
+            self.remove(self.oldest);
+        }
+        let at = self.free;
+        let newest = self.newest;
+        let slot = &mut self.slots[at as usize];
+        self.free = slot.newer;
+        *slot = Slot { identity, value: Zeroizing::new(value), expires_s, older: newest, newer: NIL };
+        match newest {
+            NIL => self.oldest = at,
+            newest => self.slots[newest as usize].newer = at,
+        }
+        self.newest = at;
+        self.index.insert(identity, at);
+    }
+
+    fn find(&self, identity: &Identity, now_s: u64) -> Option<(u32, &Slot)> {
+        let at = *self.index.get(identity)?;
+        let slot = &self.slots[at as usize];
+        (now_s < slot.expires_s).then_some((at, slot))
+    }
+
+    fn expire_one(&mut self, now_s: u64) -> bool {
+        let is_over = self.oldest != NIL && self.slots[self.oldest as usize].expires_s <= now_s;
+        if is_over {
+            self.remove(self.oldest);
+        }
+        is_over
+    }
+
+    /// Empties a slot in use; its value is erased.
+    fn remove(&mut self, at: u32) {
+        let slot = &mut self.slots[at as usize];
+        slot.value = Zeroizing::new(Vec::new());
+        let (identity, older, newer) = (slot.identity, slot.older, slot.newer);
+        slot.newer = self.free;
+        self.free = at;
+        self.index.remove(&identity);
+        match older {
+            NIL => self.oldest = newer,
+            older => self.slots[older as usize].newer = newer,
+        }
+        match newer {
+            NIL => self.newest = older,
+            newer => self.slots[newer as usize].older = older,
         }
     }
 }
 
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Table")
+    }
+}
+
 impl StoresServerSessions for Table {
-    fn put(&self, id: Vec<u8>, value: Vec<u8>) -> bool {
-        let now = Instant::now();
-        self.with(|inner| {
-            inner.evict(now, self.sessions, self.lifetime);
-            inner.order.push_back((now, id.clone()));
-            inner.by_id.insert(id, (now, Zeroizing::new(value)));
-        });
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        let Ok(identity) = Identity::try_from(key) else { return false };
+        if value.len() > SESSION_BYTES_MAX {
+            return false;
+        }
+        let now_s = self.now_s();
+        let expires_s = now_s.saturating_add(self.lifetime_s);
+        self.shard(&identity).put(identity, value, now_s, expires_s);
         true
     }
 
-    fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.with(|inner| {
-            let (at, value) = inner.by_id.get(id)?;
-            (at.elapsed() <= self.lifetime).then(|| value.to_vec())
-        })
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let identity = Identity::try_from(key).ok()?;
+        self.shard(&identity).find(&identity, self.now_s()).map(|(_, slot)| slot.value.to_vec())
     }
 
-    fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.with(|inner| {
-            let (at, value) = inner.by_id.remove(id)?;
-            (at.elapsed() <= self.lifetime).then(|| value.to_vec())
-        })
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let identity = Identity::try_from(key).ok()?;
+        let mut shard = self.shard(&identity);
+        let (at, slot) = shard.find(&identity, self.now_s())?;
+        let value = slot.value.to_vec();
+        shard.remove(at);
+        Some(value)
     }
 
     fn can_cache(&self) -> bool {
@@ -83,23 +189,24 @@ impl StoresServerSessions for Table {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// No resumption by state of ours.
+#[derive(Debug)]
+pub(crate) struct NoTable;
 
-    #[test]
-    fn the_oldest_go_first_and_taken_ones_are_gone() {
-        let table = Table::new(2, Duration::from_secs(60));
-        for id in 1..=3u8 {
-            table.put(vec![id], vec![id; 3]);
-        }
-        assert_eq!(table.get(&[1]), None);
-        assert_eq!(table.take(&[2]), Some(vec![2; 3]));
-        assert_eq!(table.take(&[2]), None);
-        assert_eq!(table.get(&[3]), Some(vec![3; 3]));
-        let expired = Table::new(2, Duration::ZERO);
-        expired.put(vec![1], vec![1]);
-        std::thread::sleep(Duration::from_millis(1));
-        assert_eq!(expired.get(&[1]), None);
+impl StoresServerSessions for NoTable {
+    fn put(&self, _: Vec<u8>, _: Vec<u8>) -> bool {
+        false
+    }
+
+    fn get(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn take(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn can_cache(&self) -> bool {
+        false
     }
 }

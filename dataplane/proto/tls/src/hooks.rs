@@ -1,0 +1,129 @@
+//! What one handshake has to do with the rest of the server: certificates, sessions and tickets in, traffic secrets and
+//! the facts rustls does not tell out.
+//!
+//! One value per handshake, behind the traits rustls calls; it is used by one thread at a time, the locks are only
+//! what these traits ask for.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::KeyLog;
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, StoresServerSessions};
+use rustls::sign::CertifiedKey;
+
+use crate::certificates::Certificates;
+use crate::keys::Secret;
+
+/// Sessions looked up for one ClientHello. It may offer as many as fit into 64 KiB, and rustls would try them all.
+pub const LOOKUPS_MAX: u8 = 8;
+
+/// What all handshakes of a server share.
+pub(crate) struct Shared {
+    pub(crate) certificates: Certificates,
+    pub(crate) sessions: Arc<dyn StoresServerSessions>,
+    pub(crate) tickets: Arc<dyn ProducesTickets>,
+}
+
+/// The application traffic secrets of a TLS 1.3 connection (RFC 8446 7.1).
+#[derive(Default)]
+pub(crate) struct Secrets {
+    pub(crate) client: Option<Secret>,
+    pub(crate) server: Option<Secret>,
+}
+
+/// One handshake's hooks.
+pub(crate) struct Hooks {
+    shared: Arc<Shared>,
+    secrets: Mutex<Secrets>,
+    sni: AtomicBool,
+    lookups: AtomicU8,
+}
+
+impl Hooks {
+    pub(crate) fn new(shared: Arc<Shared>) -> Arc<Hooks> {
+        Arc::new(Hooks {
+            shared,
+            secrets: Mutex::new(Secrets::default()),
+            sni: AtomicBool::new(false),
+            lookups: AtomicU8::new(0),
+        })
+    }
+
+    /// Takes the secrets captured so far; nothing of them stays here.
+    pub(crate) fn take_secrets(&self) -> Secrets {
+        std::mem::take(&mut *self.secrets.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the client named the server it wants.
+    pub(crate) fn has_sni(&self) -> bool {
+        self.sni.load(Ordering::Relaxed)
+    }
+
+    fn may_look_up(&self) -> bool {
+        self.lookups.fetch_add(1, Ordering::Relaxed) < LOOKUPS_MAX
+    }
+}
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hooks")
+    }
+}
+
+impl KeyLog for Hooks {
+    fn will_log(&self, label: &str) -> bool {
+        matches!(label, "CLIENT_TRAFFIC_SECRET_0" | "SERVER_TRAFFIC_SECRET_0")
+    }
+
+    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        match label {
+            "CLIENT_TRAFFIC_SECRET_0" => secrets.client = Secret::new(secret),
+            "SERVER_TRAFFIC_SECRET_0" => secrets.server = Secret::new(secret),
+            _ => {}
+        }
+    }
+}
+
+impl ResolvesServerCert for Hooks {
+    fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.sni.store(client_hello.server_name().is_some(), Ordering::Relaxed);
+        self.shared.certificates.pick(client_hello.server_name(), client_hello.signature_schemes())
+    }
+}
+
+impl StoresServerSessions for Hooks {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        self.shared.sessions.put(key, value)
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.may_look_up().then(|| self.shared.sessions.get(key))?
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.may_look_up().then(|| self.shared.sessions.take(key))?
+    }
+
+    fn can_cache(&self) -> bool {
+        self.shared.sessions.can_cache()
+    }
+}
+
+impl ProducesTickets for Hooks {
+    fn enabled(&self) -> bool {
+        self.shared.tickets.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.shared.tickets.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.shared.tickets.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.may_look_up().then(|| self.shared.tickets.decrypt(cipher))?
+    }
+}
