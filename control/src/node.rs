@@ -50,6 +50,7 @@ type App = Builtin;
 /// # Errors
 /// What keeps it from starting; each sentence says what to do.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    end_on_panic();
     let stop = Arc::new(AtomicBool::new(false));
     let clock = Clock::start();
     let registry = Arc::new(Registry::new());
@@ -108,6 +109,15 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
     drop(port);
     Ok(())
+}
+
+/// A worker that panics has lost count of something: the node ends, to be started anew, rather than serve on without it.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn local(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, stop: &Arc<AtomicBool>) -> peers::Local {

@@ -64,6 +64,8 @@ struct Entry {
     granted: VecDeque<u16>,
     /// Slots sent and released again, not yet granted anew.
     spare: SlotList,
+    /// Slots whose record is on its way to the client.
+    taken: usize,
     records: u32,
     bytes: u64,
 }
@@ -98,6 +100,7 @@ impl Lender {
             deadline: Time::NEVER,
             granted: VecDeque::with_capacity(CREDITS_MAX),
             spare: SlotList::new(),
+            taken: 0,
             records: 0,
             bytes: 0,
         };
@@ -155,6 +158,7 @@ impl Lender {
         entry.live = Some(Stage::Granted);
         entry.owner = owner;
         entry.deadline = deadline;
+        entry.taken = 0;
         entry.records = 0;
         entry.bytes = 0;
         Some(LeaseId { index, generation: entry.generation })
@@ -210,7 +214,7 @@ impl Lender {
 
     fn held(&self, lease: LeaseId) -> usize {
         let entry = &self.entries[usize::from(lease.index)];
-        entry.granted.len() + entry.spare.len()
+        entry.granted.len() + entry.spare.len() + entry.taken
     }
 
     /// A doorbell: the next granted slot holds a record. `None` for a lease that ended meanwhile.
@@ -235,6 +239,7 @@ impl Lender {
             return Err(Violation::Stage);
         }
         let slot = entry.granted.pop_front().ok_or(Violation::Slots)?;
+        entry.taken += 1;
         entry.records += 1;
         entry.deadline = deadline;
         if let Some(holder) = &mut self.holder[usize::from(slot)] {
@@ -323,16 +328,16 @@ impl Lender {
             self.free.push(slot);
             return None;
         };
+        entry.taken -= 1;
         entry.spare.push(slot);
         (entry.live == Some(Stage::Gone)).then_some(lease)
     }
 
-    /// Whether enough slots of a streaming lease have come back to be worth a message.
+    /// Whether enough slots of a streaming lease have come back to be worth a message: half of what it holds.
     pub fn wants_slots(&self, lease: LeaseId) -> bool {
         let Some(Stage::Gone) = self.stage(lease) else { return false };
         let entry = &self.entries[usize::from(lease.index)];
-        entry.granted.len() * 2 <= self.limits.credits
-            && entry.spare.len() * 2 >= self.limits.credits.min(entry.granted.len() + entry.spare.len())
+        entry.spare.len() * 2 >= self.limits.credits || (entry.granted.is_empty() && !entry.spare.is_empty())
     }
 
     /// Slots to grant to a streaming lease now, if enough have come back to be worth a message; the caller clears
@@ -340,13 +345,12 @@ impl Lender {
     pub fn top_up(&mut self, lease: LeaseId) -> Option<SlotList> {
         let credits = self.limits.credits;
         let entry = self.entry(lease)?;
-        if entry.live != Some(Stage::Gone) || entry.granted.len() * 2 > credits {
+        if entry.live != Some(Stage::Gone) {
             return None;
         }
         let mut slots = std::mem::take(&mut entry.spare);
         entry.granted.extend(&slots);
-        let room = slots.capacity() - slots.len();
-        let more = self.fill(lease, credits.min(self.held(lease) + room));
+        let more = self.fill(lease, credits);
         slots.extend(more);
         (!slots.is_empty()).then_some(slots)
     }
@@ -499,7 +503,7 @@ mod tests {
                 prop_assert!(lender.slots_out() >= taken.len());
                 let mut held: Vec<u16> = lender.free.clone();
                 for entry in &lender.entries {
-                    prop_assert!(entry.granted.len() + entry.spare.len() <= CREDITS_MAX);
+                    prop_assert!(entry.granted.len() + entry.spare.len() + entry.taken <= 4, "within its credit");
                     held.extend(&entry.granted);
                     held.extend(&entry.spare);
                 }
