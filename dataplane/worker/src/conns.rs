@@ -58,9 +58,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         for _ in 0..RECORDS_A_TURN {
             match self.take_in(id) {
                 None => return,
-                Some(Taken::Wait) => {
-                    return self.maybe_eof(index);
-                }
+                // A record may go on behind the end of TCP's ring.
+                Some(Taken::Wait) if self.tcp.readable(id) > 0 => {}
+                Some(Taken::Wait) => return self.maybe_eof(index),
                 Some(Taken::Starved) => return self.starve(index),
                 Some(taken) => self.taken(index, taken),
             }
