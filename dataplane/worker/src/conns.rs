@@ -55,9 +55,12 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Takes in what the client has sent, as far as the connection may go on now.
     pub(crate) fn pump(&mut self, id: ConnId) {
         let index = id.index();
+        if self.conns[index].as_ref().is_none_or(|conn| conn.id != id) {
+            return;
+        }
         for _ in 0..RECORDS_A_TURN {
             match self.take_in(id) {
-                None => return,
+                None => return self.maybe_eof(index),
                 // A record may go on behind the end of TCP's ring.
                 Some(Taken::Wait) if self.tcp.readable(id) > 0 => {}
                 Some(Taken::Wait) => return self.maybe_eof(index),
