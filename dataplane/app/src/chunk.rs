@@ -39,10 +39,10 @@ impl Chunk {
     /// Takes bytes written to the room into use.
     pub(crate) fn grow(&mut self, by: usize) {
         self.len += by;
-        debug_assert!(self.len <= CHUNK_BYTES);
+        assert!(self.len <= CHUNK_BYTES, "more was taken into use than there was room");
     }
 
-    /// Whether nothing fits any more.
+    /// Bytes of the room left.
     pub(crate) fn left(&self) -> usize {
         CHUNK_BYTES - self.len
     }

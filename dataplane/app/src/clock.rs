@@ -1,8 +1,13 @@
-//! The clock an application runs by: the machine's, or a simulation's.
+//! The clock an application runs by: the machine's, or a simulation's; and the Date field.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::fmt::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arrayvec::ArrayString;
 use keyferry_time::Time;
+
+/// Bytes of an IMF-fixdate (RFC 9110 5.6.7).
+const DATE_BYTES: usize = 29;
 
 /// Time for an application.
 pub trait Clock: Send {
@@ -31,5 +36,26 @@ impl Clock for SystemClock {
 
     fn unix_seconds(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+}
+
+/// The value of the Date field (RFC 9110 6.6.1), made once a second.
+#[derive(Default)]
+pub(crate) struct Date {
+    text: ArrayString<DATE_BYTES>,
+    until: Time,
+}
+
+impl Date {
+    /// The value at `now`.
+    pub(crate) fn at(&mut self, now: Time, clock: &dyn Clock) -> &str {
+        if self.text.is_empty() || self.until.is_due(now) {
+            self.until = now + Duration::from_secs(1);
+            self.text.clear();
+            let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(clock.unix_seconds()));
+            // Its length is fixed, so it fits.
+            let _ = write!(self.text, "{date}");
+        }
+        &self.text
     }
 }

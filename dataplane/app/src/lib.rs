@@ -4,6 +4,7 @@
 //! gets back reply bytes ready to be sealed, a chunk of at most one TLS record at a time. The application fills
 //! only chunks it was given, so back-pressure needs no protocol of its own.
 //!
+//! - [`Job`], [`Part`], [`Chunk`]: what travels between worker and application
 //! - [`runner`]: drives an [`App`], many requests at a time, and writes HTTP around its bodies
 //! - [`port`]: what a worker holds: a runner inside the worker, or queues to app threads
 //! - [`threads`]: the app threads
@@ -19,7 +20,9 @@ use keyferry_time::Time;
 pub mod builtin;
 pub mod chunk;
 pub mod clock;
+mod job;
 pub mod port;
+mod reply;
 pub mod runner;
 pub mod static_files;
 pub mod synthetic;
@@ -28,8 +31,9 @@ pub mod threads;
 pub use builtin::Builtin;
 pub use chunk::{CHUNK_BYTES, Chunk};
 pub use clock::{Clock, SystemClock};
+pub use job::{CHUNKS_PER_JOB, End, Job, JobId, Part};
 pub use port::{PARTS, Port};
-pub use runner::{CHUNKS_PER_JOB, End, Job, JobId, Part, Runner};
+pub use runner::Runner;
 
 /// A request handler. One value runs on one app thread (or inside a worker), many requests at a time.
 ///
@@ -43,10 +47,13 @@ pub trait App: Send + 'static {
     /// Starts a request. It is whole, body included, and stays readable until its reply ends.
     fn begin(&mut self, request: &Request, now: Time) -> Self::Task;
 
-    /// The reply's status, headers and length, once known. Called until it is ready, then not again.
+    /// The reply's status, headers and length, once known. Called until it is ready, then not again. A status
+    /// outside 200 to 599 is a fault of the application.
     fn head(&mut self, task: &mut Self::Task, request: &Request, now: Time) -> Poll<ReplyHead>;
 
-    /// Writes body bytes to the start of `out` (never empty). Called until it answers `end`.
+    /// Writes body bytes to the start of `out` (never empty). Called until it answers `end`; not for HEAD, nor for a
+    /// status or length that leaves no body. A body unlike its length, or a piece with neither bytes nor end, is a
+    /// fault of the application.
     fn body(&mut self, task: &mut Self::Task, request: &Request, now: Time, out: &mut [u8]) -> Poll<Body>;
 
     /// When a pending task wants to be asked again; `None`: at once, it is computing.
@@ -66,6 +73,6 @@ pub struct Body {
 }
 
 impl Body {
-    /// The application cannot go on: the reply ends broken.
+    /// The application cannot go on: the reply ends broken, and the client sees that it did.
     pub const FAILED: Body = Body { bytes: usize::MAX, end: true };
 }

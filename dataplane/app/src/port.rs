@@ -1,8 +1,10 @@
 //! What a worker holds of the application: a runner that runs inside it, or the queues to app threads.
+//!
+//! In: jobs, chunks, cancellations. Out: parts. Owned by one worker; the far ends of the queues by the app threads.
 
-use std::hash::BuildHasherDefault;
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
@@ -10,14 +12,16 @@ use keyferry_time::Time;
 
 use crate::App;
 use crate::chunk::Chunk;
-use crate::runner::{ByJob, CHUNKS_PER_JOB, Job, JobId, Part, Runner};
+use crate::job::{ByJob, CHUNKS_PER_JOB, Job, JobId, Part, by_job};
+use crate::runner::Runner;
 use crate::threads::{Command, Inbox};
 
 /// Parts delivered by one poll; also the size of the caller's storage.
 pub const PARTS: usize = 32;
 
-/// Parts one job may have under way to its worker: its chunks as reply or spare, and its request.
-pub(crate) const PARTS_PER_JOB: usize = 2 * CHUNKS_PER_JOB + 1;
+/// Parts one job may have under way to its worker: its chunks as reply or spare, those that came too late for a
+/// job before it, and its request.
+const PARTS_PER_JOB: usize = 2 * CHUNKS_PER_JOB + 1;
 
 /// A worker's way to the application.
 pub enum Port<A: App> {
@@ -30,29 +34,33 @@ pub enum Port<A: App> {
 /// An application inside its worker.
 pub struct Inline<A: App> {
     runner: Runner<A>,
-    /// Parts made by calls that deliver none.
-    parts: std::collections::VecDeque<Part>,
+    /// Parts on their way to the next polls.
+    parts: VecDeque<Part>,
 }
 
 /// The queues between one worker and the app threads.
 pub struct Threads {
-    pub(crate) worker: u16,
-    pub(crate) inboxes: Vec<Arc<Inbox>>,
+    worker: u16,
+    inboxes: Vec<Arc<Inbox>>,
     pub(crate) outbox: Arc<ArrayQueue<Part>>,
     /// Which thread runs a job.
-    pub(crate) placed: ByJob<JobId, u16>,
-    pub(crate) jobs_max: usize,
+    placed: ByJob<JobId, u16>,
+    jobs_max: usize,
     /// Jobs submitted and not yet over.
-    pub(crate) outstanding: usize,
+    outstanding: usize,
+    /// A thread has been told something since the last flush.
+    told: bool,
 }
 
 impl<A: App> Port<A> {
     /// The application inside the worker.
     pub fn inline(runner: Runner<A>) -> Port<A> {
-        Port::Inline(Box::new(Inline { runner, parts: std::collections::VecDeque::with_capacity(PARTS) }))
+        let parts = VecDeque::with_capacity(PARTS_PER_JOB * runner.capacity());
+        Port::Inline(Box::new(Inline { runner, parts }))
     }
 
-    /// Submits a request.
+    /// Submits a request. Its number may be one used before if that job is over; not if it was cancelled, since its
+    /// last parts may still be on their way.
     ///
     /// # Errors
     /// The job, if too many are under way.
@@ -70,17 +78,11 @@ impl<A: App> Port<A> {
                 let Inline { runner, parts } = &mut **inline;
                 runner.more(0, id, chunk, &mut |_, part| parts.push_back(part));
             }
-            Port::Threads(threads) => match threads.placed.get(&id).copied() {
-                Some(thread) => threads.tell(thread, Command::More { worker: threads.worker, id, chunk }),
-                None => {
-                    // The job is over: the chunk comes back through the outbox like any spare one.
-                    let _ = threads.outbox.push(Part::Spare(chunk));
-                }
-            },
+            Port::Threads(threads) => threads.more(id, chunk),
         }
     }
 
-    /// Ends a job; its request and chunks come back.
+    /// Ends a job; its request and chunks come back. Nothing happens if it is over.
     pub fn cancel(&mut self, id: JobId) {
         match self {
             Port::Inline(inline) => {
@@ -100,7 +102,10 @@ impl<A: App> Port<A> {
         match self {
             Port::Inline(inline) => {
                 let Inline { runner, parts: waiting } = &mut **inline;
-                runner.turn(&mut |_, part| waiting.push_back(part));
+                // Parts nobody has room for are no reason to make more.
+                if waiting.len() < parts.remaining_capacity() {
+                    runner.turn(&mut |_, part| waiting.push_back(part));
+                }
                 let count = waiting.len().min(parts.remaining_capacity());
                 parts.extend(waiting.drain(..count));
             }
@@ -116,7 +121,11 @@ impl<A: App> Port<A> {
 
     /// Wakes app threads that sleep and have been told something. Once a turn: an awake thread costs nothing.
     pub fn flush(&mut self) {
-        if let Port::Threads(threads) = self {
+        if let Port::Threads(threads) = self
+            && std::mem::take(&mut threads.told)
+        {
+            // Between what was told and the look at the flags; see `Inbox::sleep`.
+            fence(Ordering::SeqCst);
             for inbox in &threads.inboxes {
                 inbox.wake();
             }
@@ -147,9 +156,10 @@ impl Threads {
             worker,
             inboxes,
             outbox: Arc::new(ArrayQueue::new(PARTS_PER_JOB * jobs_max)),
-            placed: ByJob::with_capacity_and_hasher(2 * jobs_max, BuildHasherDefault::default()),
+            placed: by_job(jobs_max),
             jobs_max,
             outstanding: 0,
+            told: false,
         }
     }
 
@@ -162,24 +172,33 @@ impl Threads {
         let Some(thread) = (0..self.inboxes.len()).min_by_key(load) else { return Err(job) };
         self.inboxes[thread].jobs.fetch_add(1, Ordering::Relaxed);
         self.outstanding += 1;
-        self.placed.insert(job.id, thread as u16);
+        let before = self.placed.insert(job.id, thread as u16);
+        assert!(before.is_none(), "a job's number is used again before it is over");
         self.tell(thread as u16, Command::Submit { worker: self.worker, job });
         Ok(())
     }
 
-    fn tell(&self, thread: u16, command: Command) {
+    fn more(&mut self, id: JobId, chunk: Chunk) {
+        match self.placed.get(&id).copied() {
+            Some(thread) => self.tell(thread, Command::More { worker: self.worker, id, chunk }),
+            None => {
+                // The job is over: the chunk comes back through the outbox like any spare one.
+                let back = self.outbox.push(Part::Spare(chunk));
+                assert!(back.is_ok(), "an outbox holds every chunk its jobs can have");
+            }
+        }
+    }
+
+    fn tell(&mut self, thread: u16, command: Command) {
+        self.told = true;
         let told = self.inboxes[usize::from(thread)].queue.push(command);
         assert!(told.is_ok(), "an inbox holds every command its jobs can have under way");
     }
 
     fn settle(&mut self, part: &Part) {
-        match part {
-            Part::Reply { id, end: Some(_), .. } | Part::Failed { id, .. } => {
-                self.placed.remove(id);
-                self.outstanding -= 1;
-            }
-            Part::Cancelled(_) => self.outstanding -= 1,
-            Part::Reply { .. } | Part::Spare(_) => {}
+        if let Part::Reply { id, end: Some(_), .. } | Part::Failed { id, .. } = part {
+            self.placed.remove(id);
         }
+        self.outstanding -= usize::from(part.is_last());
     }
 }

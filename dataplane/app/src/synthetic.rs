@@ -2,7 +2,8 @@
 //!
 //! Cost and size are fixed or drawn from a distribution; a request may ask for its own: `?bytes=N`, `cost_us=N`,
 //! `seed=S`, `status=NNN`, `chunked=1`. The body is a published pattern, so that whoever reads it can check every
-//! byte: [`fill`]. A request with a body is answered with its length and hash in `X-Body-Bytes` and `X-Body-Hash`.
+//! byte: [`fill`]. A POST, or another method that may carry a body, is answered with the body's length and hash in
+//! `X-Body-Bytes` and `X-Body-Hash`. Runs on an app thread, or in the worker.
 
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use keyferry_time::Time;
 
 use crate::{App, Body};
 
-/// Longest piece of work done at a time, in us: what a request that computes may delay its thread's queues.
+/// Longest piece of work done at a time, in us: what a request that computes may delay its thread's queues, or the
+/// worker it runs in.
 const SLICE_US: u64 = 50;
 
 /// Longest time the speed of the core is measured at start.
@@ -84,7 +86,8 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
 pub struct Synthetic {
     options: Options,
     drawn: u64,
-    /// Work units a core does in a us.
+    /// Work units a core does in a us. Work is counted, not timed: what another thread takes of the core in between
+    /// is not taken for work done.
     units_per_us: u64,
 }
 
@@ -204,7 +207,7 @@ impl App for Synthetic {
         } else {
             ReplyHead::new(task.status, task.bytes, TYPE)
         };
-        if !request.body().is_empty() {
+        if !request.is_safe() {
             let mut digits = [0; 20];
             // Both are short and valid, so they always fit.
             let _ = head.header("X-Body-Bytes", decimal(request.body().len() as u64, &mut digits));

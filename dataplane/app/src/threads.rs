@@ -1,7 +1,10 @@
 //! The app threads: each runs one [`App`] for all workers, on a core of its own, over bounded queues.
+//!
+//! In: commands from the workers' ports. Out: parts to their outboxes. Started by the control thread, ended by its
+//! flag.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -11,16 +14,18 @@ use keyferry_time::Time;
 use crate::App;
 use crate::chunk::Chunk;
 use crate::clock::{Clock, SystemClock};
+use crate::job::{CHUNKS_PER_JOB, Job, JobId, Part};
 use crate::port::{Port, Threads};
-use crate::runner::{CHUNKS_PER_JOB, Job, JobId, Part, Runner};
+use crate::runner::Runner;
 
-/// Commands one job may have under way: its submission, its chunks, its cancellation.
+/// Commands one job may have under way: its submission, its chunks (those for a job before it of the same number
+/// among them: its own are only asked for once its submission has been read), its cancellation.
 const COMMANDS_PER_JOB: usize = 2 + CHUNKS_PER_JOB;
 
 /// Commands taken in before the application runs again.
 const COMMANDS_A_TURN: usize = 64;
 
-/// Longest sleep of an idle thread: a lost wake-up would cost this much, never a hang.
+/// Longest sleep of an idle thread: how late it sees that it has to end.
 const SLEEP: Duration = Duration::from_millis(10);
 
 /// Idle turns before a thread first sleeps.
@@ -50,26 +55,35 @@ pub(crate) struct Inbox {
     /// Jobs of all workers on this thread.
     pub(crate) jobs: AtomicUsize,
     sleeping: AtomicBool,
-    thread: std::sync::OnceLock<Thread>,
+    thread: OnceLock<Thread>,
 }
 
 impl Inbox {
-    /// Wakes the thread if it sleeps and has something to read. The flag and the queue are written in opposite
-    /// order by both sides and SeqCst keeps them so: either the thread sees the command or we see the flag.
+    fn new(commands: usize) -> Inbox {
+        Inbox {
+            queue: ArrayQueue::new(commands),
+            jobs: AtomicUsize::new(0),
+            sleeping: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        }
+    }
+
+    /// Wakes the thread if it sleeps. The caller has put a SeqCst fence behind what it told it.
     pub(crate) fn wake(&self) {
-        std::sync::atomic::fence(Ordering::SeqCst);
+        // The swap leaves one of several workers to make the system call.
         if self.sleeping.load(Ordering::Relaxed)
-            && !self.queue.is_empty()
-            && self.sleeping.swap(false, Ordering::AcqRel)
+            && self.sleeping.swap(false, Ordering::Relaxed)
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
         }
     }
 
+    /// Sleeps until woken. The worker writes the queue and then reads the flag, we write the flag and then read the
+    /// queue, each with a SeqCst fence between: one of the two sees what the other wrote, so no wake-up is lost.
     fn sleep(&self, longest: Duration) {
         self.sleeping.store(true, Ordering::Relaxed);
-        std::sync::atomic::fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         if self.queue.is_empty() {
             std::thread::park_timeout(longest);
         }
@@ -104,15 +118,8 @@ pub fn start<A: App>(
     stop: &Arc<AtomicBool>,
 ) -> std::io::Result<Started<A>> {
     let jobs = plan.workers * plan.jobs_per_worker;
-    let inbox = |_: &Option<usize>| {
-        Arc::new(Inbox {
-            queue: ArrayQueue::new(COMMANDS_PER_JOB * jobs),
-            jobs: AtomicUsize::new(0),
-            sleeping: AtomicBool::new(false),
-            thread: std::sync::OnceLock::new(),
-        })
-    };
-    let inboxes: Vec<Arc<Inbox>> = plan.cores.iter().map(inbox).collect();
+    let inboxes: Vec<Arc<Inbox>> =
+        plan.cores.iter().map(|_| Arc::new(Inbox::new(COMMANDS_PER_JOB * jobs))).collect();
     let ports: Vec<Threads> = (0..plan.workers)
         .map(|worker| Threads::new(worker as u16, inboxes.clone(), plan.jobs_per_worker))
         .collect();
@@ -144,7 +151,7 @@ fn serve<A: App>(
 ) {
     let _ = inbox.thread.set(std::thread::current());
     let mut out = |worker: u16, part: Part| {
-        if matches!(part, Part::Reply { end: Some(_), .. } | Part::Failed { .. } | Part::Cancelled(_)) {
+        if part.is_last() {
             inbox.jobs.fetch_sub(1, Ordering::Relaxed);
         }
         let sent = outboxes[usize::from(worker)].push(part);

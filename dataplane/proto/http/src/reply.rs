@@ -232,10 +232,13 @@ pub fn write_head(head: &ReplyHead, seen: Seen, date: &str, out: &mut [u8]) -> R
 pub struct ChunkWriter;
 
 impl ChunkWriter {
+    /// Bytes before the body: eight hex digits, CR LF.
+    pub const SIZE_LINE_BYTES: usize = 8 + 2;
+
     /// Where in `out` the body bytes of a chunk go; `None` if not even one fits.
     pub fn body(out: &mut [u8]) -> Option<&mut [u8]> {
-        let end = out.len().checked_sub(2).filter(|end| *end > 10)?;
-        Some(&mut out[10..end])
+        let end = out.len().checked_sub(2).filter(|end| *end > Self::SIZE_LINE_BYTES)?;
+        Some(&mut out[Self::SIZE_LINE_BYTES..end])
     }
 
     /// Frames `len` body bytes written to [`body`](ChunkWriter::body). Returns the bytes of the whole chunk.

@@ -1,0 +1,312 @@
+//! The runner over applications that do what their script says: replies are whole, faults are seen, chunks and
+//! requests come back, and who computes goes on first.
+
+mod common;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use common::*;
+use keyferry_app::{App, Body, CHUNK_BYTES, Chunk, JobId, PARTS, Part};
+use keyferry_http::{ReplyHead, Request};
+use keyferry_time::Time;
+use proptest::prelude::*;
+
+/// What an application does when asked.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Writes up to so many bytes of its body.
+    Write(usize),
+    /// Waits so long.
+    Wait(u64),
+    /// Wants the processor again.
+    Busy,
+}
+
+#[derive(Clone, Debug)]
+struct Script {
+    status: u16,
+    length: Option<u64>,
+    /// Bytes it really has.
+    body: usize,
+    /// Steps before the head.
+    before: Vec<Step>,
+    /// Steps of the body, then all that is left as fast as possible.
+    steps: Vec<Step>,
+    /// The end is said with the last bytes, or only when asked once more.
+    lazy_end: bool,
+}
+
+impl Script {
+    fn new(length: Option<u64>, body: usize) -> Script {
+        Script { status: 200, length, body, before: Vec::new(), steps: Vec::new(), lazy_end: false }
+    }
+}
+
+/// The script's body.
+fn body_of(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at % 251) as u8).collect()
+}
+
+#[derive(Default)]
+struct Scripted {
+    scripts: VecDeque<Script>,
+    /// Names of requests as they are begun and asked.
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+struct Task {
+    script: Script,
+    before: VecDeque<Step>,
+    steps: VecDeque<Step>,
+    sent: usize,
+    until: Option<Time>,
+}
+
+impl Scripted {
+    fn of(scripts: impl IntoIterator<Item = Script>) -> Scripted {
+        Scripted { scripts: scripts.into_iter().collect(), ..Scripted::default() }
+    }
+
+    fn note(&self, what: &str, request: &Request) {
+        self.log.lock().unwrap().push(format!("{what} {}", String::from_utf8_lossy(request.path())));
+    }
+}
+
+impl App for Scripted {
+    type Task = Task;
+
+    fn begin(&mut self, request: &Request, _: Time) -> Task {
+        self.note("begin", request);
+        let script = self.scripts.pop_front().expect("a script a request");
+        let (before, steps) = (script.before.clone().into(), script.steps.clone().into());
+        Task { script, before, steps, sent: 0, until: None }
+    }
+
+    fn head(&mut self, task: &mut Task, request: &Request, now: Time) -> Poll<ReplyHead> {
+        self.note("head", request);
+        match task.before.pop_front() {
+            Some(Step::Wait(us)) => task.until = Some(now + Duration::from_micros(us)),
+            Some(_) => task.until = None,
+            None => {
+                let Script { status, length, .. } = task.script;
+                return Poll::Ready(match length {
+                    Some(length) => ReplyHead::new(status, length, "text/plain"),
+                    None => ReplyHead::chunked(status, "text/plain"),
+                });
+            }
+        }
+        Poll::Pending
+    }
+
+    fn body(&mut self, task: &mut Task, _: &Request, now: Time, out: &mut [u8]) -> Poll<Body> {
+        assert!(!out.is_empty());
+        let most = match task.steps.pop_front() {
+            Some(Step::Write(bytes)) => bytes.max(1),
+            Some(Step::Wait(us)) => {
+                task.until = Some(now + Duration::from_micros(us));
+                return Poll::Pending;
+            }
+            Some(Step::Busy) => {
+                task.until = None;
+                return Poll::Pending;
+            }
+            None => usize::MAX,
+        };
+        let bytes = most.min(out.len()).min(task.script.body - task.sent);
+        for (place, byte) in out[..bytes].iter_mut().enumerate() {
+            *byte = ((task.sent + place) % 251) as u8;
+        }
+        task.sent += bytes;
+        let all = task.sent == task.script.body;
+        Poll::Ready(Body { bytes, end: all && (bytes == 0 || !task.script.lazy_end) })
+    }
+
+    fn deadline(&self, task: &Task) -> Option<Time> {
+        task.until
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![(1usize..20_000).prop_map(Step::Write), (0u64..50).prop_map(Step::Wait), Just(Step::Busy)]
+}
+
+fn script() -> impl Strategy<Value = Script> {
+    let body = prop_oneof![Just(0usize), 1usize..200, 16_000usize..17_000, 0usize..100_000];
+    let steps = || proptest::collection::vec(step(), 0..8);
+    (body, any::<bool>(), steps(), steps(), any::<bool>()).prop_map(
+        |(body, known, before, steps, lazy_end)| {
+            let length = known.then_some(body as u64);
+            Script { before, steps, lazy_end, ..Script::new(length, body) }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn replies_are_whole(script in script(), head_only: bool, minor in 0u8..2, keep: bool, chunks in 1usize..3) {
+        let (mut port, clock) = inline(Scripted::of([script.clone()]), 2);
+        let method = if head_only { "HEAD" } else { "GET" };
+        let connection = if keep { "keep-alive" } else { "close" };
+        let head = format!("{method} / HTTP/1.{minor}\r\nHost: x\r\nConnection: {connection}\r\n\r\n");
+        let outcome = run(&mut port, &clock, request(head.as_bytes()), chunks);
+        let reply = parse(&outcome.bytes, head_only);
+        let body = if head_only { Vec::new() } else { body_of(script.body) };
+        prop_assert_eq!(&reply.body, &body);
+        prop_assert_eq!(reply.field("date"), Some(DATE));
+        let until_close = script.length.is_none() && minor == 0;
+        let Ended::Whole { status: 200, keep_alive, .. } = outcome.ended else {
+            panic!("{:?}", outcome.ended);
+        };
+        prop_assert_eq!(keep_alive, keep && !until_close);
+        prop_assert_eq!(reply.field("connection") == Some("close"), !keep_alive);
+        // All but the last chunk are full unless the application made the reply wait, and small replies take one.
+        let waits = script.steps.iter().any(|step| matches!(step, Step::Wait(_)));
+        if !waits {
+            let least = if script.length.is_some() { 63 } else { 63 + 17 };
+            for bytes in &outcome.parts[..outcome.parts.len() - 1] {
+                prop_assert!(CHUNK_BYTES - bytes <= least, "{:?}", outcome.parts);
+            }
+            if outcome.bytes.len() + 100 < CHUNK_BYTES {
+                prop_assert_eq!(outcome.parts.len(), 1);
+            }
+        }
+        // An empty record could be taken for one that is missing.
+        if !until_close {
+            prop_assert!(outcome.parts.iter().all(|bytes| *bytes > 0));
+        }
+    }
+
+    #[test]
+    fn a_body_unlike_its_length_fails(
+        body in 0usize..40_000,
+        length in 1u64..40_000,
+        steps in proptest::collection::vec(step(), 0..8),
+        lazy_end: bool,
+    ) {
+        prop_assume!(body as u64 != length);
+        let script = Script { steps, lazy_end, ..Script::new(Some(length), body) };
+        let (mut port, clock) = inline(Scripted::of([script]), 1);
+        let outcome = run(&mut port, &clock, get("/"), 2);
+        let started = !outcome.parts.is_empty();
+        prop_assert_eq!(outcome.ended, Ended::Failed { started });
+        prop_assert!(outcome.bytes.len() < length as usize + 200);
+    }
+}
+
+#[test]
+fn statuses_that_are_none_fail() {
+    for status in [0, 100, 101, 199, 600, u16::MAX] {
+        let (mut port, clock) = inline(Scripted::of([Script { status, ..Script::new(Some(3), 3) }]), 1);
+        assert_eq!(run(&mut port, &clock, get("/"), 1).ended, Ended::Failed { started: false }, "{status}");
+    }
+    for status in [204, 304] {
+        let (mut port, clock) = inline(Scripted::of([Script { status, ..Script::new(None, 3) }]), 1);
+        let outcome = run(&mut port, &clock, get("/"), 1);
+        let reply = parse(&outcome.bytes, false);
+        assert_eq!(
+            (reply.status, reply.body, reply.fields.iter().any(|(name, _)| name == "transfer-encoding")),
+            (status, Vec::new(), false)
+        );
+    }
+}
+
+/// Takes all parts that are there without moving the clock; counts of chunks and requests that came back.
+fn drain<A: App>(port: &mut keyferry_app::Port<A>) -> (usize, usize) {
+    let (mut chunks, mut requests) = (0, 0);
+    loop {
+        let mut parts = ArrayVec::<Part, PARTS>::new();
+        port.poll(&mut parts);
+        if parts.is_empty() {
+            return (chunks, requests);
+        }
+        for part in parts {
+            match part {
+                Part::Reply { end, .. } => {
+                    chunks += 1;
+                    requests += usize::from(end.is_some());
+                }
+                Part::Failed { .. } | Part::Cancelled(_) => requests += 1,
+                Part::Spare(_) => chunks += 1,
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_job_gives_everything_back_at_every_stage() {
+    let long = Script { before: vec![Step::Wait(10), Step::Busy], ..Script::new(None, 100_000) };
+    for polls in 0..12 {
+        let (mut port, clock) = inline(Scripted::of([long.clone()]), 1);
+        assert!(port.submit(job(1, get("/"))).is_ok());
+        let (mut given, mut chunks, mut requests) = (1, 0, 0);
+        for _ in 0..polls {
+            let (some_chunks, some_requests) = drain(&mut port);
+            (chunks, requests) = (chunks + some_chunks, requests + some_requests);
+            if requests == 0 && given - chunks < 2 {
+                given += 1;
+                port.more(JobId(1), Chunk::new());
+            }
+            clock.advance_us(5);
+        }
+        port.cancel(JobId(1));
+        port.cancel(JobId(1));
+        port.more(JobId(1), Chunk::new());
+        let (last_chunks, last_requests) = drain(&mut port);
+        assert_eq!((chunks + last_chunks, requests + last_requests), (given + 1, 1), "after {polls} polls");
+        assert_eq!((port.outstanding(), port.poll_at()), (0, None));
+    }
+}
+
+#[test]
+fn who_computes_goes_on_first_and_who_waits_lets_others_pass() {
+    let computes = Script { before: vec![Step::Busy, Step::Busy], ..Script::new(Some(1), 1) };
+    let waits = Script { before: vec![Step::Wait(100)], ..Script::new(Some(1), 1) };
+    let app = Scripted::of([waits, computes, Script::new(Some(1), 1)]);
+    let log = Arc::clone(&app.log);
+    let (mut port, clock) = inline(app, 3);
+    for (id, target) in ["/waits", "/computes", "/short"].iter().enumerate() {
+        assert!(port.submit(job(id as u64, get(target))).is_ok());
+    }
+    assert!(port.submit(job(9, get("/one-too-many"))).is_err());
+    drain(&mut port);
+    drain(&mut port);
+    drain(&mut port);
+    assert_eq!(port.poll_at(), Some(Time::from_us(100)));
+    clock.advance_us(100);
+    drain(&mut port);
+    let expected = [
+        "begin /waits",
+        "head /waits",
+        "begin /computes",
+        "head /computes",
+        "head /computes",
+        "head /computes",
+        "begin /short",
+        "head /short",
+        "head /waits",
+    ];
+    assert_eq!(*log.lock().unwrap(), expected);
+    assert_eq!(port.outstanding(), 0);
+}
+
+#[test]
+fn waiting_for_chunks_is_the_clients_time() {
+    let script = Script { before: vec![Step::Wait(30)], ..Script::new(None, 3 * CHUNK_BYTES) };
+    let (mut port, clock) = inline(Scripted::of([script]), 1);
+    assert!(port.submit(job(1, get("/"))).is_ok());
+    drain(&mut port);
+    clock.advance_us(30);
+    for _ in 0..3 {
+        assert_eq!(drain(&mut port), (1, 0));
+        clock.advance_us(1_000_000);
+        port.more(JobId(1), Chunk::new());
+    }
+    let mut parts = ArrayVec::<Part, PARTS>::new();
+    port.poll(&mut parts);
+    let Some(Part::Reply { end: Some(end), .. }) = parts.pop() else { panic!("no end") };
+    assert_eq!(end.service_ns, 30_000);
+}
