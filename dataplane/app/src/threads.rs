@@ -193,3 +193,43 @@ fn take<A: App>(runner: &mut Runner<A>, command: Command, out: &mut impl FnMut(u
         Command::Cancel { worker, id } => runner.cancel(worker, id, out),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With sleeps that do not end by themselves, one lost wake-up would hang this test.
+    #[test]
+    fn no_wake_up_is_lost() {
+        const ROUNDS: u64 = 20_000;
+        let inbox = Arc::new(Inbox::new(1));
+        let reader = Arc::clone(&inbox);
+        let thread = std::thread::spawn(move || {
+            let _ = reader.thread.set(std::thread::current());
+            let mut read = 0;
+            while read < ROUNDS {
+                match reader.queue.pop() {
+                    Some(Command::Cancel { id: JobId(round), .. }) => {
+                        assert_eq!(round, read);
+                        read += 1;
+                    }
+                    Some(_) => panic!("nobody sent that"),
+                    None => reader.sleep(Duration::from_secs(3600)),
+                }
+            }
+        });
+        while inbox.thread.get().is_none() {
+            std::thread::yield_now();
+        }
+        for round in 0..ROUNDS {
+            let mut command = Command::Cancel { worker: 0, id: JobId(round) };
+            while let Err(back) = inbox.queue.push(command) {
+                command = back;
+                std::thread::yield_now();
+            }
+            fence(Ordering::SeqCst);
+            inbox.wake();
+        }
+        thread.join().expect("the reader failed");
+    }
+}

@@ -115,9 +115,9 @@ fn workers_and_threads_share_the_work() {
     }
 }
 
-/// A thread that sleeps is woken by each of many single requests: a lost wake-up would cost its longest sleep.
+/// Single requests with pauses in which the thread may or may not fall asleep.
 #[test]
-fn sleeping_threads_are_woken() {
+fn sleeping_threads_serve() {
     let stop = Arc::new(AtomicBool::new(false));
     let plan = Plan { cores: vec![None], workers: 1, jobs_per_worker: 1, idle: Idle::Sleep };
     let free = Distribution::Fixed(0.0);
@@ -126,7 +126,6 @@ fn sleeping_threads_are_woken() {
     let mut port = ports.pop().expect("one port");
     let (mut request, mut chunk) = (get("/?bytes=1"), Chunk::new());
     for round in 0..2_000u64 {
-        // Long enough for the thread to fall asleep in between, now and then.
         for _ in 0..round % 400 {
             std::thread::yield_now();
         }
