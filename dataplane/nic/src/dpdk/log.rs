@@ -13,6 +13,8 @@ use dpdk_sys as sys;
 
 /// Lines quoted in an error, the last ones.
 const LINES_MAX: usize = 3;
+/// Stands for an empty log, so that a quotation is never empty.
+const NOTHING: &str = "no reason given";
 /// Bytes of the log read for a quotation.
 const BYTES_MAX: u64 = 64 * 1024;
 
@@ -56,7 +58,7 @@ impl Sink {
 /// Calls `call` and returns with its result what DPDK logged during it; nothing if it cannot be caught.
 pub(super) fn captured<R>(call: impl FnOnce() -> R) -> (R, String) {
     let Some(sink) = SINK.get_or_init(|| Sink::open().ok().map(Mutex::new)) else {
-        return (call(), String::new());
+        return (call(), NOTHING.into());
     };
     let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: the stream is open and stays so for the life of the process.
@@ -65,5 +67,5 @@ pub(super) fn captured<R>(call: impl FnOnce() -> R) -> (R, String) {
     // SAFETY: null stands for DPDK's default.
     unsafe { sys::rte_openlog_stream(std::ptr::null_mut()) };
     let said = sink.take().unwrap_or_default();
-    (result, said)
+    (result, if said.is_empty() { NOTHING.into() } else { said })
 }

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dpdk_sys as sys;
 
+use super::log;
 use super::packet::Mbuf;
 
 /// Packets a registered thread keeps in front of a pool.
@@ -48,11 +49,21 @@ unsafe impl Send for Shelf {}
 
 static SHELF: Mutex<Shelf> = Mutex::new(Shelf { unused: Vec::new(), made: 0 });
 
+/// Packets in a pool and in the caches in front of it.
+fn free(mempool: NonNull<sys::rte_mempool>) -> usize {
+    // SAFETY: mempools live for ever; other threads' caches are counted without a lock, so roughly.
+    unsafe { sys::rte_mempool_avail_count(mempool.as_ptr()) as usize }
+}
+
 impl Pool {
     /// A pool of this shape, or none if the memory does not suffice.
     pub fn new(shape: Shape) -> Option<Pool> {
         let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = shelf.unused.iter().position(|(_, other)| *other == shape) {
+        // A pool with packets still outside (held by someone, or lost by a driver that closed) waits for them.
+        let whole = |(mempool, other): &(NonNull<sys::rte_mempool>, Shape)| {
+            *other == shape && free(*mempool) == shape.packets as usize
+        };
+        if let Some(at) = shelf.unused.iter().position(whole) {
             let (mempool, _) = shelf.unused.swap_remove(at);
             return Some(Pool { mempool, shape });
         }
@@ -60,10 +71,13 @@ impl Pool {
         let name = CString::new(format!("keyferry{}", shelf.made)).ok()?;
         // DPDK wants the cache well below the pool's size; what lies in another thread's cache is out of reach.
         let cache = CACHE_MAX.min(shape.packets / 8);
-        // SAFETY: the EAL runs (ports are opened with one), and the name is a C string that is copied.
-        let mempool = unsafe {
-            sys::rte_pktmbuf_pool_create(name.as_ptr(), shape.packets, cache, 0, shape.room, shape.socket)
+        let create = || {
+            // SAFETY: the EAL runs (ports are opened with one), and the name is a C string that is copied.
+            unsafe {
+                sys::rte_pktmbuf_pool_create(name.as_ptr(), shape.packets, cache, 0, shape.room, shape.socket)
+            }
         };
+        let (mempool, _) = log::captured(create);
         Some(Pool { mempool: NonNull::new(mempool)?, shape })
     }
 
@@ -82,9 +96,7 @@ impl Pool {
 
     /// Packets missing from the pool.
     pub fn in_use(&self) -> usize {
-        // SAFETY: the mempool lives for ever; other threads' caches are counted without a lock, so roughly.
-        let free = unsafe { sys::rte_mempool_avail_count(self.mempool.as_ptr()) };
-        (self.shape.packets as usize).saturating_sub(free as usize)
+        (self.shape.packets as usize).saturating_sub(free(self.mempool))
     }
 }
 
