@@ -236,42 +236,48 @@ fn drive(
     out: &mut Vec<u8>,
 ) -> (usize, Driven) {
     let mut used = 0;
-    let mut failed = None;
-    let mut alerted = false;
     for _ in 0..STEPS_MAX {
         let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut bytes[used..]);
         let driven = match state {
             Ok(ConnectionState::EncodeTlsData(data)) => {
                 encode(data, out);
-                alerted = failed.is_some();
                 None
             }
             Ok(ConnectionState::TransmitTlsData(data)) => {
                 data.done();
                 None
             }
-            // The alert comes out behind the error, and behind the alert the error again.
-            Err(error) if failed.is_none() => {
-                failed = Some(fault::failure(&error));
-                None
-            }
-            _ if failed.is_some() => failed.map(|failure| Driven::Failed { failure, alerted }),
             Ok(ConnectionState::BlockedHandshake) => Some(Driven::Blocked),
             Ok(ConnectionState::WriteTraffic(_)) => Some(Driven::Agreed),
             Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                let failure = Failure::ended_by(Alert::CLOSE_NOTIFY);
-                Some(Driven::Failed { failure, alerted })
+                Some(Driven::Failed { failure: Failure::ended_by(Alert::CLOSE_NOTIFY), alerted: false })
+            }
+            Err(error) => {
+                let alerted = flush(connection, out);
+                Some(Driven::Failed { failure: fault::failure(&error), alerted })
             }
             // Early data is never accepted, and application data never fed.
-            _ => Some(Driven::Failed { failure: Failure::ours(OwnFault::Internal), alerted }),
+            Ok(_) => Some(Driven::Failed { failure: Failure::ours(OwnFault::Internal), alerted: false }),
         };
         used += discard;
         if let Some(driven) = driven {
             return (used, driven);
         }
     }
-    let failure = failed.unwrap_or(Failure::ours(OwnFault::Internal));
-    (used, Driven::Failed { failure, alerted })
+    (used, Driven::Failed { failure: Failure::ours(OwnFault::Internal), alerted: false })
+}
+
+/// Appends what waits behind an error: the alert, mostly. rustls must not see the bad record a second time, nor ask for
+/// more input, so it is called exactly as often as it has something.
+fn flush(connection: &mut UnbufferedServerConnection, out: &mut Vec<u8>) -> bool {
+    let at = out.len();
+    while connection.wants_write() {
+        match connection.process_tls_records(&mut []).state {
+            Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
+            _ => break,
+        }
+    }
+    out.len() > at
 }
 
 /// Appends what rustls wants sent.

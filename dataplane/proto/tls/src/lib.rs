@@ -44,3 +44,6 @@ pub use record::{
 pub use seal::{Content, SealError, Sealer};
 pub use server::{ConfigError, Resumption, Server, ServerOptions};
 pub use suite::{Suite, Version};
+
+#[cfg(test)]
+mod tests;

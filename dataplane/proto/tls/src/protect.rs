@@ -69,10 +69,18 @@ impl Protector {
 
     /// Seals one record into the start of `out`, whose length the caller has checked. Returns the record's length.
     pub(crate) fn seal(&self, seq: u64, kind: u8, plaintext: &[u8], out: &mut [u8]) -> Option<usize> {
+        if plaintext.len() > PLAINTEXT_BYTES_MAX {
+            return None;
+        }
+        self.seal_any(seq, kind, plaintext, out)
+    }
+
+    /// As [`seal`](Protector::seal), of any length that a header can tell.
+    pub(crate) fn seal_any(&self, seq: u64, kind: u8, plaintext: &[u8], out: &mut [u8]) -> Option<usize> {
         let len = Protector::sealed_len(self.suite, plaintext.len());
-        let out = out.get_mut(..len).filter(|_| plaintext.len() <= PLAINTEXT_BYTES_MAX)?;
+        let out = out.get_mut(..len)?;
         let (header, body) = out.split_first_chunk_mut::<HEADER_BYTES>()?;
-        let body_len = (len - HEADER_BYTES) as u16;
+        let body_len = u16::try_from(len - HEADER_BYTES).ok()?;
         let outer = if self.suite.version() == Version::Tls13 { APPLICATION_DATA } else { kind };
         let [high, low] = body_len.to_be_bytes();
         *header = [outer, VERSION[0], VERSION[1], high, low];

@@ -1,0 +1,52 @@
+//! Tests of the record layer from inside: both ends are ours, with keys of the tests' choosing. Handshakes with other
+//! implementations are in the crate's `tests/` folder.
+
+mod leases;
+mod post_handshake;
+mod records;
+
+use crate::keys::{Secret, TrafficKey};
+use crate::open::Opener;
+use crate::schedule;
+use crate::seal::Sealer;
+use crate::suite::{Suite, Version};
+
+/// A key of `seed`; in TLS 1.3 with the secret it comes from.
+pub(super) fn key(suite: Suite, seed: u8) -> (TrafficKey, Option<Secret>) {
+    let mut key = TrafficKey::empty(suite);
+    let secret_bytes = if suite == Suite::Aes256GcmSha384 { 48 } else { 32 };
+    let secret = Secret::new(&vec![seed; secret_bytes]).unwrap();
+    match suite.version() {
+        Version::Tls13 => {
+            schedule::traffic_key(&secret, &mut key);
+            (key, Some(secret))
+        }
+        Version::Tls12 => {
+            key.key_mut().fill(seed);
+            key.iv.fill(!seed);
+            (key, None)
+        }
+    }
+}
+
+pub(super) fn sealer(suite: Suite, seed: u8, seq: u64) -> Sealer {
+    let (key, secret) = key(suite, seed);
+    Sealer::new(&key, secret, seq)
+}
+
+pub(super) fn opener(suite: Suite, seed: u8, seq: u64) -> Opener {
+    let (key, secret) = key(suite, seed);
+    Opener::new(&key, secret, seq)
+}
+
+/// Both ends of one direction.
+pub(super) fn ends(suite: Suite) -> (Sealer, Opener) {
+    (sealer(suite, 7, 0), opener(suite, 7, 0))
+}
+
+proptest::prop_compose! {
+    /// Any suite.
+    pub(super) fn any_suite()(index in 0..Suite::ALL.len()) -> Suite {
+        Suite::ALL[index]
+    }
+}

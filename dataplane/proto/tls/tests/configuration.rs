@@ -1,0 +1,83 @@
+//! What a server refuses to start with, in sentences that name the file and say what to do.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use keyferry_tls::*;
+use zeroize::Zeroizing;
+
+fn refusal(change: impl FnOnce(&mut ServerOptions)) -> (ConfigError, String) {
+    let mut options = options(&[&Identity::new(Kind::Ecdsa, &["a.test"])]);
+    change(&mut options);
+    let error = Server::new(&options).err().expect("it starts");
+    let sentence = error.to_string();
+    (error, sentence)
+}
+
+fn pem_refusal(change: impl FnOnce(&mut CertificatePem)) -> (ConfigError, String) {
+    let (error, sentence) = refusal(|options| change(&mut options.certificates[0]));
+    assert!(sentence.starts_with("test.pem: "), "{sentence}");
+    (error, sentence)
+}
+
+#[test]
+fn certificates_and_keys() {
+    let (error, sentence) = refusal(|it| it.certificates.clear());
+    assert_eq!(error, ConfigError::NoCertificates);
+    assert!(sentence.contains("[[certificate]]"));
+
+    let (error, _) = pem_refusal(|it| it.chain = b"hello".to_vec());
+    assert!(matches!(error, ConfigError::NoCertificate { .. }));
+    let (error, _) = pem_refusal(|it| it.key = Zeroizing::new(it.chain.clone()));
+    assert!(matches!(error, ConfigError::NoKey { .. }));
+    let (error, _) = pem_refusal(|it| it.key = Identity::new(Kind::Ecdsa, &["b.test"]).pem().key);
+    assert!(matches!(error, ConfigError::WrongKey { .. }));
+    let (error, _) = pem_refusal(|it| it.chain = it.chain.repeat(20));
+    assert!(matches!(error, ConfigError::LongChain { .. }));
+    let broken = b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
+    let (error, _) = pem_refusal(|it| it.chain = broken.to_vec());
+    assert!(matches!(error, ConfigError::MalformedPem { .. }));
+    let empty = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let (error, _) = pem_refusal(|it| it.chain = empty.to_vec());
+    assert!(matches!(error, ConfigError::MalformedCertificate { .. }));
+    let nonsense = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let (error, _) = pem_refusal(|it| it.key = Zeroizing::new(nonsense.to_vec()));
+    assert!(matches!(error, ConfigError::UnusableKey { .. }));
+    let encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let (error, sentence) = pem_refusal(|it| it.key = Zeroizing::new(encrypted.to_vec()));
+    assert!(matches!(error, ConfigError::EncryptedKey { .. }));
+    assert!(sentence.contains("openssl pkey"));
+}
+
+#[test]
+fn versions_suites_and_lifetimes() {
+    let (error, _) = refusal(|it| (it.tls12, it.tls13) = (false, false));
+    assert_eq!(error, ConfigError::NoVersion);
+    let (error, sentence) = refusal(|it| it.suites = Some(vec!["TLS_RSA_WITH_NULL_MD5".to_owned()]));
+    assert_eq!(error, ConfigError::UnknownSuite { name: "TLS_RSA_WITH_NULL_MD5".to_owned() });
+    assert!(sentence.contains("TLS_AES_128_GCM_SHA256"));
+    let (error, _) = refusal(|it| it.suites = Some(vec!["TLS_AES_128_GCM_SHA256".to_owned()]));
+    assert_eq!(error, ConfigError::NoSuite { version: Version::Tls12 });
+    for lifetime in [Duration::ZERO, Duration::from_secs(8 * 24 * 3600)] {
+        let (error, _) = refusal(|it| it.resumption = Resumption::Tickets { lifetime });
+        assert_eq!(error, ConfigError::SessionLifetime);
+        let (error, _) = refusal(|it| it.resumption = Resumption::Table { sessions: 9, lifetime });
+        assert_eq!(error, ConfigError::SessionLifetime);
+    }
+}
+
+#[test]
+fn an_expired_certificate_is_a_warning() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    let certificate = params.self_signed(&key).unwrap();
+    let expired = Identity { certificate, key };
+    let server = Server::new(&options(&[&expired])).unwrap();
+    assert!(server.warnings()[0].starts_with("test.pem: expired "), "{:?}", server.warnings());
+    let server = Server::new(&options(&[&Identity::new(Kind::Ecdsa, &["a.test"])])).unwrap();
+    assert!(server.warnings().is_empty(), "{:?}", server.warnings());
+}
