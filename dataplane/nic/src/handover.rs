@@ -99,3 +99,58 @@ impl<P: Packet> Handover<P> {
         taken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrayvec::ArrayVec;
+
+    use super::Handover;
+    use crate::sim::{Net, PortOptions};
+    use crate::{Nic, Packet};
+
+    #[test]
+    fn packets_reach_their_worker_in_order() {
+        let mut ends = Handover::between(3, 8);
+        for number in 0..4 {
+            assert!(ends[usize::from(number % 2 == 0)].send(2, number));
+        }
+        assert_eq!((ends[2].waiting(), ends[0].waiting(), ends[2].workers()), (4, 0, 3));
+        let mut got = ArrayVec::new();
+        assert_eq!(ends[2].receive(&mut got), 4);
+        assert_eq!((got.as_slice(), ends[2].received()), (&[0, 1, 2, 3][..], 4));
+        assert_eq!(ends[1].receive(&mut got), 0);
+    }
+
+    #[test]
+    fn a_full_ring_drops_and_counts() {
+        let mut ends = Handover::between(2, 2);
+        let taken = [1, 2, 3, 4].map(|number| ends[0].send(1, number));
+        assert_eq!((taken, ends[0].dropped(), ends[1].dropped()), ([true, true, false, false], 2, 0));
+    }
+
+    #[test]
+    fn a_full_burst_leaves_the_rest() {
+        let mut ends = Handover::between(1, 64);
+        assert!((0..40).all(|number| ends[0].send(0, number)));
+        let mut got = ArrayVec::new();
+        assert_eq!((ends[0].receive(&mut got), ends[0].receive(&mut got), ends[0].waiting()), (32, 0, 8));
+    }
+
+    #[test]
+    fn copies_reach_every_other_worker_or_are_counted() {
+        let mut net = Net::new();
+        let mut nic = net.port(PortOptions { packets: 3, tso: false, ..PortOptions::default() }).remove(0);
+        let mut ends = Handover::between(4, 8);
+        let mut packet = nic.alloc().expect("the pool is not empty");
+        packet.set_len(60);
+        packet.bytes_mut().fill(9);
+        // Two buffers are left for three copies.
+        assert_eq!((ends[1].share(&mut nic, &packet), ends[1].dropped()), (2, 1));
+        assert_eq!(ends.iter().map(Handover::waiting).collect::<Vec<_>>(), [1, 0, 1, 0]);
+        let mut got = ArrayVec::new();
+        ends[0].receive(&mut got);
+        assert_eq!(got[0].bytes(), packet.bytes());
+        drop((ends, got, packet));
+        assert_eq!(nic.in_use(), 0);
+    }
+}

@@ -1,4 +1,4 @@
-//! Offloads on `net_tap`, which has them all in software, with a packet socket of the kernel's at the other end. Needs
+//! Checksum offloads on `net_tap`, which has them in software, with a packet socket of the kernel's at the other end. Needs
 //! root.
 
 #![cfg(feature = "dpdk")]
@@ -54,9 +54,9 @@ fn pseudo(frame: &[u8], ipv6: bool) -> u16 {
     fold(sum(addresses) + 6 + (frame.len() - l4) as u32)
 }
 
-fn offload(ipv6: bool, tso_segment_bytes: u16) -> TxOffload {
+fn offload(ipv6: bool) -> TxOffload {
     let l3_len = if ipv6 { 40 } else { 20 };
-    TxOffload { checksum: true, tso_segment_bytes, l2_len: 14, l3_len, l4_len: 20, ipv6 }
+    TxOffload { checksum: true, tso_segment_bytes: 0, l2_len: 14, l3_len, l4_len: 20, ipv6 }
 }
 
 /// Panics unless the checksums of a received frame are right.
@@ -69,8 +69,8 @@ fn check(frame: &[u8], ipv6: bool) {
 }
 
 #[test]
-fn checksums_and_segments_are_made() {
-    if !inside_namespace("checksums_and_segments_are_made") {
+fn checksums_are_made_and_checked() {
+    if !inside_namespace("checksums_are_made_and_checked") {
         return;
     }
     let (_port, mut queues) =
@@ -78,15 +78,17 @@ fn checksums_and_segments_are_made() {
     run("ip link set kft0 up");
     let queue = &mut queues[0];
     let caps = queue.caps();
-    println!("{caps:?}");
     assert!(caps.tx_checksum && caps.rx_checksum);
+    // It reports segmentation, which does not work for IPv6.
+    assert_eq!((caps.tso_bytes_max, queue.alloc_large().is_none()), (0, true));
+    let idle = queue.in_use();
     let mut peer = Raw::bind("kft0");
     let ours = |it: &[u8]| it.len() > 54 && it[..6] == [2; 6];
 
     for ipv6 in [false, true] {
         for bytes in [1, 2, 777, 1400] {
             let frame = tcp(ipv6, &vec![0xc3; bytes]);
-            send(queue, &frame, offload(ipv6, 0));
+            send(queue, &frame, offload(ipv6));
             let got = peer.receive(ours);
             check(&got, ipv6);
             assert_eq!(got.len(), frame.len());
@@ -101,19 +103,5 @@ fn checksums_and_segments_are_made() {
             assert_eq!((back[0].bytes(), back[0].rx().checksum), (&wrong[..], Checksum::Bad));
         }
     }
-    for ipv6 in [false, true] {
-        let payload: Vec<u8> = (0..16_000).map(|it| (it % 251) as u8).collect();
-        send(queue, &tcp(ipv6, &payload), offload(ipv6, 1400));
-        let mut joined = Vec::new();
-        while joined.len() < payload.len() {
-            let got = peer.receive(ours);
-            println!("ipv6={ipv6} frame of {} bytes", got.len());
-            check(&got, ipv6);
-            let l4 = L4[usize::from(ipv6)];
-            assert!(got.len() <= l4 + 20 + 1400, "a segment of {} bytes", got.len());
-            joined.extend_from_slice(&got[l4 + 20..]);
-        }
-        assert_eq!(joined, payload);
-    }
-    assert_eq!(queue.in_use(), 0);
+    assert_eq!(queue.in_use(), idle, "only the receive ring holds packets");
 }
