@@ -95,6 +95,17 @@ fn missing(what: &str, why: impl Display) -> String {
     )
 }
 
+/// What pkg-config has to say, without its advice.
+fn reason(error: &pkg_config::Error) -> String {
+    match error {
+        pkg_config::Error::ProbeFailure { output, .. } | pkg_config::Error::Failure { output, .. } => {
+            String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("it gives no reason").into()
+        }
+        pkg_config::Error::Command { .. } => "pkg-config does not run".into(),
+        _ => "pkg-config failed".into(),
+    }
+}
+
 /// Compiler flags of libdpdk; prints its link lines.
 fn flags() -> Result<Vec<String>, String> {
     let next = VERSION.rsplit_once('.').map(|(year, _)| format!("{year}.12")).unwrap_or_default();
@@ -102,7 +113,7 @@ fn flags() -> Result<Vec<String>, String> {
         .cargo_metadata(false)
         .range_version(VERSION..next.as_str())
         .probe("libdpdk")
-        .map_err(|error| missing(&format!("libdpdk {VERSION} was not found"), error))?;
+        .map_err(|error| missing(&format!("libdpdk {VERSION} was not found"), reason(&error)))?;
     for path in &library.link_paths {
         println!("cargo::rustc-link-search=native={}", path.display());
     }
@@ -128,7 +139,7 @@ fn compile_shim(flags: &[String]) -> Result<(), String> {
 
 fn bind(flags: &[String], to: &Path) -> Result<(), String> {
     let list = |names: &[&str]| names.join("|");
-    bindgen::Builder::default()
+    let builder = bindgen::Builder::default()
         .header("src/shim.h")
         .clang_args(flags)
         .allowlist_function(list(FUNCTIONS))
@@ -140,8 +151,14 @@ fn bind(flags: &[String], to: &Path) -> Result<(), String> {
         .derive_default(true)
         .derive_debug(false)
         .generate_comments(false)
-        .layout_tests(false)
-        .generate()
+        .layout_tests(false);
+    // bindgen panics where there is no libclang; that is to read like everything else that is missing.
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let bindings = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| builder.generate()));
+    std::panic::set_hook(loud);
+    bindings
+        .map_err(|_| missing("libclang was not found", "bindgen reads C headers through it"))?
         .map_err(|error| missing("the bindings to DPDK were not generated", error))?
         .write_to_file(to)
         .map_err(|error| format!("{} cannot be written: {error}", to.display()))
