@@ -210,3 +210,98 @@ impl StoresServerSessions for NoTable {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tests::TestClock;
+
+    fn identity(seed: u8) -> Vec<u8> {
+        vec![seed; IDENTITY_BYTES]
+    }
+
+    fn table(sessions: usize, clock: &TestClock) -> Table {
+        Table::new(sessions, Duration::from_secs(10), Arc::new(clock.clone()))
+    }
+
+    #[test]
+    fn a_session_is_taken_once() {
+        let table = table(4, &TestClock::default());
+        assert!(table.put(identity(1), vec![1]));
+        assert_eq!(table.get(&identity(1)), Some(vec![1]));
+        assert_eq!(table.take(&identity(1)), Some(vec![1]));
+        assert_eq!(table.take(&identity(1)), None);
+        assert_eq!(table.get(&identity(1)), None);
+    }
+
+    #[test]
+    fn what_cannot_be_ours_is_refused() {
+        let table = table(4, &TestClock::default());
+        assert!(!table.put(vec![1; 31], vec![1]));
+        assert!(!table.put(identity(1), vec![0; SESSION_BYTES_MAX + 1]));
+        for len in [0, 31, 33, 5000] {
+            assert_eq!(table.take(&vec![1; len]), None);
+        }
+    }
+
+    #[test]
+    fn sessions_expire() {
+        let clock = TestClock::default();
+        let table = table(4, &clock);
+        table.put(identity(1), vec![1]);
+        clock.advance(9);
+        table.put(identity(2), vec![2]);
+        clock.advance(1);
+        assert_eq!(table.get(&identity(1)), None);
+        assert_eq!(table.take(&identity(2)), Some(vec![2]));
+        table.put(identity(3), vec![3]);
+        clock.advance(10);
+        table.expire();
+        assert!(table.shards.iter().all(|it| it.lock().unwrap().index.is_empty()));
+    }
+
+    proptest! {
+        /// Against a queue of the same length: the oldest go first, whatever is taken in between.
+        #[test]
+        fn is_a_bounded_queue_with_holes(
+            sessions in 1usize..6,
+            actions in prop::collection::vec((0u8..4, 0u8..12, 0u64..4), 1..200),
+        ) {
+            let clock = TestClock::default();
+            let table = table(sessions, &clock);
+            let mut model: VecDeque<(u8, u64)> = VecDeque::new();
+            let mut now = clock.advance(0);
+            for (action, id, later) in actions {
+                let alive = |model: &VecDeque<(u8, u64)>| model.iter().any(|it| it.0 == id && now < it.1 + 10);
+                match action {
+                    0 | 1 => {
+                        model.retain(|it| it.0 != id);
+                        // The table drops two expired ones for each put; more of them would go first anyway.
+                        for _ in 0..2 {
+                            if model.front().is_some_and(|it| it.1 + 10 <= now) {
+                                model.pop_front();
+                            }
+                        }
+                        if model.len() == sessions {
+                            model.pop_front();
+                        }
+                        model.push_back((id, now));
+                        prop_assert!(table.put(identity(id), vec![id]));
+                    }
+                    2 => {
+                        prop_assert_eq!(table.take(&identity(id)), alive(&model).then(|| vec![id]));
+                        if alive(&model) {
+                            model.retain(|it| it.0 != id);
+                        }
+                    }
+                    _ => prop_assert_eq!(table.get(&identity(id)), alive(&model).then(|| vec![id])),
+                }
+                now = clock.advance(later);
+            }
+        }
+    }
+}

@@ -188,3 +188,74 @@ impl ProducesTickets for NoTickets {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tests::TestClock;
+
+    fn ticketer(clock: &TestClock) -> Ticketer {
+        let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+        Ticketer::new(Duration::from_secs(10), random, Arc::new(clock.clone())).unwrap()
+    }
+
+    #[test]
+    fn tickets_live_for_their_lifetime_across_a_rotation() {
+        let clock = TestClock::default();
+        let ticketer = ticketer(&clock);
+        clock.advance(9);
+        let late = ticketer.encrypt(b"late").unwrap();
+        clock.advance(1);
+        let next = ticketer.encrypt(b"next").unwrap();
+        assert_ne!(late[..NAME_BYTES], next[..NAME_BYTES]);
+        clock.advance(8);
+        assert_eq!(ticketer.decrypt(&late), Some(b"late".to_vec()));
+        clock.advance(1);
+        assert_eq!(ticketer.decrypt(&late), None);
+        assert_eq!(ticketer.decrypt(&next), Some(b"next".to_vec()));
+    }
+
+    #[test]
+    fn keys_are_erased_even_when_nobody_comes() {
+        let clock = TestClock::default();
+        let ticketer = ticketer(&clock);
+        let first = Arc::downgrade(&ticketer.keys.lock().unwrap().current);
+        clock.advance(10);
+        ticketer.expire();
+        assert!(first.upgrade().is_some());
+        clock.advance(10);
+        ticketer.expire();
+        assert!(first.upgrade().is_none());
+        // After a long pause nothing old is kept either.
+        let second = Arc::downgrade(&ticketer.keys.lock().unwrap().current);
+        clock.advance(100);
+        ticketer.expire();
+        assert!(second.upgrade().is_none());
+    }
+
+    #[test]
+    fn another_servers_tickets_are_not_ours() {
+        let clock = TestClock::default();
+        let ticket = ticketer(&clock).encrypt(b"x").unwrap();
+        assert_eq!(ticketer(&clock).decrypt(&ticket), None);
+    }
+
+    proptest! {
+        #[test]
+        fn sessions_come_back_and_changed_tickets_do_not(
+            session in prop::collection::vec(any::<u8>(), 0..300),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8,
+        ) {
+            let ticketer = ticketer(&TestClock::default());
+            let mut ticket = ticketer.encrypt(&session).unwrap();
+            prop_assert_eq!(ticketer.decrypt(&ticket), Some(session));
+            let at = at.index(ticket.len());
+            ticket[at] ^= 1u8 << bit;
+            prop_assert_eq!(ticketer.decrypt(&ticket), None);
+            prop_assert_eq!(ticketer.decrypt(&ticket[..at]), None);
+        }
+    }
+}

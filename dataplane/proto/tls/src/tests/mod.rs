@@ -5,6 +5,13 @@ mod leases;
 mod post_handshake;
 mod records;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::UnixTime;
+
 use crate::keys::{Secret, TrafficKey};
 use crate::open::Opener;
 use crate::schedule;
@@ -48,5 +55,24 @@ proptest::prop_compose! {
     /// Any suite.
     pub(super) fn any_suite()(index in 0..Suite::ALL.len()) -> Suite {
         Suite::ALL[index]
+    }
+}
+
+/// A clock that goes when told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TestClock {
+    seconds: Arc<AtomicU64>,
+}
+
+impl TestClock {
+    /// Returns the time it is then.
+    pub(crate) fn advance(&self, seconds: u64) -> u64 {
+        self.seconds.fetch_add(seconds, Ordering::Relaxed) + seconds
+    }
+}
+
+impl TimeProvider for TestClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.advance(0))))
     }
 }
