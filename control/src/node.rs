@@ -50,6 +50,7 @@ type App = Builtin;
 /// # Errors
 /// What keeps it from starting; each sentence says what to do.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    log_to_stderr();
     end_on_panic();
     let stop = Arc::new(AtomicBool::new(false));
     let clock = Clock::start();
@@ -109,6 +110,13 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
     drop(port);
     Ok(())
+}
+
+/// What happens off the packet path is told on stderr, a line each.
+fn log_to_stderr() {
+    let format = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    // Refused only if an embedder has set up its own.
+    let _ = format.try_init();
 }
 
 /// A worker that panics has lost count of something: the node ends, to be started anew, rather than serve on without it.
@@ -182,6 +190,7 @@ fn worker_config(config: &Config) -> keyferry_worker::Config {
         handshakes: u64::from(limits.handshakes),
         handshake_timeout: limits.handshake_timeout,
         header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
         http: keyferry_http::Limits {
             head_bytes: limits.header_bytes,
             headers: limits.headers,

@@ -33,6 +33,9 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// First byte of a request to its last.
     pub header_timeout: Duration,
+    /// Longest pause without progress between requests. While one is being answered only data that the client does
+    /// not acknowledge is timed.
+    pub idle_timeout: Duration,
     /// Bounds of a request.
     pub http: keyferry_http::Limits,
     /// Threads that run the application for this worker; 1 if it runs inline.

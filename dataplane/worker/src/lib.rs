@@ -20,6 +20,7 @@ mod parts;
 pub mod peer;
 pub mod pool;
 pub mod port;
+mod probe;
 pub mod receive;
 mod reply;
 mod run;
@@ -29,5 +30,6 @@ mod turn;
 
 pub use config::{Config, Parts};
 pub use counters::Counters;
+pub use probe::{Probe, Stage};
 pub use run::{Clock, Idle, run};
 pub use turn::Worker;

@@ -33,6 +33,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(conn) = self.conns[index].as_mut() else { return };
         self.counters.requests += 1;
         conn.deadline = Time::NEVER;
+        self.tcp.set_idle_timeout(conn.id, None);
         if let Some(request) = conn.request.as_deref() {
             conn.close_after |= !request.keep_alive();
         }
@@ -183,6 +184,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if conn.close_after || (conn.eof && conn.waiting.is_none() && self.tcp.readable(conn.id) == 0) {
             return self.close(index);
         }
+        self.tcp.set_idle_timeout(conn.id, Some(self.config.idle_timeout));
         self.rekey(index);
         self.pump_again(index);
     }
@@ -274,6 +276,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(conn) = self.conns[index].as_mut() else { return };
         conn.closing = true;
         conn.deadline = Time::NEVER;
+        self.tcp.set_idle_timeout(conn.id, Some(self.config.idle_timeout));
         self.flush(index);
         self.pump_again(index);
     }

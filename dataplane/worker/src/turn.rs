@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 use keyferry_app::App;
 use keyferry_fabric::{BURST as COMPLETIONS, Completion};
-use keyferry_lease::lender::Stage;
+use keyferry_lease::lender::Stage as LeaseStage;
 use keyferry_lease::{LeaseId, Message, helper, lender};
 use keyferry_nic::{BURST, Nic};
 use keyferry_tcp::{ConnId, Event, Tcp};
@@ -22,6 +22,7 @@ use crate::mailbox::{Connect, Mail};
 use crate::peer::{Peer, PeerId};
 use crate::pool::Pools;
 use crate::port::Port;
+use crate::probe::{Probe, Stage};
 use crate::receive::Receive;
 use crate::segment::Outgoing;
 
@@ -59,7 +60,7 @@ pub struct Worker<N: Nic, A: App> {
     /// Storage of one call, kept to save its allocation.
     pub(crate) flight: Vec<u8>,
     pub(crate) views: Vec<keyferry_decide::Peer>,
-    pub(crate) late: Vec<(LeaseId, Stage, usize)>,
+    pub(crate) late: Vec<(LeaseId, LeaseStage, usize)>,
     pub(crate) sealed_chunks: Vec<keyferry_app::Chunk>,
     inbox: Box<[u8]>,
     parts: ArrayVec<keyferry_app::Part, { keyferry_app::PARTS }>,
@@ -103,28 +104,35 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Does everything that can be done at `now`. Returns whether there was anything to do.
     pub fn turn(&mut self, now: Time) -> bool {
+        self.turn_probed(now, &mut ())
+    }
+
+    /// As [`turn`](Worker::turn), telling a probe where each stage ends.
+    pub fn turn_probed(&mut self, now: Time, probe: &mut impl Probe) -> bool {
         self.now = now;
         self.port.now = now;
+        probe.begin();
         let mut busy = self.read_mail();
-        for _ in 0..BURSTS_A_TURN {
-            let packets = self.take_packets();
-            busy |= packets > 0;
-            if packets < BURST {
-                break;
-            }
-        }
+        busy |= self.take_packets();
+        probe.end_of(Stage::Packets);
         busy |= self.take_events();
+        probe.end_of(Stage::Requests);
         busy |= self.take_parts();
+        probe.end_of(Stage::Replies);
         for peer in 0..self.peers.len() {
             busy |= self.take_completions(peer);
         }
+        probe.end_of(Stage::Fabric);
         busy |= self.take_ready();
         self.app.flush();
         self.timers();
+        probe.end_of(Stage::Timers);
         self.tcp.emit(now, &mut self.port);
         busy |= self.take_released();
+        probe.end_of(Stage::Emit);
         self.port.link_turn();
         busy |= self.port.flush() > 0;
+        probe.end_of(Stage::Transmit);
         self.counters.turns += 1;
         self.counters.turns_idle += u64::from(!busy);
         busy
@@ -150,9 +158,17 @@ impl<N: Nic, A: App> Worker<N, A> {
         busy
     }
 
-    /// A burst of packets through link and TCP.
-    fn take_packets(&mut self) -> usize {
-        self.receive.burst(&mut self.port, &mut self.tcp)
+    /// Bursts of packets through link and TCP.
+    fn take_packets(&mut self) -> bool {
+        let mut busy = false;
+        for _ in 0..BURSTS_A_TURN {
+            let packets = self.receive.burst(&mut self.port, &mut self.tcp);
+            busy |= packets > 0;
+            if packets < BURST {
+                break;
+            }
+        }
+        busy
     }
 
     /// What TCP has to tell about connections.
@@ -359,7 +375,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.counters.peers_lost += 1;
         peer.queue_pair.fail();
         let served: Vec<LeaseId> = peer.helper.leases().collect();
-        let owners: Vec<(LeaseId, Stage, u32)> = peer.lender.owners().collect();
+        let owners: Vec<(LeaseId, LeaseStage, u32)> = peer.lender.owners().collect();
         for lease in served {
             if let Some(mut served) = peer.helper.end(lease) {
                 for part in served.parts.drain(..) {
@@ -375,7 +391,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             if let Some(conn) = self.conns[owner].as_mut() {
                 conn.reply = Reply::None;
             }
-            if stage == Stage::Gone {
+            if stage == LeaseStage::Gone {
                 self.counters.leases_broken += 1;
                 self.counters.closed_lease += 1;
                 self.reset(owner);

@@ -1,0 +1,224 @@
+//! Clients that write their own packets: the least TCP that speaks to a perfect network, and rustls on top.
+//!
+//! Nothing is lost or reordered on the wire of a bench, so a client only counts sequence numbers.
+
+use std::io::{Cursor, Read, Write};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+
+use super::node::{ADDRESS, MAC, PORT};
+
+const ETHERNET: usize = 14;
+const IP: usize = 20;
+const TCP: usize = 20;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+const PSH: u8 = 8;
+
+/// Connections from one address.
+const PORTS_PER_ADDRESS: u32 = 50_000;
+
+/// One client connection.
+pub struct Client {
+    address: Ipv4Addr,
+    port: u16,
+    sequence: u32,
+    acknowledged: u32,
+    tls: ClientConnection,
+}
+
+/// The address of the client with this number.
+pub fn address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 0, 0).to_bits() + number / PORTS_PER_ADDRESS)
+}
+
+/// The number of the client a frame is for.
+pub fn number(frame: &[u8]) -> Option<u32> {
+    let to = u32::from_be_bytes(frame.get(30..34)?.try_into().ok()?);
+    let port = u16::from_be_bytes(frame.get(36..38)?.try_into().ok()?);
+    let address = to.checked_sub(Ipv4Addr::new(10, 1, 0, 0).to_bits())?;
+    Some(address * PORTS_PER_ADDRESS + u32::from(port) - 10_000)
+}
+
+/// An ARP request from a client's address, so that the node knows where it is (RFC 826).
+pub fn arp(number: u32) -> Vec<u8> {
+    let mut frame = Vec::from([0xff; 6]);
+    frame.extend([2, 0, 0, 0, 0, 2, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2]);
+    frame.extend(address(number).octets());
+    frame.extend([0; 6]);
+    frame.extend(ADDRESS.octets());
+    frame
+}
+
+/// A configuration all clients share: TLS 1.3, AES-128-GCM, X25519, any certificate.
+pub fn config() -> Arc<ClientConfig> {
+    let provider = CryptoProvider {
+        cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
+        kx_groups: vec![aws_lc_rs::kx_group::X25519],
+        ..aws_lc_rs::default_provider()
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone))
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+impl Client {
+    /// A client, and its SYN.
+    pub fn new(number: u32, config: &Arc<ClientConfig>) -> (Client, Vec<u8>) {
+        let name = ServerName::try_from("bench.test").expect("a name");
+        let mut client = Client {
+            address: address(number),
+            port: 10_000 + (number % PORTS_PER_ADDRESS) as u16,
+            sequence: number,
+            acknowledged: 0,
+            tls: ClientConnection::new(Arc::clone(config), name).expect("a client"),
+        };
+        let syn = client.frame(SYN, &[]);
+        client.sequence += 1;
+        (client, syn)
+    }
+
+    /// Takes a frame from the node; appends frames that answer it and plaintext that came.
+    pub fn take(&mut self, frame: &[u8], out: &mut Vec<Vec<u8>>, plaintext: &mut Vec<u8>) {
+        let tcp = ETHERNET + IP;
+        let flags = frame[tcp + 13];
+        let header = usize::from(frame[tcp + 12] >> 4) * 4;
+        let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+        let payload = &frame[tcp + header..ETHERNET + total];
+        let sequence = u32::from_be_bytes([frame[tcp + 4], frame[tcp + 5], frame[tcp + 6], frame[tcp + 7]]);
+        if flags & SYN != 0 {
+            self.acknowledged = sequence.wrapping_add(1);
+            return self.flush(out);
+        }
+        if payload.is_empty() {
+            return;
+        }
+        assert_eq!(sequence, self.acknowledged, "nothing is lost on this wire");
+        self.acknowledged = sequence.wrapping_add(payload.len() as u32);
+        let mut bytes = Cursor::new(payload);
+        while (bytes.position() as usize) < payload.len() {
+            self.tls.read_tls(&mut bytes).expect("memory can be read");
+            let state = self.tls.process_new_packets().expect("the node speaks TLS");
+            let from = plaintext.len();
+            plaintext.resize(from + state.plaintext_bytes_to_read(), 0);
+            self.tls.reader().read_exact(&mut plaintext[from..]).expect("what is there");
+        }
+        self.flush(out);
+    }
+
+    /// The frame of a request.
+    pub fn request(&mut self, request: &[u8]) -> Vec<u8> {
+        self.tls.writer().write_all(request).expect("rustls takes it");
+        let mut out = Vec::new();
+        self.flush(&mut out);
+        assert_eq!(out.len(), 1, "a request fits one packet");
+        out.remove(0)
+    }
+
+    /// Whether the handshake is over and nothing waits to be sent.
+    pub fn is_ready(&self) -> bool {
+        !self.tls.is_handshaking() && !self.tls.wants_write()
+    }
+
+    fn flush(&mut self, out: &mut Vec<Vec<u8>>) {
+        let mut bytes = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut bytes).expect("memory can be written");
+        }
+        for piece in bytes.chunks(1400) {
+            out.push(self.frame(ACK | PSH, piece));
+            self.sequence = self.sequence.wrapping_add(piece.len() as u32);
+        }
+    }
+
+    /// An Ethernet frame; checksums are left to the port, which says that they are good.
+    fn frame(&self, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mss: &[u8] = if flags & SYN != 0 { &[2, 4, 5, 0xb4] } else { &[] };
+        let ip_len = (IP + TCP + mss.len() + payload.len()) as u16;
+        let mut frame = Vec::with_capacity(ETHERNET + usize::from(ip_len));
+        frame.extend(MAC);
+        frame.extend([2, 0, 0, 0, 0, 2, 8, 0]);
+        frame.extend([0x45, 0]);
+        frame.extend(ip_len.to_be_bytes());
+        frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
+        frame.extend(self.address.octets());
+        frame.extend(ADDRESS.octets());
+        let checksum = checksum(&frame[ETHERNET..ETHERNET + IP], 0);
+        frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+        frame.extend(self.port.to_be_bytes());
+        frame.extend(PORT.to_be_bytes());
+        frame.extend(self.sequence.to_be_bytes());
+        frame.extend(self.acknowledged.to_be_bytes());
+        frame.extend([((TCP + mss.len()) / 4 << 4) as u8, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        frame.extend(mss);
+        frame.extend(payload);
+        let tcp = ETHERNET + IP;
+        let pseudo = pseudo_sum(&frame[26..34], frame.len() - tcp);
+        let checksum = self::checksum(&frame[tcp..], pseudo);
+        frame[tcp + 16..tcp + 18].copy_from_slice(&checksum.to_be_bytes());
+        frame
+    }
+}
+
+fn pseudo_sum(addresses: &[u8], len: usize) -> u32 {
+    let words = addresses.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    words.sum::<u32>() + 6 + len as u32
+}
+
+/// The Internet checksum (RFC 1071).
+fn checksum(bytes: &[u8], start: u32) -> u16 {
+    let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+    let mut sum = bytes.chunks(2).map(word).fold(start, u32::wrapping_add);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// Takes any certificate: the clients of a bench have no authority to ask.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

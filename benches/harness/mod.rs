@@ -1,0 +1,12 @@
+//! What the benches share: a worker on a simulated port, and clients that speak to it without a kernel.
+
+#![allow(dead_code, reason = "each bench uses its part")]
+
+pub mod client;
+pub mod node;
+
+/// The median of some samples; sorts them.
+pub fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,149 @@
+//! A worker on a simulated port, with the synthetic application inside it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use keyferry_app::synthetic::{Distribution, Options, Synthetic};
+use keyferry_app::{Port, Runner, SystemClock};
+use keyferry_decide::Policy;
+use keyferry_link::{Cidr, Link};
+use keyferry_nic::handover::Handover;
+use keyferry_nic::sim::{Net, PortOptions, Queue};
+use keyferry_nic::{Nic, Packet as _};
+use keyferry_tcp::{RxChecksum, Tcp};
+use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_worker::conn::Service;
+use keyferry_worker::mailbox::{MAIL_MAX, Mail};
+use keyferry_worker::peer::LeaseLimits;
+use keyferry_worker::pool::PoolSizes;
+use keyferry_worker::receive::Receive;
+use keyferry_worker::{Config, Parts, Worker};
+
+/// The node's address; clients are in the same /8.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// The node's port.
+pub const PORT: u16 = 443;
+/// Largest lease message.
+pub const MESSAGE_BYTES: usize = 8192;
+/// The node's MAC address.
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// A worker and the far end of its port.
+pub struct Node {
+    /// The worker.
+    pub worker: Worker<Queue, Synthetic>,
+    /// Its mailbox.
+    pub mailbox: Arc<ArrayQueue<Mail>>,
+    /// Virtual network.
+    pub net: Net,
+    /// The clients' end of the cable.
+    pub wire: Queue,
+}
+
+/// A node for this many connections, that decides by this policy.
+pub fn node(connections: u32, policy: Policy) -> Node {
+    let mut net = Net::new();
+    let queue = net.port(PortOptions { mac: MAC, packets: 4096, ..PortOptions::default() }).remove(0);
+    // The clients' end takes packets as they are; its own checksums are filled in by the net.
+    let far = PortOptions { mac: [2, 0, 0, 0, 0, 2], packets: 4096, tso: false, ..PortOptions::default() };
+    let wire = net.port(far).remove(0);
+    net.connect(queue.port(), wire.port(), 0);
+    let mailbox = Arc::new(ArrayQueue::new(MAIL_MAX));
+    let worker = Worker::new(parts(connections, policy, queue, Arc::clone(&mailbox)));
+    Node { worker, mailbox, net, wire }
+}
+
+fn parts(
+    connections: u32,
+    policy: Policy,
+    nic: Queue,
+    mailbox: Arc<ArrayQueue<Mail>>,
+) -> Parts<Queue, Synthetic> {
+    let caps = nic.caps();
+    let address = Cidr::new(IpAddr::V4(ADDRESS), 8).expect("a prefix of 8 bits");
+    let options = Options {
+        cost_us: Distribution::Fixed(0.0),
+        bytes: Distribution::Fixed(1024.0),
+        burn: false,
+        seed: 1,
+    };
+    Parts {
+        config: Config {
+            services: vec![(PORT, Service::Https)],
+            connections,
+            handshakes: u64::from(connections),
+            handshake_timeout: Duration::from_secs(600),
+            header_timeout: Duration::from_secs(600),
+            idle_timeout: Duration::from_secs(3600),
+            http: keyferry_http::Limits::default(),
+            app_threads: 1,
+            policy,
+            eager: false,
+            leases: LeaseLimits {
+                leases: 64,
+                credits: 16,
+                claim_timeout: Duration::from_secs(5),
+                silence_timeout: Duration::from_secs(5),
+            },
+            message_bytes: MESSAGE_BYTES,
+        },
+        link: Link::new(keyferry_link::Config {
+            mac: caps.mac,
+            addresses: vec![address],
+            routes: Vec::new(),
+            vlan: None,
+            mtu: caps.mtu,
+        }),
+        tcp: Tcp::new(keyferry_tcp::Config {
+            addresses: vec![IpAddr::V4(ADDRESS)],
+            ports: vec![PORT],
+            mtu: caps.mtu,
+            connections,
+            half_open: 1024,
+            half_open_timeout: Duration::from_secs(600),
+            idle_timeout: Duration::from_secs(3600),
+            receive_bytes: 4096,
+            send_bytes: 4096,
+            rx_checksum: RxChecksum::Trust,
+            tx_checksum_offload: caps.tx_checksum,
+            tso_bytes_max: caps.tso_bytes_max,
+            seed: 1,
+        }),
+        tls: server(),
+        app: Port::inline(Runner::new(Synthetic::new(options), 1024, Box::new(SystemClock::default()))),
+        receive: Receive::new(Handover::between(1, 64).remove(0)),
+        pools: PoolSizes { records: 512, gathers: 512, requests: 2048, chunks: 2048, head_bytes: 1024 },
+        nic,
+        mailbox,
+    }
+}
+
+/// A server with a P-256 certificate made for the occasion.
+fn server() -> Server {
+    let made = rcgen::generate_simple_self_signed(vec!["bench.test".into()]).expect("a certificate");
+    let server = Server::new(&ServerOptions {
+        certificates: vec![CertificatePem {
+            chain: made.cert.pem().into_bytes(),
+            key: made.signing_key.serialize_pem().into_bytes().into(),
+            source: "bench".into(),
+        }],
+        tls12: true,
+        tls13: true,
+        resumption: Resumption::Off,
+        suites: None,
+    })
+    .expect("a server");
+    server.warm_up();
+    server
+}
+
+/// Sends a frame from the clients' end.
+pub fn inject(wire: &mut Queue, frame: &[u8]) {
+    let mut packet = wire.alloc().expect("the clients' pool has room");
+    packet.set_len(frame.len());
+    packet.bytes_mut().copy_from_slice(frame);
+    let mut packets = arrayvec::ArrayVec::from_iter([packet]);
+    assert_eq!(wire.tx_burst(&mut packets), 1, "the clients' ring has room");
+}
