@@ -7,22 +7,22 @@ use crate::Checksum;
 use crate::headers::Content;
 use crate::headers::{self, Ip};
 
-/// Adds 16-bit words; an odd last byte counts as the high half of a word.
+/// Adds 16-bit words as they lie in memory; an odd last byte is followed by a zero. The one's complement sum does not
+/// depend on the byte order, nor on the width it is taken in (RFC 1071 section 2), so the loop needs no swaps.
 fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
-    // Four bytes at a time: 2^16 is 1 modulo 2^16 - 1, so wider words fold to the same sum (RFC 1071 section 2).
-    let wide = words.iter().fold(0, |sum, word| sum + u64::from(u32::from_be_bytes(*word)));
+    let wide = words.iter().fold(0, |sum, word| sum + u64::from(u32::from_ne_bytes(*word)));
     let mut last = [0; 4];
     last[..rest.len()].copy_from_slice(rest);
-    wide + u64::from(u32::from_be_bytes(last))
+    wide + u64::from(u32::from_ne_bytes(last))
 }
 
-/// Folds a sum to 16 bits.
+/// Folds a sum to 16 bits, in the order of the wire.
 fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    sum as u16
+    u16::from_be(sum as u16)
 }
 
 /// Fills in the checksum of an IPv4 header.
@@ -48,7 +48,8 @@ fn header(ip: &Ip, frame: &[u8]) -> Checksum {
 
 /// Sum of the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1) of a TCP segment of `bytes`.
 pub(crate) fn pseudo_header(ip: &Ip, frame: &[u8], bytes: usize) -> u16 {
-    fold(sum(ip.addresses(frame)) + u64::from(headers::TCP) + bytes as u64)
+    let [high, low] = (bytes as u16).to_be_bytes();
+    fold(sum(ip.addresses(frame)) + sum(&[0, headers::TCP, high, low]))
 }
 
 /// Fills in the checksum of the TCP segment at `ip.l4..ip.end`, whatever its field holds.
@@ -56,7 +57,7 @@ pub(crate) fn fill_tcp(ip: &Ip, frame: &mut [u8]) {
     let pseudo = pseudo_header(ip, frame, ip.end - ip.l4);
     let segment = &mut frame[ip.l4..ip.end];
     segment[16..18].fill(0);
-    let checksum = !fold(sum(segment) + u64::from(pseudo));
+    let checksum = !fold(sum(segment) + sum(&pseudo.to_be_bytes()));
     segment[16..18].copy_from_slice(&checksum.to_be_bytes());
 }
 
@@ -74,7 +75,7 @@ pub(crate) fn verify(ip: &Ip, frame: &[u8]) -> Checksum {
     let segment = &frame[ip.l4..ip.end];
     let pseudo = pseudo_header(ip, frame, segment.len());
     match header(ip, frame) {
-        Checksum::Good if fold(sum(segment) + u64::from(pseudo)) == 0xffff => Checksum::Good,
+        Checksum::Good if fold(sum(segment) + sum(&pseudo.to_be_bytes())) == 0xffff => Checksum::Good,
         _ => Checksum::Bad,
     }
 }

@@ -251,13 +251,15 @@ fn refused(result: c_int, device: &Device, said: String) -> DeviceError {
         (_, Device::Virtual { .. }) if says(&said, &["busy", "Busy", "in use"]) => {
             DeviceError::Busy { device, said }
         }
-        (_, Device::Virtual { .. }) if says(&said, &["not permitted", "Permission denied"]) => {
-            DeviceError::Permission { device, said }
-        }
+        (_, Device::Virtual { .. }) if says(&said, NOT_ALLOWED) => DeviceError::Permission { device, said },
         (_, Device::Virtual { .. }) => DeviceError::Vdev { device, said },
         (_, Device::Pci(address)) => pci_refused(address, said),
     }
 }
+
+/// What drivers log when the process may not do what they need; net_af_packet does not say why it got no socket, but
+/// there is no other reason.
+const NOT_ALLOWED: &[&str] = &["not permitted", "Permission denied", "Could not open AF_PACKET socket"];
 
 fn says(said: &str, words: &[&str]) -> bool {
     words.iter().any(|word| said.contains(word))

@@ -50,7 +50,8 @@ impl Sink {
         self.file.by_ref().take(BYTES_MAX).read_to_end(&mut bytes)?;
         self.file.set_len(0)?;
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let telling = |line: &&str| !line.is_empty() && !line.starts_with("EAL: Detected");
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(telling).collect();
         Ok(lines[lines.len().saturating_sub(LINES_MAX)..].join("; "))
     }
 }

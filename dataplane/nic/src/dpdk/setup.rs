@@ -177,8 +177,9 @@ impl Opening<'_> {
             let hint = if driver.contains("af_packet") { ", or add qpairs=N to the device" } else { "" };
             return Err(OpenError::Queues { device, wanted: queues, driver, max, hint });
         }
-        if mtu < self.info.min_mtu || mtu > self.info.max_mtu {
-            return Err(OpenError::Mtu { device, mtu, min: self.info.min_mtu, max: self.info.max_mtu });
+        let (min, max) = (self.info.min_mtu, self.mtu_max());
+        if !(min..=max).contains(&mtu) {
+            return Err(OpenError::Mtu { device, mtu, min, max });
         }
         let rings = u32::from(self.options.rx_descriptors) + u32::from(self.options.tx_descriptors);
         let min = u32::from(queues) * rings.max(2 * BURST as u32);
@@ -186,6 +187,14 @@ impl Opening<'_> {
             return Err(OpenError::Packets { wanted: packets, queues, min });
         }
         Ok(())
+    }
+
+    /// Drivers that name no largest MTU still name a largest frame, from which DPDK takes off the header and the check
+    /// sequence.
+    fn mtu_max(&self) -> u16 {
+        const AROUND_BYTES: u32 = 14 + 4;
+        let frame = u16::try_from(self.info.max_rx_pktlen.saturating_sub(AROUND_BYTES)).unwrap_or(u16::MAX);
+        if self.info.max_mtu < u16::MAX || frame == 0 { self.info.max_mtu } else { frame }
     }
 
     /// Chooses among what the driver reports.

@@ -20,7 +20,38 @@ const PACKETS_PER_LARGE: usize = 16;
 /// Large packets of a pool, at least: two bursts.
 const LARGE_MIN: usize = 64;
 
-type FreeList = ArrayQueue<Box<[u8]>>;
+/// Buffers that are not in use.
+#[derive(Debug)]
+struct FreeList {
+    /// Taken first, so that only as many buffers circulate, and stay in the cache, as are in use at once.
+    returned: ArrayQueue<Box<[u8]>>,
+    /// Never used so far.
+    fresh: ArrayQueue<Box<[u8]>>,
+}
+
+impl FreeList {
+    fn new(count: usize, bytes: usize) -> FreeList {
+        let list = FreeList { returned: ArrayQueue::new(count), fresh: ArrayQueue::new(count) };
+        for _ in 0..count {
+            // The list has exactly this many places.
+            let _ = list.fresh.push(vec![0; bytes].into_boxed_slice());
+        }
+        list
+    }
+
+    fn pop(&self) -> Option<Box<[u8]>> {
+        self.returned.pop().or_else(|| self.fresh.pop())
+    }
+
+    /// The list has a place for every buffer of the pool, so this succeeds.
+    fn push(&self, buffer: Box<[u8]>) {
+        let _ = self.returned.push(buffer);
+    }
+
+    fn missing(&self) -> usize {
+        self.fresh.capacity() - self.fresh.len() - self.returned.len()
+    }
+}
 
 /// The buffers of one queue.
 #[derive(Debug)]
@@ -29,22 +60,13 @@ pub(super) struct Pool {
     large: Option<FreeList>,
 }
 
-fn filled(count: usize, bytes: usize) -> FreeList {
-    let list = ArrayQueue::new(count);
-    for _ in 0..count {
-        // The list has exactly this many places.
-        let _ = list.push(vec![0; bytes].into_boxed_slice());
-    }
-    list
-}
-
 impl Pool {
     /// A pool of `packets` buffers for frames of `mtu`, and large ones if the port segments.
     pub fn new(packets: usize, mtu: u16, tso: bool) -> Pool {
         let bytes = BUFFER_BYTES_MIN.max(usize::from(mtu) + FRAME_OVERHEAD_BYTES);
         let large = (packets / PACKETS_PER_LARGE).max(LARGE_MIN);
         let large_bytes = HEADER_BYTES_MAX + TSO_BYTES_MAX as usize;
-        Pool { normal: filled(packets, bytes), large: tso.then(|| filled(large, large_bytes)) }
+        Pool { normal: FreeList::new(packets, bytes), large: tso.then(|| FreeList::new(large, large_bytes)) }
     }
 
     /// An empty packet.
@@ -59,8 +81,7 @@ impl Pool {
 
     /// Buffers that are missing.
     pub fn in_use(&self) -> usize {
-        let missing = |list: &FreeList| list.capacity() - list.len();
-        missing(&self.normal) + self.large.as_ref().map_or(0, missing)
+        self.normal.missing() + self.large.as_ref().map_or(0, FreeList::missing)
     }
 }
 
@@ -112,7 +133,8 @@ impl Drop for Packet {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
         let list = if self.large { self.home.large.as_ref() } else { Some(&self.home.normal) };
-        // The list has a place for every buffer of the pool, so the push succeeds.
-        let _ = list.map(|list| list.push(buffer));
+        if let Some(list) = list {
+            list.push(buffer);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! sending. Owned by the net. Buffers are used again; a bound keeps a runaway wire from eating the memory.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 /// A frame on its way.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +32,9 @@ impl PartialOrd for Arrival {
 /// All frames under way.
 #[derive(Debug)]
 pub(super) struct Pending {
+    /// Frames that arrive no earlier than the one before: nearly all, and no heap is needed for them.
+    line: VecDeque<Arrival>,
+    /// Frames that overtake.
     heap: BinaryHeap<Arrival>,
     free: Vec<Vec<u8>>,
     sequence: u64,
@@ -43,6 +46,7 @@ pub(super) struct Pending {
 impl Pending {
     pub fn new(frames_max: usize) -> Pending {
         Pending {
+            line: VecDeque::with_capacity(frames_max),
             heap: BinaryHeap::with_capacity(frames_max),
             free: Vec::with_capacity(frames_max),
             sequence: 0,
@@ -51,21 +55,28 @@ impl Pending {
         }
     }
 
+    /// The next frame, and whether it is in the heap.
+    fn next(&self) -> Option<(&Arrival, bool)> {
+        match (self.line.front(), self.heap.peek()) {
+            (Some(line), Some(heap)) if line < heap => Some((heap, true)),
+            (Some(line), _) => Some((line, false)),
+            (None, heap) => heap.map(|heap| (heap, true)),
+        }
+    }
+
     /// When the next frame arrives.
     pub fn next_ns(&self) -> Option<u64> {
-        self.heap.peek().map(|arrival| arrival.at_ns)
+        self.next().map(|(arrival, _)| arrival.at_ns)
     }
 
     pub fn len(&self) -> usize {
-        self.heap.len()
+        self.line.len() + self.heap.len()
     }
 
     /// The next frame, if its time has come. Give its buffer back with [`recycle`](Pending::recycle).
     pub fn pop_due(&mut self, now_ns: u64) -> Option<Arrival> {
-        if self.next_ns()? > now_ns {
-            return None;
-        }
-        self.heap.pop()
+        let (_, in_heap) = self.next().filter(|(arrival, _)| arrival.at_ns <= now_ns)?;
+        if in_heap { self.heap.pop() } else { self.line.pop_front() }
     }
 
     pub fn recycle(&mut self, mut frame: Vec<u8>) {
@@ -74,15 +85,20 @@ impl Pending {
     }
 
     fn push(&mut self, at_ns: u64, to: usize, bytes: &[u8]) {
-        if self.heap.len() == self.frames_max {
+        if self.len() >= self.frames_max {
             self.dropped += 1;
             return;
         }
         let mut frame = self.free.pop().unwrap_or_default();
         // A copy, as a wire makes one: the sender's buffer is free once the frame is out.
         frame.extend_from_slice(bytes);
-        self.heap.push(Arrival { at_ns, sequence: self.sequence, to, frame });
+        let arrival = Arrival { at_ns, sequence: self.sequence, to, frame };
         self.sequence += 1;
+        if self.line.back().is_some_and(|last| last.at_ns > at_ns) {
+            self.heap.push(arrival);
+        } else {
+            self.line.push_back(arrival);
+        }
     }
 }
 
