@@ -44,6 +44,7 @@ fn a_ring_gives_back_what_it_got() {
     for number in 0..100 {
         send(queue, &frame(number, b"round"), TxOffload::default());
     }
+    assert_eq!(queue.in_use(), idle + 100, "the ring holds what was sent");
     let got = receive(queue, 100, |_| true);
     for (number, packet) in (0..).zip(&got) {
         assert_eq!(packet.bytes(), frame(number, b"round"));
