@@ -120,7 +120,8 @@ impl FromStr for Device {
         }
         let (name, arguments) = text.split_once(',').unwrap_or((text, ""));
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        let fits = name.starts_with("net_") && name.len() < sys::RTE_ETH_NAME_MAX_LEN as usize;
+        let driver = name.strip_prefix("net_").is_some_and(|driver| !driver.is_empty());
+        let fits = driver && name.len() < sys::RTE_ETH_NAME_MAX_LEN as usize;
         if !fits || !name.bytes().all(plain) || text.contains('\0') {
             return Err(DeviceError::Name(text.into()));
         }
@@ -174,12 +175,16 @@ impl Attached {
         };
         let mut port = 0;
         // SAFETY: a C string and a place for the answer.
-        let found = unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut port) };
-        if found != 0 {
-            let said = "it has no Ethernet port of its name".into();
-            return Err(refused(-libc_enodev(), device, said));
+        let found = unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut port) } == 0;
+        if found {
+            return Ok(Attached { port, virtual_name });
         }
-        Ok(Attached { port, virtual_name })
+        if let Some(name) = &virtual_name {
+            // SAFETY: the device was attached under this name just now.
+            unsafe { sys::rte_vdev_uninit(name.as_ptr()) };
+        }
+        let nodev = rustix::io::Errno::NODEV.raw_os_error();
+        Err(refused(-nodev, device, "it has no Ethernet port of its name".into()))
     }
 }
 
@@ -199,10 +204,6 @@ impl Drop for Attached {
             unsafe { sys::rte_dev_remove(info.device) };
         }
     }
-}
-
-fn libc_enodev() -> c_int {
-    rustix::io::Errno::NODEV.raw_os_error()
 }
 
 fn check(result: c_int, device: &Device, said: String) -> Result<(), DeviceError> {
@@ -302,9 +303,6 @@ mod tests {
         assert_eq!((name.as_str(), arguments.as_str()), ("net_af_packet0", "iface=eth1,qpairs=2"));
         for wrong in ["", "eth0", "3b:00", "net_", "3b:0g.0", "net_ring0;x", "crypto_null0"] {
             let parsed: Result<Device, _> = wrong.parse();
-            if wrong == "net_" {
-                continue;
-            }
             assert_eq!(parsed, Err(DeviceError::Name(wrong.into())), "{wrong:?}");
         }
     }
