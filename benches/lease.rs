@@ -154,6 +154,7 @@ fn deliver(node: &mut Node, client: &mut Client, out: &mut Vec<Vec<u8>>, plainte
     let mut packets = ArrayVec::<_, BURST>::new();
     node.wire.rx_burst(&mut packets);
     for packet in packets {
+        out.extend(client::arp_reply(packet.bytes()));
         if packet.bytes()[12..14] == [8, 0] {
             client.take(packet.bytes(), out, plaintext);
         }
@@ -176,7 +177,10 @@ fn round_trip(node: &mut Node, client: &mut Client, request: &[u8], start: Insta
     let took = began.elapsed();
     let (mut out, mut plaintext) = (Vec::new(), Vec::new());
     for packet in packets {
-        client.take(packet.bytes(), &mut out, &mut plaintext);
+        out.extend(client::arp_reply(packet.bytes()));
+        if packet.bytes()[12..14] == [8, 0] {
+            client.take(packet.bytes(), &mut out, &mut plaintext);
+        }
     }
     while plaintext.is_empty() {
         turn(node, start);

@@ -113,6 +113,7 @@ impl Bench {
                 break;
             }
             for packet in packets {
+                out.extend(client::arp_reply(packet.bytes()));
                 let number = client::number(packet.bytes()).filter(|_| packet.bytes()[12..14] == [8, 0]);
                 if let Some(client) = number.and_then(|number| self.clients.get_mut(number as usize)) {
                     client.take(packet.bytes(), &mut out, plaintext);

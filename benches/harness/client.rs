@@ -47,10 +47,21 @@ pub fn number(frame: &[u8]) -> Option<u32> {
 
 /// An ARP request from a client's address, so that the node knows where it is (RFC 826).
 pub fn arp(number: u32) -> Vec<u8> {
-    let mut frame = Vec::from([0xff; 6]);
-    frame.extend([2, 0, 0, 0, 0, 2, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2]);
-    frame.extend(address(number).octets());
-    frame.extend([0; 6]);
+    arp_frame(1, address(number).octets(), [0; 6])
+}
+
+/// The answer to the node's ARP request, which it sends again from time to time.
+pub fn arp_reply(frame: &[u8]) -> Option<Vec<u8>> {
+    let is_request = frame.get(12..14)? == [8, 6] && frame.get(20..22)? == [0, 1];
+    let target = frame.get(38..42)?.try_into().ok()?;
+    is_request.then(|| arp_frame(2, target, MAC))
+}
+
+fn arp_frame(operation: u8, sender: [u8; 4], target: [u8; 6]) -> Vec<u8> {
+    let mut frame = if operation == 1 { Vec::from([0xff; 6]) } else { Vec::from(MAC) };
+    frame.extend([2, 0, 0, 0, 0, 2, 8, 6, 0, 1, 8, 0, 6, 4, 0, operation, 2, 0, 0, 0, 0, 2]);
+    frame.extend(sender);
+    frame.extend(target);
     frame.extend(ADDRESS.octets());
     frame
 }

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use keyferry_link::{Link, NextHop};
+use keyferry_link::{Link, NextHop, TRANSMIT_BYTES_MAX};
 use keyferry_nic::{BURST, Caps, Nic, Packet, TxOffload};
 use keyferry_tcp::Egress;
 use keyferry_time::Time;
@@ -90,11 +90,15 @@ impl<N: Nic> Port<N> {
             self.link.write_header(packet.bytes_mut(), mac, ipv6);
             self.transmit(packet);
         }
-        // Solicitations are few; one buffer is taken only when there is one to send.
-        while let Some(mut packet) = self.nic.alloc() {
-            packet.set_len(packet.capacity().min(128));
-            let Some(len) = self.link.poll_transmit(self.now, packet.bytes_mut()) else { break };
+        // Solicitations are few and small: written here first, so that a turn without any takes no packet buffer.
+        let mut frame = [0; TRANSMIT_BYTES_MAX];
+        while let Some(len) = self.link.poll_transmit(self.now, &mut frame) {
+            let Some(mut packet) = self.nic.alloc() else {
+                self.counters.drop_no_buffer += 1;
+                break;
+            };
             packet.set_len(len);
+            packet.bytes_mut().copy_from_slice(&frame[..len]);
             self.transmit(packet);
         }
     }

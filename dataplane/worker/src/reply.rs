@@ -181,12 +181,15 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// A reply ended: the connection closes, or goes on with what the client has sent meanwhile.
     pub(crate) fn reply_done(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
-        if conn.close_after || (conn.eof && conn.waiting.is_none() && self.tcp.readable(conn.id) == 0) {
+        let more = conn.waiting.is_some() || self.tcp.readable(conn.id) > 0;
+        if conn.close_after || (conn.eof && !more) {
             return self.close(index);
         }
         self.tcp.set_idle_timeout(conn.id, Some(self.config.idle_timeout));
         self.rekey(index);
-        self.pump_again(index);
+        if more {
+            self.pump_again(index);
+        }
     }
 
     /// Moves a TLS 1.3 connection near its record limit to new keys; a TLS 1.2 one ends in order.

@@ -329,8 +329,8 @@ impl<N: Nic, A: App> Worker<N, A> {
             // A deadline that does not fit comes again: it is set anew below from the connection's own.
             let _ = due.try_push(index);
         });
-        for index in due {
-            self.too_late(index as usize);
+        for index in &due {
+            self.too_late(*index as usize);
         }
         if self.load.is_due(self.now) {
             self.exchange_load();
