@@ -42,8 +42,7 @@ fn while_lent(workers: usize) {
     }
     client.finish();
     assert_eq!(key_updates(&messages), (3, 3));
-    let status = cluster.a().status();
-    assert_eq!(status.total("replies_lent"), 6, "{status}");
+    cluster.expect_replies(0, 6);
     cluster.finish();
 }
 

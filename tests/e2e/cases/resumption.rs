@@ -1,7 +1,7 @@
 //! Clients that come back: by session ID, by stateful PSK, by ticket; and those that must not.
 
 use crate::client::{SClient, output_of};
-use crate::harness::{A4, Cluster, NAME, Options};
+use crate::harness::{A4, Cluster, NAME, Options, Status};
 use crate::with_one_and_two_workers;
 
 with_one_and_two_workers!(by_session_id, by_psk, by_ticket, switched_off);
@@ -12,8 +12,9 @@ const RECONNECTS: usize = 5;
 fn by_session_id(workers: usize) {
     let cluster = Cluster::start(&Options::new(workers).resumption("table"));
     assert_eq!(reconnects(&cluster, &["-tls1_2", "-no_ticket"]), RECONNECTS);
-    let status = cluster.a().status();
-    assert_eq!((status.total("handshakes_full"), status.total("handshakes_resumed")), (1, 5), "{status}");
+    cluster.expect_counts("one full handshake, five resumed", |a, _| {
+        (a.total("handshakes_full"), a.total("handshakes_resumed")) == (1, 5)
+    });
     cluster.finish();
 }
 
@@ -38,7 +39,9 @@ fn by_ticket(workers: usize) {
 fn switched_off(workers: usize) {
     let cluster = Cluster::start(&Options::new(workers).resumption("off"));
     assert_eq!(reconnects(&cluster, &["-tls1_2"]), 0);
-    assert_eq!(cluster.a().status().total("handshakes_resumed"), 0);
+    cluster.expect_counts("six full handshakes", |a, _| {
+        (a.total("handshakes_full"), a.total("handshakes_resumed")) == (6, 0)
+    });
     cluster.finish();
 }
 
@@ -55,12 +58,15 @@ fn come_back_twice(cluster: &Cluster, version: &str) -> (bool, bool, bool) {
     let session = cluster.directory().join("session");
     let session = session.to_str().expect("the test's paths are text");
     let resumed = |options: &[&str]| {
-        let before = cluster.a().status().total("handshakes_resumed");
+        let handshakes =
+            |status: &Status| (status.total("handshakes_full"), status.total("handshakes_resumed"));
+        let before = handshakes(&cluster.a().status());
         let mut client = SClient::connect(cluster, &[&[version], options].concat());
         // In TLS 1.3 the session comes after the handshake: a reply is proof that it has come.
         client.get("", 1, 100);
         client.finish();
-        cluster.a().status().total("handshakes_resumed") > before
+        cluster.expect_counts("a handshake", |a, _| handshakes(a) != before);
+        handshakes(&cluster.a().status()).1 > before.1
     };
     let first = resumed(&["-sess_out", session]);
     (first, resumed(&["-sess_in", session]), resumed(&["-sess_in", session]))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use keyferry_load::args::Args;
@@ -15,7 +15,8 @@ use super::certificates::{Certificates, NAME};
 use super::config::{self, Options, Place};
 use super::guard::Guard;
 use super::netns::{Link, Netns};
-use super::node::{Node, keyferry};
+use super::node::{Node, PAUSE, keyferry};
+use super::status::Status;
 
 /// Node A, which the clients speak to.
 pub const A4: &str = "10.77.1.2";
@@ -26,6 +27,11 @@ pub const B4: &str = "10.77.2.2";
 /// Longest time until connections and leases of clients that are gone are forgotten. Above it are the silence
 /// time-outs of the configuration (two seconds), below it the idle time-out (a minute).
 const REST_MAX: Duration = Duration::from_secs(20);
+
+/// Longest time until two started nodes have found each other.
+const LINKED_MAX: Duration = Duration::from_secs(20);
+/// Longest time until counters show what has been seen by a client; workers publish them now and then.
+const COUNTED_MAX: Duration = Duration::from_secs(5);
 
 /// The nodes' names, interfaces and addresses.
 const PLACES: [Place<'static>; 2] = [
@@ -87,6 +93,11 @@ impl Cluster {
         // B first: A then finds its peer at once.
         cluster.start_b();
         cluster.a = Some(Node::start("a", &config_file(&cluster.directory, "a"), &cluster.a_netns));
+        // A node serves before its peers are there, so tests of lending wait for them: each worker has one.
+        for node in [cluster.a(), cluster.b()] {
+            let is_linked = |status: &Status| status.total("peers_ready") == options.workers as u64;
+            node.wait_for("linked to its peer", LINKED_MAX, is_linked);
+        }
         cluster
     }
 
@@ -153,10 +164,32 @@ impl Cluster {
         self.loader(options).run()
     }
 
+    /// Waits until the counters of A and B are as `is_met` has them.
+    pub fn expect_counts(&self, what: &str, is_met: impl Fn(&Status, &Status) -> bool) {
+        let deadline = Instant::now() + COUNTED_MAX;
+        loop {
+            let (a, b) = (self.a().status(), self.b().status());
+            if is_met(&a, &b) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {a} {b}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Waits until A and B both count so many replies of A sealed by B, and A so many it sealed itself.
+    pub fn expect_replies(&self, local: u64, lent: u64) {
+        let what = format!("{local} replies sealed here, {lent} there");
+        self.expect_counts(&what, |a, b| {
+            let counts = [a.total("replies_local"), a.total("replies_lent"), b.total("leases_served")];
+            counts == [local, lent, lent]
+        });
+    }
+
     /// Waits until neither node holds anything of any client.
     pub fn wait_at_rest(&self) {
-        self.a().wait_for("back to rest", REST_MAX, super::status::Status::is_at_rest);
-        self.b().wait_for("back to rest", REST_MAX, super::status::Status::is_at_rest);
+        self.a().wait_for("back to rest", REST_MAX, Status::is_at_rest);
+        self.b().wait_for("back to rest", REST_MAX, Status::is_at_rest);
     }
 
     /// Ends both nodes in order, after everything of the clients is gone.

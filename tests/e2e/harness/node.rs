@@ -19,7 +19,7 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// Longest orderly end.
 const STOP_MAX: Duration = Duration::from_secs(20);
 /// Between looks at a process or at counters that are to change.
-const PAUSE: Duration = Duration::from_millis(20);
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// The executable under test: cargo's, unless `KEYFERRY_E2E_EXECUTABLE` names another build.
 pub fn keyferry() -> PathBuf {
