@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
+use core_affinity::CoreId;
 use harness::client::{self, Client};
 use harness::node::{self, MESSAGE_BYTES, Node};
 use keyferry_app::synthetic;
@@ -36,19 +37,21 @@ const REQUESTS: usize = 50_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() {
-    let cores = core_affinity::get_core_ids().expect("the cores can be asked for");
-    assert!(cores.len() >= 2, "this bench needs two cores");
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some("--helper") {
-        core_affinity::set_for_current(cores[1]);
         let socket = arguments.next().expect("the socket's path");
+        let id = arguments.next().and_then(|core| core.parse().ok()).expect("the core");
+        core_affinity::set_for_current(CoreId { id });
         return helper(&UnixStream::connect(socket).expect("the lender listens"));
     }
+    // Asked before pinning, which a child inherits: afterwards there is only one.
+    let cores = core_affinity::get_core_ids().expect("the cores can be asked for");
+    assert!(cores.len() >= 2, "this bench needs two cores");
     core_affinity::set_for_current(cores[0]);
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("lease.sock");
     let listener = UnixListener::bind(&socket).expect("a socket");
-    let mut child = spawn(&socket);
+    let mut child = spawn(&socket, cores[1]);
     let (stream, _) = listener.accept().expect("the helper connects");
     let (local, lent) = lender(&stream);
     drop(stream);
@@ -56,9 +59,10 @@ fn main() {
     report(local, lent);
 }
 
-fn spawn(socket: &Path) -> std::process::Child {
+fn spawn(socket: &Path, core: CoreId) -> std::process::Child {
     let itself = std::env::current_exe().expect("this program");
-    Command::new(itself).arg("--helper").arg(socket).spawn().expect("a second process")
+    let core = core.id.to_string();
+    Command::new(itself).arg("--helper").arg(socket).arg(core).spawn().expect("a second process")
 }
 
 /// Exchanges memory and keys with the other process and hands the queue pair to the worker.

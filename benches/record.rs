@@ -81,15 +81,10 @@ struct Pair {
 
 impl Pair {
     fn print(&self, name: &str, bytes: usize) {
-        let rate = |ns: f64| bytes as f64 / ns;
-        println!(
-            "{name:24} {:10.0} {:8.2} {:12.0} {:8.2} {:6.2}x",
-            self.ours_ns,
-            rate(self.ours_ns),
-            self.openssl_ns,
-            rate(self.openssl_ns),
-            self.ratio
-        );
+        let rate = |ns: f64| if bytes > 0 { format!("{:.2}", bytes as f64 / ns) } else { "-".to_owned() };
+        let (ours, openssl) = (rate(self.ours_ns), rate(self.openssl_ns));
+        let (ours_ns, openssl_ns, ratio) = (self.ours_ns, self.openssl_ns, self.ratio);
+        println!("{name:24} {ours_ns:10.0} {ours:>8} {openssl_ns:12.0} {openssl:>8} {ratio:6.2}x");
     }
 }
 
