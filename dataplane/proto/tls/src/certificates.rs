@@ -31,6 +31,7 @@ pub struct CertificatePem {
 }
 
 /// All certificates of a server.
+#[derive(Default)]
 pub(crate) struct Certificates {
     keys: Vec<Arc<CertifiedKey>>,
     exact: HashMap<String, Vec<usize>>,
@@ -48,7 +49,7 @@ impl Certificates {
         if pems.is_empty() {
             return Err(ConfigError::NoCertificates);
         }
-        let mut all = Certificates { keys: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
+        let mut all = Certificates::default();
         let mut warnings = Vec::new();
         for pem in pems {
             let key = certified_key(pem, provider)?;

@@ -4,7 +4,7 @@
 //! One value per handshake, behind the traits rustls calls; it is used by one thread at a time, the locks are only
 //! what these traits ask for.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::KeyLog;
@@ -15,7 +15,7 @@ use crate::certificates::Certificates;
 use crate::keys::Secret;
 
 /// Sessions looked up for one ClientHello. It may offer as many as fit into 64 KiB, and rustls would try them all.
-pub const LOOKUPS_MAX: u8 = 8;
+pub const LOOKUPS_MAX: u32 = 8;
 
 /// What all handshakes of a server share.
 pub(crate) struct Shared {
@@ -36,7 +36,7 @@ pub(crate) struct Hooks {
     shared: Arc<Shared>,
     secrets: Mutex<Secrets>,
     sni: AtomicBool,
-    lookups: AtomicU8,
+    lookups: AtomicU32,
 }
 
 impl Hooks {
@@ -45,7 +45,7 @@ impl Hooks {
             shared,
             secrets: Mutex::new(Secrets::default()),
             sni: AtomicBool::new(false),
-            lookups: AtomicU8::new(0),
+            lookups: AtomicU32::new(0),
         })
     }
 
@@ -125,5 +125,76 @@ impl ProducesTickets for Hooks {
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
         self.may_look_up().then(|| self.shared.tickets.decrypt(cipher))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Knows every session, and counts how often it is asked.
+    #[derive(Debug, Default)]
+    struct Asked(AtomicU32);
+
+    impl StoresServerSessions for Asked {
+        fn put(&self, _: Vec<u8>, _: Vec<u8>) -> bool {
+            true
+        }
+
+        fn get(&self, _: &[u8]) -> Option<Vec<u8>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Some(Vec::new())
+        }
+
+        fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+            self.get(key)
+        }
+
+        fn can_cache(&self) -> bool {
+            true
+        }
+    }
+
+    impl ProducesTickets for Asked {
+        fn enabled(&self) -> bool {
+            true
+        }
+
+        fn lifetime(&self) -> u32 {
+            1
+        }
+
+        fn encrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+            None
+        }
+
+        fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+            self.get(cipher)
+        }
+    }
+
+    #[test]
+    fn a_client_hello_is_worth_so_many_look_ups() {
+        for ask in [
+            (|hooks| StoresServerSessions::take(hooks, b"x")) as fn(&Hooks) -> Option<Vec<u8>>,
+            |hooks| StoresServerSessions::get(hooks, b"x"),
+            |hooks| ProducesTickets::decrypt(hooks, b"x"),
+        ] {
+            let asked = Arc::new(Asked::default());
+            let shared = Arc::new(Shared {
+                certificates: Certificates::default(),
+                sessions: Arc::clone(&asked) as _,
+                tickets: Arc::clone(&asked) as _,
+            });
+            let hooks = Hooks::new(shared);
+            for _ in 0..LOOKUPS_MAX {
+                assert!(ask(&hooks).is_some());
+            }
+            // More than a ClientHello has room for would not start the count again either.
+            for _ in 0..1000 {
+                assert!(ask(&hooks).is_none());
+            }
+            assert_eq!(asked.0.load(Ordering::Relaxed), LOOKUPS_MAX);
+        }
     }
 }
