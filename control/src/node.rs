@@ -24,7 +24,7 @@ use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::{LeaseLimits, SLOT_BYTES};
 use keyferry_worker::pool::PoolSizes;
 use keyferry_worker::receive::Receive;
-use keyferry_worker::{Clock, Counters, Parts, Worker};
+use keyferry_worker::{Clock, Parts, Worker, counters};
 use tracing::info;
 
 use crate::admin::Admin;
@@ -84,7 +84,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         queues.into_iter().zip(apps).zip(handovers).zip(&mailboxes).enumerate()
     {
         let parts = parts(config, nic, app, Receive::new(handover), Arc::clone(mailbox), tls.clone())?;
-        let block = registry.block(Counters::NAMES, format!("worker {number}"));
+        let block = registry.block(counters::names(), format!("worker {number}"));
         let (core, idle) = (config.cores.workers[number].0, idle(config.cores.idle));
         let stop = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {

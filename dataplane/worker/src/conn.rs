@@ -148,6 +148,11 @@ impl Conn {
         !self.closing && !self.is_lent_out() && self.waiting.is_none() && !matches!(self.tls, Tls::Over)
     }
 
+    /// Whether part of a request, or of a record, has come and none is being answered.
+    pub fn is_amid_request(&self) -> bool {
+        self.reply == Reply::None && (self.reader.head_started() || self.partial.is_some())
+    }
+
     /// Whether the application may have one more chunk.
     pub fn has_app_room(&self) -> bool {
         self.parts.len() + self.in_app < PARTS_MAX

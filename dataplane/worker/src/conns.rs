@@ -61,10 +61,13 @@ impl<N: Nic, A: App> Worker<N, A> {
         for _ in 0..RECORDS_A_TURN {
             match self.take_in(id) {
                 None => return self.maybe_eof(index),
+                Some(Taken::Starved) => return self.starve(index),
                 // A record may go on behind the end of TCP's ring.
                 Some(Taken::Wait) if self.tcp.readable(id) > 0 => {}
-                Some(Taken::Wait) => return self.maybe_eof(index),
-                Some(Taken::Starved) => return self.starve(index),
+                Some(Taken::Wait) => {
+                    self.watch_request(index);
+                    return self.maybe_eof(index);
+                }
                 Some(taken) => self.taken(index, taken),
             }
         }
@@ -125,10 +128,10 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
     }
 
-    /// The first byte of a request starts its clock.
+    /// The first byte of a request, or of a record that may hold it, starts its clock.
     fn watch_request(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
-        if conn.deadline == Time::NEVER && conn.reader.head_started() {
+        if conn.deadline == Time::NEVER && conn.is_amid_request() {
             conn.deadline = self.now + self.config.header_timeout;
             self.deadlines.set(index as u32, conn.deadline);
         }
@@ -218,11 +221,15 @@ impl<N: Nic, A: App> Worker<N, A> {
         if !conn.deadline.is_due(self.now) {
             return self.deadlines.set(index as u32, conn.deadline);
         }
-        self.counters.closed_timeout += 1;
-        match conn.tls {
-            Tls::Handshake(_) => self.reset(index),
-            _ if conn.reply == Reply::None => self.answer(index, 408),
-            _ => {}
+        let (handshaking, amid) = (matches!(conn.tls, Tls::Handshake(_)), conn.is_amid_request());
+        if let Some(conn) = self.conns[index].as_mut() {
+            conn.deadline = Time::NEVER;
+        }
+        self.counters.closed_timeout += u64::from(handshaking || amid);
+        if handshaking {
+            self.reset(index);
+        } else if amid {
+            self.answer(index, 408);
         }
     }
 

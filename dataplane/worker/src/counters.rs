@@ -1,4 +1,9 @@
 //! What a worker counts. Plain numbers with one writer; the worker copies them to where control reads them.
+//!
+//! Link and TCP count for themselves, each drop and each end of a connection by its reason; [`names`] and [`append`]
+//! put theirs behind the worker's own.
+
+use std::sync::OnceLock;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -111,8 +116,6 @@ counters! {
     drop_no_route,
     /// Packets dropped by the port because the worker was late.
     drop_missed,
-    /// SYNs dropped: half-open or connection limit.
-    drop_syn_limit,
     /// Packet buffers out of the pool, besides those the port's rings hold.
     packets_in_use,
     /// Application chunks out of the pool.
@@ -131,4 +134,25 @@ counters! {
     turns,
     /// Turns in which there was nothing to do.
     turns_idle,
+}
+
+/// Names of everything a worker publishes, in the order of its values.
+pub fn names() -> &'static [&'static str] {
+    static NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let own = Counters::NAMES.iter().map(|name| (*name).to_owned());
+        let link = keyferry_link::DropReason::ALL.iter().map(|reason| format!("drop_link_{}", reason.name()));
+        let tcp = keyferry_tcp::DropReason::ALL.iter().map(|reason| format!("drop_tcp_{}", reason.name()));
+        let closes =
+            keyferry_tcp::CloseReason::ALL.iter().map(|reason| format!("closed_tcp_{}", reason.name()));
+        // Leaked once a process: they are as static as the enums they come from.
+        own.chain(link).chain(tcp).chain(closes).map(|name| &*name.leak()).collect()
+    })
+}
+
+/// Appends the values that stand for [`names`] behind the worker's own.
+pub(crate) fn append(link: &[u64], tcp: &keyferry_tcp::Counters, out: &mut Vec<u64>) {
+    out.extend(link);
+    out.extend(tcp.drops);
+    out.extend(tcp.closed);
 }

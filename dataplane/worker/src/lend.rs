@@ -130,7 +130,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Takes a lease back: the connection has no part in it any more, the helper is told.
     pub(crate) fn take_back(&mut self, peer_index: usize, lease: LeaseId) {
         if let Some(peer) = self.peers[peer_index].as_mut() {
-            peer.lender.orphan(lease);
+            peer.lender.orphan(lease, self.now);
             peer.outbox.push_back(Intent::Revoke(lease));
         }
     }
@@ -263,7 +263,8 @@ impl<N: Nic, A: App> Worker<N, A> {
                     self.counters.leases_failed += 1;
                     self.run_again(owner);
                 }
-                Stage::Orphaned => {}
+                // It does not even answer a revoke: fenced, so that its slots can be used again.
+                Stage::Orphaned => peer.queue_pair.fail(),
             }
         }
         self.late = late;

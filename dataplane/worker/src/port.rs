@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use keyferry_link::{Link, NextHop, TRANSMIT_BYTES_MAX};
+use keyferry_link::{DropReason, Link, NextHop, TRANSMIT_BYTES_MAX};
 use keyferry_nic::{BURST, Caps, Nic, Packet, TxOffload};
 use keyferry_tcp::Egress;
 use keyferry_time::Time;
@@ -26,6 +26,8 @@ pub struct Port<N: Nic> {
     pub now: Time,
     /// What this worker counts about packets; merged into the worker's counters.
     pub counters: Counters,
+    /// Received frames the link layer dropped, by reason.
+    pub link_drops: [u64; DropReason::ALL.len()],
     tx: ArrayVec<N::Packet, BURST>,
     /// Taken from the pool ahead of need, so that `room` can promise a packet.
     spare: Option<N::Packet>,
@@ -51,6 +53,7 @@ impl<N: Nic> Port<N> {
             link,
             now: Time::ZERO,
             counters: Counters::default(),
+            link_drops: [0; DropReason::ALL.len()],
             tx: ArrayVec::new(),
             spare: None,
             large_spare: None,

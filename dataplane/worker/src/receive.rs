@@ -90,6 +90,9 @@ fn ingest<N: Nic>(mut packet: N::Packet, from: From, port: &mut Port<N>, tcp: &m
             port.transmit(packet);
         }
         Ingress::Reply { .. } | Ingress::Consumed => {}
-        Ingress::Drop(_) => port.counters.drop_link += 1,
+        Ingress::Drop(reason) => {
+            port.counters.drop_link += 1;
+            port.link_drops[reason.index()] += 1;
+        }
     }
 }

@@ -7,6 +7,7 @@ use keyferry_app::App;
 use keyferry_nic::Nic;
 use keyferry_time::Time;
 
+use crate::counters;
 use crate::turn::Worker;
 
 /// What a core with nothing to do does.
@@ -58,6 +59,7 @@ pub fn run<N: Nic, A: App>(
 ) {
     let mut idle_turns = 0u32;
     let mut publish_at = Time::ZERO;
+    let mut values = Vec::with_capacity(counters::names().len());
     while !stop.load(Ordering::Relaxed) {
         let now = clock.now();
         if worker.turn(now) {
@@ -67,7 +69,8 @@ pub fn run<N: Nic, A: App>(
             rest(idle, idle_turns, worker.poll_at(), now);
         }
         if publish_at.is_due(now) {
-            publish(&worker.snapshot().values());
+            worker.publish(&mut values);
+            publish(&values);
             publish_at = now + PUBLISH_EVERY;
         }
     }

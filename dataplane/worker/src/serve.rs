@@ -151,11 +151,11 @@ impl<N: Nic, A: App> Worker<N, A> {
             state.aborted = true;
             self.pools.chunks.give(full.element().chunk);
         }
-        if let (Some(job), true) = (state.job, state.has_room()) {
-            if let Some(chunk) = self.pools.chunks.take() {
-                state.in_app += 1;
-                self.app.more(job, chunk);
-            }
+        if let (Some(job), true) = (state.job, state.has_room())
+            && let Some(chunk) = self.pools.chunks.take()
+        {
+            state.in_app += 1;
+            self.app.more(job, chunk);
         }
         if served.stage == Stage::Running {
             served.stage = Stage::Claimed;

@@ -16,7 +16,7 @@ use zeroize::Zeroize;
 
 use crate::config::{Config, Parts};
 use crate::conn::{Conn, Reply};
-use crate::counters::Counters;
+use crate::counters::{self, Counters};
 use crate::load::Load;
 use crate::mailbox::{Connect, Mail};
 use crate::peer::{Peer, PeerId};
@@ -400,6 +400,13 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.run_again(owner);
             }
         }
+    }
+
+    /// The values that stand for [`counters::names`], into `out`.
+    pub fn publish(&self, out: &mut Vec<u64>) {
+        out.clear();
+        out.extend(self.snapshot().values());
+        counters::append(&self.port.link_drops, self.tcp.counters(), out);
     }
 
     /// Counters, with the gauges as they are now.

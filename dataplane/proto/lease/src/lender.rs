@@ -300,11 +300,13 @@ impl Lender {
         Ok(owner)
     }
 
-    /// The lease's connection is gone, or A runs the request itself: the caller sends a revoke.
-    pub fn orphan(&mut self, lease: LeaseId) {
+    /// The lease's connection is gone, or A runs the request itself: the caller sends a revoke. Its slots stay out of
+    /// use until the helper has answered; one that does not in time is to be fenced.
+    pub fn orphan(&mut self, lease: LeaseId, now: Time) {
+        let deadline = now + self.limits.silence_timeout;
         if let Some(entry) = self.entry(lease) {
             entry.live = Some(Stage::Orphaned);
-            entry.deadline = Time::NEVER;
+            entry.deadline = deadline;
         }
     }
 
@@ -355,7 +357,8 @@ impl Lender {
         (!slots.is_empty()).then_some(slots)
     }
 
-    /// Leases past their deadline: not claimed in time, or silent after *go*. Each is named once.
+    /// Leases past their deadline: not claimed in time, silent after *go*, or their end not answered. Each is named
+    /// once.
     pub fn expire(&mut self, now: Time, mut each: impl FnMut(LeaseId, Stage, u32)) {
         for (index, entry) in self.entries.iter_mut().enumerate() {
             if let (Some(stage), true) = (entry.live, entry.deadline.is_due(now)) {
@@ -436,7 +439,7 @@ mod tests {
     fn a_claim_after_the_lease_was_taken_back_gets_no_key() {
         let mut lender = lender(1, 8);
         let lease = lender.grant(5, Time::ZERO).unwrap();
-        lender.orphan(lease);
+        lender.orphan(lease, Time::ZERO);
         assert_eq!(lender.claim(lease), Ok(None));
         assert_eq!(lender.owner(lease), None);
         assert!(lender.grant(6, Time::ZERO).is_none(), "the entry waits for the helper's word");
@@ -465,6 +468,9 @@ mod tests {
         lender.expire(late, |lease, stage, owner| named.push((lease, stage, owner)));
         assert_eq!(named, [(granted, Stage::Granted, 1), (gone, Stage::Gone, 2)]);
         lender.expire(late, |_, _, _| panic!("named twice"));
+        lender.orphan(gone, late);
+        lender.expire(late + Duration::from_millis(10), |lease, stage, _| named.push((lease, stage, 0)));
+        assert_eq!(named.last(), Some(&(gone, Stage::Orphaned, 0)));
     }
 
     proptest! {
@@ -491,9 +497,9 @@ mod tests {
                         lender.released(slot);
                     }
                     (4, Some(lease)) => { lender.top_up(lease); }
-                    (5, Some(lease)) => lender.orphan(lease),
+                    (5, Some(lease)) => lender.orphan(lease, Time::ZERO),
                     (6, Some(lease)) => {
-                        if lender.stage(lease) == Some(Stage::Gone) { lender.orphan(lease); }
+                        if lender.stage(lease) == Some(Stage::Gone) { lender.orphan(lease, Time::ZERO); }
                         lender.ended_by_helper(lease).unwrap();
                         live.retain(|other| *other != lease);
                     }
@@ -512,7 +518,7 @@ mod tests {
                 prop_assert_eq!(held, (0..12).collect::<Vec<u16>>(), "each slot is in one place");
             }
             for lease in live {
-                lender.orphan(lease);
+                lender.orphan(lease, Time::ZERO);
                 lender.ended_by_helper(lease).unwrap();
             }
             for slot in taken {
