@@ -17,7 +17,10 @@ use crate::hooks::{Hooks, Secrets};
 use crate::keys::TrafficKey;
 use crate::open::Opener;
 use crate::protect::Protector;
-use crate::record::{ALERT, CHANGE_CIPHER_SPEC, RECORD_BYTES_MAX, VERSION, record_len};
+use crate::record::{
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX,
+    RECORD13_BYTES_MAX, VERSION, record_len,
+};
 use crate::schedule;
 use crate::seal::Sealer;
 use crate::server::Server;
@@ -113,6 +116,10 @@ impl Handshake {
         }
         if record_len(record) != Ok(Some(record.len())) {
             return self.fail(Failure::ours(OwnFault::NotOneRecord), false, out);
+        }
+        if is_too_long(record) {
+            let failure = Failure::peer(Alert::RECORD_OVERFLOW, PeerFault::RecordTooLong);
+            return self.fail(failure, false, out);
         }
         if self.pending.len() + record.len() > PENDING_BYTES_MAX {
             let failure = Failure::peer(Alert::DECODE_ERROR, PeerFault::HandshakeTooLong);
@@ -226,6 +233,15 @@ impl Handshake {
         let opener = Opener::new(&rx_key, client, rx.0);
         let sealer = Sealer::new(&tx_key, server, tx.0);
         Ok(Box::new(Established { opener, sealer, info }))
+    }
+}
+
+/// Whether a record is longer than any of a handshake may be. Application data is what protects those of TLS 1.3; all
+/// others are plaintext, or a Finished of TLS 1.2, which is short.
+fn is_too_long(record: &[u8]) -> bool {
+    match record.first() {
+        Some(&APPLICATION_DATA) => record.len() > RECORD13_BYTES_MAX,
+        _ => record.len() > HEADER_BYTES + PLAINTEXT_BYTES_MAX,
     }
 }
 

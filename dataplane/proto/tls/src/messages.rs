@@ -36,8 +36,9 @@ impl Messages {
         }
         let (request, behind) = match data {
             // The length is looked at first: a KeyUpdate without a request is malformed although no byte is missing.
+            // A wrong length is a decode error (RFC 8446 6.2), a wrong request an illegal parameter (4.6.3).
             _ if self.header[1..] != [0, 0, 1] => {
-                return Err(Failure::peer(Alert::ILLEGAL_PARAMETER, PeerFault::Malformed));
+                return Err(Failure::peer(Alert::DECODE_ERROR, PeerFault::Malformed));
             }
             [] => return Ok(None),
             [request, behind @ ..] => (*request, behind),

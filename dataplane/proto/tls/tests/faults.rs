@@ -193,6 +193,19 @@ fn a_message_without_end_is_bounded() {
     panic!("it goes on without end");
 }
 
+#[test]
+fn plaintext_records_are_no_longer_than_plaintext() {
+    for (kind, most) in [(22, PLAINTEXT_BYTES_MAX), (23, RECORD13_BYTES_MAX - HEADER_BYTES)] {
+        let too_long = most + 1;
+        let mut record = vec![0; HEADER_BYTES + too_long];
+        let length = (too_long as u16).to_be_bytes();
+        record[..HEADER_BYTES].copy_from_slice(&[kind, 3, 3, length[0], length[1]]);
+        let (failure, out) = fail(&server(), &record);
+        assert_eq!(failure.reason, FailureReason::Peer(PeerFault::RecordTooLong));
+        assert_eq!(plain_alert(&out), Some(Alert::RECORD_OVERFLOW));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]

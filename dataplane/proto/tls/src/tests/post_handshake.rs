@@ -92,10 +92,11 @@ fn key_updates_may_come_in_pieces() {
 
 #[test]
 fn malformed_key_updates() {
-    let illegal = |fault| refused(Alert::ILLEGAL_PARAMETER, fault);
-    assert_eq!(last(TLS13, &[(HANDSHAKE, &[24, 0, 0, 1, 2])]), illegal(PeerFault::KeyUpdateRequest));
-    assert_eq!(last(TLS13, &[(HANDSHAKE, &[24, 0, 0, 0])]), illegal(PeerFault::Malformed));
-    assert_eq!(last(TLS13, &[(HANDSHAKE, &[24, 0, 0, 2, 0, 0])]), illegal(PeerFault::Malformed));
+    let illegal = refused(Alert::ILLEGAL_PARAMETER, PeerFault::KeyUpdateRequest);
+    assert_eq!(last(TLS13, &[(HANDSHAKE, &[24, 0, 0, 1, 2])]), illegal);
+    let decode = refused(Alert::DECODE_ERROR, PeerFault::Malformed);
+    assert_eq!(last(TLS13, &[(HANDSHAKE, &[24, 0, 0, 0])]), decode);
+    assert_eq!(last(TLS13, &[(HANDSHAKE, &[24, 0, 0, 2, 0, 0])]), decode);
     let unexpected = |fault| refused(Alert::UNEXPECTED_MESSAGE, fault);
     let twice = [UPDATE, UPDATE].concat();
     assert_eq!(last(TLS13, &[(HANDSHAKE, &twice)]), unexpected(PeerFault::Unaligned));
