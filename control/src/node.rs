@@ -25,7 +25,7 @@ use keyferry_worker::peer::{LeaseLimits, SLOT_BYTES};
 use keyferry_worker::pool::PoolSizes;
 use keyferry_worker::receive::Receive;
 use keyferry_worker::{Clock, Parts, Worker, counters};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::admin::Admin;
 use crate::config::{self, Config, Protocol, files};
@@ -57,6 +57,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new());
     let admin = Admin::start(&config.admin.socket)?;
     let tls = Server::new(&tls_options(config)?)?;
+    for warning in tls.warnings() {
+        warn!("{warning}");
+    }
     tls.warm_up();
     let eal = Eal::start(&EalOptions {
         hugepages: hugepages(config.nic.hugepages),
@@ -95,6 +98,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         });
         threads.push(thread.context("cannot start a worker thread")?);
     }
+    threads.push(expire_sessions(tls, &stop)?);
     let links = if config.peers.is_empty() {
         Vec::new()
     } else {
@@ -110,6 +114,22 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
     drop(port);
     Ok(())
+}
+
+/// Drops sessions past their lifetime every few seconds, so that their secrets do not stay until they are pushed out.
+fn expire_sessions(tls: Server, stop: &Arc<AtomicBool>) -> anyhow::Result<JoinHandle<()>> {
+    const LOOK: Duration = Duration::from_millis(200);
+    const LOOKS: u32 = 25;
+    let stop = Arc::clone(stop);
+    let thread = std::thread::Builder::new().name("sessions".into()).spawn(move || {
+        for look in (0..LOOKS).cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+            if look == 0 {
+                tls.expire();
+            }
+            std::thread::sleep(LOOK);
+        }
+    });
+    thread.context("cannot start the thread that expires sessions")
 }
 
 /// What happens off the packet path is told on stderr, a line each.

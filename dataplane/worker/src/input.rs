@@ -67,7 +67,7 @@ pub fn take(conn: &mut Conn, bytes: &mut [u8], with: &mut Inputs<'_>) -> (usize,
         return request_bytes(conn, bytes, with);
     }
     match keyferry_tls::record_len(bytes) {
-        Err(failure) => (bytes.len(), Taken::Failed(failure)),
+        Err(failure) => (bytes.len(), refused(conn, failure, with)),
         // A record once opened cannot be opened again: a buffer for what it may leave over has to be there first.
         Ok(Some(len)) if len <= bytes.len() && with.pools.gathers.is_empty() => (0, Taken::Starved),
         Ok(Some(len)) if len <= bytes.len() => (len, record(conn, &mut bytes[..len], with)),
@@ -89,7 +89,7 @@ fn gather(conn: &mut Conn, bytes: &[u8], with: &mut Inputs<'_>) -> (usize, Taken
         let want = match keyferry_tls::record_len(partial.filled()) {
             Err(failure) => {
                 with.pools.give_gather(partial);
-                return (used, Taken::Failed(failure));
+                return (used, refused(conn, failure, with));
             }
             Ok(None) => keyferry_tls::HEADER_BYTES,
             Ok(Some(len)) => len,
@@ -112,6 +112,14 @@ fn gather(conn: &mut Conn, bytes: &[u8], with: &mut Inputs<'_>) -> (usize, Taken
         partial.end += more;
         used += more;
     }
+}
+
+/// A record that cannot be: during the handshake its alert has to come from rustls' keys.
+fn refused(conn: &mut Conn, failure: Failure, with: &mut Inputs<'_>) -> Taken {
+    if let Tls::Handshake(handshake) = &mut conn.tls {
+        handshake.refuse(failure, with.flight);
+    }
+    Taken::Failed(failure)
 }
 
 /// Takes in one whole record.

@@ -30,19 +30,21 @@ impl<P: Packet> Receive<P> {
         Receive { handover, packets: ArrayVec::new() }
     }
 
-    /// Takes in one burst from the port and one from other workers. Returns how many packets there were.
+    /// Takes in one burst from other workers and one from the port. Returns how many packets there were.
+    ///
+    /// Other workers' first: a neighbour's ARP reached them before it sent what the port has for us now.
     pub fn burst<N: Nic<Packet = P>>(&mut self, port: &mut Port<N>, tcp: &mut Tcp<Outgoing>) -> usize {
         let mut packets = std::mem::take(&mut self.packets);
+        let taken_over = self.handover.receive(&mut packets);
+        for packet in packets.drain(..) {
+            ingest(packet, From::Worker, port, tcp);
+        }
         let received = port.nic.rx_burst(&mut packets);
         port.counters.rx_packets += received as u64;
         for packet in packets.drain(..) {
             if let Some(packet) = self.keep(packet, port) {
                 ingest(packet, From::Port, port, tcp);
             }
-        }
-        let taken_over = self.handover.receive(&mut packets);
-        for packet in packets.drain(..) {
-            ingest(packet, From::Worker, port, tcp);
         }
         self.packets = packets;
         port.counters.drop_handover = self.handover.dropped();
