@@ -79,7 +79,7 @@ fn checksums_are_made_and_checked() {
     let queue = &mut queues[0];
     let caps = queue.caps();
     assert!(caps.tx_checksum && caps.rx_checksum);
-    // It reports segmentation, which does not work for IPv6.
+    // It reports segmentation, which does not work.
     assert_eq!((caps.tso_bytes_max, queue.alloc_large().is_none()), (0, true));
     let idle = queue.in_use();
     let mut peer = Raw::bind("kft0");

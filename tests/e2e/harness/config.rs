@@ -107,8 +107,9 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
         ("app.synthetic", format!("burn = {}", options.burn)),
         (
             "lease",
+            // The machine may be shared: a helper that gets no processor for a while is not a silent one.
             format!(
-                "decide = {:?}",
+                "silence_timeout_ms = 20000\ndecide = {:?}",
                 match options.decide {
                     Decide::Never => "never",
                     Decide::Always => "always",
@@ -146,7 +147,7 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
 fn nic(place: &Place<'_>, options: &Options) -> String {
     let [v4, v6] = place.addresses;
     format!(
-        "device = \"net_af_packet0,iface={},qpairs={}\"\naddresses = [{v4:?}, {v6:?}]\n\
+        "device = \"net_af_packet0,iface={},qpairs={},framecnt=4096\"\naddresses = [{v4:?}, {v6:?}]\n\
          hugepages = \"never\"\nmemory_mib = 256",
         place.interface, options.workers
     )

@@ -26,9 +26,9 @@ const PACKETS_PER_LARGE: u32 = 16;
 /// Large packets of a queue, at least: two bursts.
 const LARGE_MIN: u32 = 2 * BURST as u32;
 
-/// Drivers that report segmentation and then send IPv6 whole, beyond the MTU: net_tap leaves it to librte_gso, which
-/// knows IPv4 only.
-const SEGMENT_ONLY_IPV4: &[&str] = &["net_tap"];
+/// Drivers that report segmentation and do not do it: net_tap leaves it to librte_gso, which knows IPv4 only and would
+/// send IPv6 whole; and it counts the Ethernet header into the MTU, so that it never takes a full segment.
+const SEGMENT_NOT: &[&str] = &["net_tap"];
 
 /// Why a port was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -209,7 +209,7 @@ impl Opening<'_> {
         let rx_wanted = sys::KF_RX_OFFLOAD_IPV4_CKSUM | sys::KF_RX_OFFLOAD_TCP_CKSUM | hash;
         // IPv4 header sums alone are no use: the packet is read anyway. Segmentation needs TCP's.
         let tcp = tx & sys::KF_TX_OFFLOAD_TCP_CKSUM != 0;
-        let segments = !SEGMENT_ONLY_IPV4.contains(&self.driver().as_str());
+        let segments = !SEGMENT_NOT.contains(&self.driver().as_str());
         let tso = if segments { sys::KF_TX_OFFLOAD_TCP_TSO } else { 0 };
         let tx_wanted = sys::KF_TX_OFFLOAD_TCP_CKSUM | sys::KF_TX_OFFLOAD_IPV4_CKSUM | tso;
         Plan { rx_offloads: rx & rx_wanted, tx_offloads: if tcp { tx & tx_wanted } else { 0 }, rss }
