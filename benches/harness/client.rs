@@ -169,7 +169,7 @@ impl Client {
         frame.extend(PORT.to_be_bytes());
         frame.extend(self.sequence.to_be_bytes());
         frame.extend(self.acknowledged.to_be_bytes());
-        frame.extend([((TCP + mss.len()) / 4 << 4) as u8, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        frame.extend([(((TCP + mss.len()) / 4) << 4) as u8, flags, 0xff, 0xff, 0, 0, 0, 0]);
         frame.extend(mss);
         frame.extend(payload);
         let tcp = ETHERNET + IP;
