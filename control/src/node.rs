@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
@@ -102,12 +102,13 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let links = if config.peers.is_empty() {
         Vec::new()
     } else {
-        peers::start(local(config, mailboxes, &stop), &config.fabric.socket, &config.peers)?
+        peers::start(local(config, mailboxes.clone(), &stop), &config.fabric.socket, &config.peers)?
     };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
     eprintln!("keyferry: node {} ready", config.node.name);
     admin.until_signal(&config.node.name, &registry);
+    drain(&mailboxes, &registry);
     stop.store(true, Ordering::Relaxed);
     for thread in threads.into_iter().chain(links).chain(app_threads) {
         let _ = thread.join();
@@ -146,6 +147,27 @@ fn end_on_panic() {
         report(panic);
         std::process::abort();
     }));
+}
+
+/// Before the end: workers take nothing new from peers and end each connection after its reply; what is under way gets a
+/// moment to finish.
+fn drain(mailboxes: &[Arc<ArrayQueue<Mail>>], registry: &Registry) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const LOOK: Duration = Duration::from_millis(10);
+    for mailbox in mailboxes {
+        // A worker that does not even read its mail has nothing to finish.
+        let _ = mailbox.push(Mail::Drain);
+    }
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        // First a pause: counters are published every few milliseconds.
+        std::thread::sleep(LOOK);
+        let total = registry.snapshot().total;
+        let under_way = ["requests_in_app", "leases_open", "leases_serving"];
+        if under_way.iter().all(|name| total.get(name).is_none_or(|count| *count == 0)) {
+            return;
+        }
+    }
 }
 
 fn local(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, stop: &Arc<AtomicBool>) -> peers::Local {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use arrayvec::ArrayVec;
-use keyferry_app::{Chunk, JobId};
+use keyferry_app::{CHUNKS_PER_JOB, Chunk, JobId};
 use keyferry_http::{Reader, Request};
 use keyferry_lease::LeaseId;
 use keyferry_tcp::ConnId;
@@ -15,7 +15,7 @@ use crate::pool::Gather;
 use crate::segment::Outgoing;
 
 /// Chunks of one reply that wait to be sealed: as many as the application is given at once.
-pub const PARTS_MAX: usize = 2;
+pub const PARTS_MAX: usize = CHUNKS_PER_JOB;
 
 /// What a listener's port does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

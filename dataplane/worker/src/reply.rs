@@ -34,6 +34,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.counters.requests += 1;
         conn.deadline = Time::NEVER;
         self.tcp.set_idle_timeout(conn.id, None);
+        conn.close_after |= self.draining;
         if let Some(request) = conn.request.as_deref() {
             conn.close_after |= !request.keep_alive();
         }
