@@ -102,6 +102,15 @@ impl Config {
     }
 }
 
+/// Reads and validates a file's text; for fuzzers.
+///
+/// # Errors
+/// Every problem of it.
+#[doc(hidden)]
+pub fn read_text(text: &str, file: &Path, cores: &BTreeSet<usize>) -> Result<Config, Problems> {
+    parse(text, file, cores).0
+}
+
 /// Reads and validates a file; also what it asks of the host as far as that can be told, valid or not.
 pub(crate) fn examine(file: &Path, cores: &BTreeSet<usize>) -> (Result<Config, Problems>, Wanted) {
     match read_file(file) {

@@ -106,6 +106,26 @@ impl Hello {
         Ok((u32::from_le_bytes(field(&mut rest)?), u32::from_le_bytes(field(&mut rest)?)))
     }
 
+    /// A whole hello, as [`exchange`](super::exchange) reads it; for fuzzers.
+    ///
+    /// # Errors
+    /// See [`HelloError`].
+    #[doc(hidden)]
+    pub fn read(bytes: &[u8]) -> Result<Hello, HelloError> {
+        let (prefix, body) = bytes.split_first_chunk().ok_or(HelloError::Length)?;
+        let (version, len) = Hello::decode_prefix(prefix)?;
+        if len as usize != body.len() || body.len() > BODY_BYTES_MAX {
+            return Err(HelloError::Length);
+        }
+        Hello::decode_body(version, body)
+    }
+
+    /// The bytes of a hello that was [`read`](Self::read); for fuzzers.
+    #[doc(hidden)]
+    pub fn write(&self) -> Vec<u8> {
+        self.encode()
+    }
+
     /// The rest of a hello of this version.
     pub(super) fn decode_body(version: u32, mut body: &[u8]) -> Result<Hello, HelloError> {
         let rest = &mut body;
@@ -169,19 +189,10 @@ mod tests {
         )
     }
 
-    fn decode(bytes: &[u8]) -> Result<Hello, HelloError> {
-        let (prefix, body) = bytes.split_first_chunk().ok_or(HelloError::Length)?;
-        let (version, len) = Hello::decode_prefix(prefix)?;
-        if len as usize != body.len() {
-            return Err(HelloError::Length);
-        }
-        Hello::decode_body(version, body)
-    }
-
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(hello in hello()) {
-            prop_assert_eq!(decode(&hello.encode()), Ok(hello));
+            prop_assert_eq!(Hello::read(&hello.encode()), Ok(hello));
         }
 
         #[test]
@@ -221,11 +232,11 @@ mod tests {
         for node in ["", "a\nb", &"x".repeat(NODE_BYTES_MAX + 1)] {
             let bad = Hello { node: node.to_owned(), ..good.clone() };
             assert_eq!(bad.check(), Err(HelloError::Node));
-            assert_eq!(decode(&bad.encode()), Err(HelloError::Node));
+            assert_eq!(Hello::read(&bad.encode()), Err(HelloError::Node));
         }
         for workers in [0, WORKERS_MAX + 1] {
             let bad = Hello { workers, ..good.clone() };
-            assert_eq!(decode(&bad.encode()), Err(HelloError::Workers));
+            assert_eq!(Hello::read(&bad.encode()), Err(HelloError::Workers));
         }
     }
 }

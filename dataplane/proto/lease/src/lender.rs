@@ -60,6 +60,10 @@ struct Entry {
     generation: u32,
     owner: u32,
     deadline: Time,
+    /// The helper has asked for the key.
+    claimed: bool,
+    /// The key was sent, also when the lease was taken back since.
+    keyed: bool,
     /// Slots granted and not yet filled, in the order they are filled.
     granted: VecDeque<u16>,
     /// Slots sent and released again, not yet granted anew.
@@ -98,6 +102,8 @@ impl Lender {
             generation: 0,
             owner: 0,
             deadline: Time::NEVER,
+            claimed: false,
+            keyed: false,
             granted: VecDeque::with_capacity(CREDITS_MAX),
             spare: SlotList::new(),
             taken: 0,
@@ -158,6 +164,8 @@ impl Lender {
         entry.live = Some(Stage::Granted);
         entry.owner = owner;
         entry.deadline = deadline;
+        entry.claimed = false;
+        entry.keyed = false;
         entry.taken = 0;
         entry.records = 0;
         entry.bytes = 0;
@@ -171,17 +179,15 @@ impl Lender {
     }
 
     /// The helper wants to seal: the owner to ask for the key, or `None` if the lease was taken back meanwhile
-    /// (a revoke is on its way to the helper).
+    /// (a revoke is on its way to the helper), or the key was sent with the grant.
     ///
     /// # Errors
-    /// [`Violation::Stage`] if it claims twice or after its end.
+    /// [`Violation::Stage`] if it claims twice or after its end: each claim is answered, so a second one, while the
+    /// answer still waits for room, would be answered twice.
     pub fn claim(&mut self, lease: LeaseId) -> Result<Option<u32>, Violation> {
-        let entry = self.entry(lease).ok_or(Violation::Stage)?;
-        match entry.live {
-            Some(Stage::Granted) => Ok(Some(entry.owner)),
-            Some(Stage::Orphaned) => Ok(None),
-            _ => Err(Violation::Stage),
-        }
+        let entry = self.entry(lease).filter(|entry| !entry.claimed).ok_or(Violation::Stage)?;
+        entry.claimed = true;
+        Ok((entry.live == Some(Stage::Granted)).then_some(entry.owner))
     }
 
     /// The key goes out now. Names up to `want` slots (at least one, if the pool has any) for the helper; the
@@ -190,6 +196,7 @@ impl Lender {
         let deadline = now + self.limits.silence_timeout;
         if let Some(entry) = self.entry(lease) {
             entry.live = Some(Stage::Gone);
+            entry.keyed = true;
             entry.deadline = deadline;
         }
         self.fill(lease, want)
@@ -259,14 +266,15 @@ impl Lender {
     /// [`count`](Lender::count)s each, then calls [`returned`](Lender::returned).
     ///
     /// # Errors
-    /// [`Violation`]: more records than slots, fewer than counted, or no such lease.
+    /// [`Violation`]: more records than slots, fewer than counted, no such lease, or one without key, of which
+    /// nothing can return.
     pub fn last_records(
         &mut self,
         lease: LeaseId,
         outcome: &Return,
         now: Time,
     ) -> Result<SlotList, Violation> {
-        let entry = self.entry(lease).ok_or(Violation::Stage)?;
+        let entry = self.entry(lease).filter(|entry| entry.keyed).ok_or(Violation::Stage)?;
         let rest = outcome.records.checked_sub(entry.records).ok_or(Violation::Count)?;
         if rest as usize > entry.granted.len() {
             return Err(Violation::Slots);
@@ -448,6 +456,30 @@ mod tests {
         assert_eq!(next.index, lease.index);
         assert_eq!(lender.claim(lease), Err(Violation::Stage), "the old generation is unknown");
         assert_eq!(lender.doorbell(lease.doorbell(), Time::ZERO), Ok(None));
+    }
+
+    #[test]
+    fn a_claim_is_answered_once() {
+        let mut lender = lender(2, 8);
+        let lease = lender.grant(5, Time::ZERO).unwrap();
+        assert_eq!(lender.claim(lease), Ok(Some(5)));
+        assert_eq!(lender.claim(lease), Err(Violation::Stage), "while go waits for room");
+        lender.go(lease, 1, Time::ZERO);
+        assert_eq!(lender.claim(lease), Err(Violation::Stage));
+        let eager = lender.grant(6, Time::ZERO).unwrap();
+        lender.go(eager, 1, Time::ZERO);
+        assert_eq!(lender.claim(eager), Ok(None), "it crossed the key");
+        assert_eq!(lender.claim(eager), Err(Violation::Stage));
+    }
+
+    #[test]
+    fn a_return_before_go_is_a_violation() {
+        let mut lender = lender(2, 8);
+        let lease = lender.grant(5, Time::ZERO).unwrap();
+        assert_eq!(lender.last_records(lease, &outcome(0, 0), Time::ZERO), Err(Violation::Stage));
+        assert_eq!(lender.stage(lease), Some(Stage::Granted), "the request can still run here");
+        lender.orphan(lease, Time::ZERO);
+        assert_eq!(lender.last_records(lease, &outcome(0, 0), Time::ZERO), Err(Violation::Stage));
     }
 
     #[test]

@@ -1,0 +1,131 @@
+//! Chunked bodies: any bytes behind a head that announces chunks, whole and in pieces, against a decoder that reads
+//! the grammar as it stands; and bodies framed by our own writer.
+//!
+//! Input: a byte that picks reading or writing, a byte for the cuts, then framing or body.
+
+use keyferry_http::{ChunkWriter, Limits};
+
+use crate::http_head::{Outcome, converse, is_framing, judge};
+use crate::input::{Input, cut};
+use crate::{Seed, Target};
+
+const HEAD: &[u8] = b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+pub(crate) static TARGET: Target = Target { name: "http_chunking", heap_bytes_max: 4 << 20, execute, seeds };
+
+fn execute(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let choice = input.u8();
+    let limits = match choice >> 1 & 1 {
+        0 => Limits::default(),
+        _ => Limits { body_bytes: 64, chunk_line_bytes: 8, ..Limits::default() },
+    };
+    let seed = input.u8();
+    if choice & 1 == 0 { read(input.rest(), seed, &limits) } else { written(input.rest(), seed) }
+}
+
+fn read(framing: &[u8], seed: u8, limits: &Limits) {
+    let wire = [HEAD, framing].concat();
+    let whole = converse(std::iter::once(&wire[..]), limits);
+    let pieces = converse(cut(&wire, seed), limits);
+    same(&whole, &pieces);
+    let Some(request) = whole.requests.first() else {
+        if let Some(body) = decoded(framing) {
+            let refusal = whole.refusal.expect("the body is whole");
+            assert!(is_framing(refusal), "{refusal:?} is not about framing");
+            // What is well-formed is refused for its size alone.
+            let lines = framing.len() - body.len();
+            assert!(body.len() > limits.body_bytes || lines > limits.chunk_line_bytes, "{refusal:?}");
+        }
+        return;
+    };
+    judge(request, limits);
+    assert_eq!(Some(request.body()), decoded(framing).as_deref(), "the grammar says otherwise");
+}
+
+fn same(whole: &Outcome, pieces: &Outcome) {
+    assert_eq!(whole.requests.len(), pieces.requests.len(), "as many requests");
+    for (one, other) in whole.requests.iter().zip(&pieces.requests) {
+        assert_eq!(one.wire(), other.wire(), "the same request");
+    }
+    if pieces.refusal.is_some() {
+        assert!(whole.refusal.is_some());
+    }
+    if whole.requests.is_empty() {
+        assert_eq!(whole.refusal, pieces.refusal, "framing is judged byte by byte");
+    }
+}
+
+/// RFC 9112 7.1, read as slowly as it is written: the body, or nothing if the framing is not that of one whole body.
+fn decoded(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line = line(&mut rest)?;
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let (size, extension) = line.split_at(digits);
+        // BWS may stand before an extension, which begins with a semicolon (RFC 9112 7.1.1).
+        let extension = extension.trim_ascii_start();
+        let sound = (1..=16).contains(&digits) && (extension.is_empty() || extension[0] == b';');
+        if !sound || line.contains(&0) {
+            return None;
+        }
+        let size = u64::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()?;
+        if size == 0 {
+            break;
+        }
+        let size = usize::try_from(size).ok()?;
+        body.extend_from_slice(rest.get(..size)?);
+        rest = rest.get(size..)?.strip_prefix(b"\r\n")?;
+    }
+    loop {
+        let trailer = line(&mut rest)?;
+        if trailer.is_empty() {
+            return Some(body);
+        }
+        if trailer.contains(&0) {
+            return None;
+        }
+    }
+}
+
+/// A line that ends in CR LF, without a bare one of either.
+fn line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = rest.iter().position(|byte| *byte == b'\r' || *byte == b'\n')?;
+    let line = &rest[..end];
+    *rest = rest[end..].strip_prefix(b"\r\n")?;
+    Some(line)
+}
+
+/// What our writer frames our reader reads.
+fn written(body: &[u8], seed: u8) {
+    let mut wire = HEAD.to_vec();
+    for piece in cut(body, seed) {
+        let mut chunk = vec![0; piece.len() + 12];
+        let room = ChunkWriter::body(&mut chunk).expect("there is room for a byte");
+        assert_eq!(room.len(), piece.len());
+        room.copy_from_slice(piece);
+        let len = ChunkWriter::finish(&mut chunk, piece.len());
+        wire.extend_from_slice(&chunk[..len]);
+    }
+    wire.extend_from_slice(ChunkWriter::END);
+    let outcome = converse(cut(&wire, seed.wrapping_add(1)), &Limits::default());
+    assert_eq!((outcome.requests.len(), outcome.refusal), (1, None), "one request");
+    assert_eq!(outcome.requests[0].body(), body);
+}
+
+fn seeds() -> Vec<Seed> {
+    let framings: [(&str, &str); 7] = [
+        ("short", "5\r\nhello\r\n0\r\n\r\n"),
+        ("two", "1\r\na\r\nA;name=value\r\n0123456789\r\n0\r\n\r\n"),
+        ("trailers", "3\r\nabc\r\n0\r\nExpires: never\r\nX: y\r\n\r\n"),
+        ("blank", "3 \t;q=\"z\"\r\nabc\r\n000\r\n\r\n"),
+        ("large", "FFFFFFFFFFFFFFFF\r\n"),
+        ("zeros", "0000000000000005\r\nhello\r\n0;last\r\n\r\n"),
+        ("bare", "5\nhello\n0\n\n"),
+    ];
+    let input = |(name, wire): (&str, &str)| (name.to_owned(), [b"\x00\x02", wire.as_bytes()].concat());
+    let mut seeds: Vec<Seed> = framings.into_iter().map(input).collect();
+    seeds.push(("tight".into(), b"\x02\x015;x\r\nhello\r\n0\r\n\r\n".to_vec()));
+    seeds.push(("written".into(), b"\x01\x02the body of a reply, cut into chunks".to_vec()));
+    seeds
+}
