@@ -82,6 +82,10 @@ counters! {
     key_updates,
     /// TCP connections.
     flows,
+    /// TCP handshakes under way.
+    half_open,
+    /// TCP connections both sides have closed that may still hear old segments.
+    time_wait,
     /// TCP connections opened.
     connections_opened,
     /// TCP connections ended.
@@ -98,24 +102,57 @@ counters! {
     closed_app,
     /// Connections reset because a lease broke.
     closed_lease,
-    /// Packets received.
+    /// Packets received from the port. With `rx_handover` they are all there is: each is handed over, taken by the
+    /// link layer, a handshake, a flow or TIME-WAIT, or dropped and counted by its reason.
     rx_packets,
+    /// Packets other workers handed over.
+    rx_handover,
+    /// Packets taken by the link layer: ARP, neighbour discovery, echo.
+    rx_link,
+    /// Packets taken by TCP handshakes.
+    rx_handshakes,
+    /// Packets taken by TCP connections.
+    rx_flows,
+    /// Packets answered for TCP connections in TIME-WAIT.
+    rx_time_wait,
     /// Packets sent.
     tx_packets,
+    /// SYN-ACKs sent again.
+    syn_acks_again,
     /// Packets handed to the worker that owns their flow.
     handed_over,
-    /// Packets dropped: the owner's ring was full.
+    /// Neighbours asked for their MAC address.
+    solicits,
+    /// Neighbours that did not answer, or no more.
+    neighbors_lost,
+    /// Packets received and dropped: the owner's ring was full.
     drop_handover,
-    /// Packets dropped: not for this node or not understood.
+    /// Copies of ARP and neighbour discovery dropped: another worker's ring was full or there was no packet buffer.
+    drop_handover_copy,
+    /// Packets received and dropped: not for this node or not understood; by reason in `drop_link_*`.
     drop_link,
-    /// Packets dropped: bad checksum.
+    /// Packets received and dropped: the port found a bad checksum.
     drop_checksum,
-    /// Packets dropped: no packet buffer for the answer.
-    drop_no_buffer,
-    /// Packets dropped: no route or no neighbour.
-    drop_no_route,
     /// Packets dropped by the port because the worker was late.
     drop_missed,
+    /// Packets dropped by the port because it found no packet buffer.
+    drop_missed_no_buffer,
+    /// Frames of the link layer not sent: no packet buffer.
+    drop_no_buffer,
+    /// Frames of the link layer not sent: too many were waiting.
+    drop_outgoing_full,
+    /// Packets not sent: no route, or neither IPv4 nor IPv6.
+    drop_no_route,
+    /// Packets not sent: too many wait for neighbours.
+    drop_parked_full,
+    /// Packets not sent: the neighbour did not answer in time.
+    drop_parked_late,
+    /// Packets not sent: the port did not keep up.
+    drop_tx_full,
+    /// Packets the port took and did not send.
+    drop_tx_error,
+    /// Packets that wait for a neighbour's MAC address.
+    parked,
     /// Packet buffers out of the pool, besides those the port's rings hold.
     packets_in_use,
     /// Application chunks out of the pool.

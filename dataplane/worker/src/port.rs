@@ -65,13 +65,40 @@ impl<N: Nic> Port<N> {
         self.tx.len() + usize::from(self.spare.is_some()) + usize::from(self.large_spare.is_some())
     }
 
+    /// Fills in what is counted here, by the link layer and by the port.
+    pub fn count(&self, all: &mut Counters) {
+        let (own, link, nic) = (&self.counters, self.link.counters(), self.nic.stats());
+        all.rx_packets = own.rx_packets;
+        all.rx_handover = own.rx_handover;
+        all.rx_link = own.rx_link;
+        all.tx_packets = own.tx_packets;
+        all.handed_over = own.handed_over;
+        all.solicits = link.solicits;
+        all.neighbors_lost = link.neighbors_lost;
+        all.drop_handover = own.drop_handover;
+        all.drop_handover_copy = own.drop_handover_copy;
+        all.drop_link = own.drop_link;
+        all.drop_checksum = own.drop_checksum;
+        all.drop_missed = nic.rx_missed;
+        all.drop_missed_no_buffer = nic.rx_no_buffer;
+        all.drop_no_buffer = own.drop_no_buffer;
+        all.drop_outgoing_full = link.outgoing_full;
+        all.drop_no_route = own.drop_no_route;
+        all.drop_parked_full = link.parked_refused;
+        all.drop_parked_late = link.parked_expired;
+        all.drop_tx_full = own.drop_tx_full;
+        all.drop_tx_error = nic.tx_errors;
+        all.parked = self.link.parked() as u64;
+        all.packets_in_use = (self.nic.in_use().saturating_sub(self.held())) as u64;
+    }
+
     /// Queues a frame that is ready; drops and counts it if the port does not keep up.
     pub fn transmit(&mut self, frame: N::Packet) {
         if self.tx.is_full() {
             self.flush();
         }
         if self.tx.try_push(frame).is_err() {
-            self.counters.drop_no_buffer += 1;
+            self.counters.drop_tx_full += 1;
         }
     }
 
@@ -109,7 +136,10 @@ impl<N: Nic> Port<N> {
     /// Frames and routes an IP packet that was built behind the header space.
     fn route(&mut self, mut packet: N::Packet, tso_segment_bytes: u16) {
         let l2 = self.link.header_bytes();
-        let Some(to) = destination(&packet.bytes()[l2..]) else { return };
+        let Some(to) = destination(&packet.bytes()[l2..]) else {
+            self.counters.drop_no_route += 1;
+            return;
+        };
         self.offload(&mut packet, tso_segment_bytes);
         match self.link.next_hop(self.now, to) {
             NextHop::Known(mac) => {
@@ -117,9 +147,8 @@ impl<N: Nic> Port<N> {
                 self.transmit(packet);
             }
             NextHop::Unresolved => {
-                if self.link.park(self.now, to, packet).is_err() {
-                    self.counters.drop_no_route += 1;
-                }
+                // Refused when too many wait; the link layer counts it, and whoever waits for the packet asks again.
+                drop(self.link.park(self.now, to, packet));
             }
             NextHop::NoRoute => self.counters.drop_no_route += 1,
         }

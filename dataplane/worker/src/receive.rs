@@ -36,6 +36,7 @@ impl<P: Packet> Receive<P> {
     pub fn burst<N: Nic<Packet = P>>(&mut self, port: &mut Port<N>, tcp: &mut Tcp<Outgoing>) -> usize {
         let mut packets = std::mem::take(&mut self.packets);
         let taken_over = self.handover.receive(&mut packets);
+        port.counters.rx_handover += taken_over as u64;
         for packet in packets.drain(..) {
             ingest(packet, From::Worker, port, tcp);
         }
@@ -47,7 +48,6 @@ impl<P: Packet> Receive<P> {
             }
         }
         self.packets = packets;
-        port.counters.drop_handover = self.handover.dropped();
         received + taken_over
     }
 
@@ -62,12 +62,15 @@ impl<P: Packet> Receive<P> {
                 if owner == self.handover.worker() {
                     return Some(packet);
                 }
-                port.counters.handed_over += 1;
-                self.handover.send(owner, packet);
+                let taken = self.handover.send(owner, packet);
+                port.counters.handed_over += u64::from(taken);
+                port.counters.drop_handover += u64::from(!taken);
                 None
             }
             Class::Shared => {
-                self.handover.share(&mut port.nic, &packet);
+                let others = usize::from(self.handover.workers()) - 1;
+                let taken = self.handover.share(&mut port.nic, &packet);
+                port.counters.drop_handover_copy += (others - taken) as u64;
                 Some(packet)
             }
             Class::Flow(_) | Class::Other => Some(packet),
@@ -88,10 +91,11 @@ fn ingest<N: Nic>(mut packet: N::Packet, from: From, port: &mut Port<N>, tcp: &m
         }
         // Each worker learns from ARP and neighbour discovery; the one the port chose answers.
         Ingress::Reply { len } if from == From::Port => {
+            port.counters.rx_link += 1;
             packet.set_len(len);
             port.transmit(packet);
         }
-        Ingress::Reply { .. } | Ingress::Consumed => {}
+        Ingress::Reply { .. } | Ingress::Consumed => port.counters.rx_link += 1,
         Ingress::Drop(reason) => {
             port.counters.drop_link += 1;
             port.link_drops[reason.index()] += 1;

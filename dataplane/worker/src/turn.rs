@@ -412,23 +412,20 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Counters, with the gauges as they are now.
     pub fn snapshot(&self) -> Counters {
         let mut all = self.counters;
-        let packets = &self.port.counters;
-        all.rx_packets = packets.rx_packets;
-        all.tx_packets = packets.tx_packets;
-        all.handed_over = packets.handed_over;
-        all.drop_handover = packets.drop_handover;
-        all.drop_link = packets.drop_link;
-        all.drop_checksum = packets.drop_checksum;
-        all.drop_no_buffer = packets.drop_no_buffer;
-        all.drop_no_route = packets.drop_no_route;
-        all.drop_missed = self.port.nic.stats().rx_missed;
+        self.port.count(&mut all);
+        let tcp = self.tcp.counters();
+        all.rx_handshakes = tcp.handshake_packets;
+        all.rx_flows = tcp.flow_packets;
+        all.rx_time_wait = tcp.time_wait_packets;
+        all.syn_acks_again = tcp.syn_acks_again;
+        all.half_open = tcp.half_open;
+        all.time_wait = tcp.time_wait;
         all.flows = self.tcp.connections() as u64;
         all.chunks_out = self.pools.chunks.out() as u64;
         all.requests_out = self.pools.requests.out() as u64;
         all.records_out = self.pools.records.out() as u64;
         all.gathers_out = self.pools.gathers.out() as u64;
         all.requests_in_app = self.app.outstanding() as u64;
-        all.packets_in_use = (self.port.nic.in_use().saturating_sub(self.port.held())) as u64;
         for peer in self.peers.iter().flatten() {
             all.peers_ready += 1;
             all.leases_open += peer.lender.open() as u64;

@@ -159,9 +159,11 @@ fn half_open(workers: usize) {
     let cluster = Cluster::start(&options);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/client/syn_flood.py");
     output_of(cluster.client("python3").arg(script).args([A4, "10.77.1", "500"]));
-    let status = cluster.a().wait_for("half-open connections", NOTICED, |status| status.total("flows") > 0);
-    assert!(status.total("flows") <= 32 * workers as u64, "{status}");
-    cluster.a().wait_for("room again", NOTICED, |status| status.total("flows") == 0);
+    let status =
+        cluster.a().wait_for("half-open connections", NOTICED, |status| status.total("half_open") > 0);
+    assert!(status.total("half_open") <= 32 * workers as u64, "{status}");
+    assert_eq!(status.total("flows"), 0, "no memory of a connection for a SYN: {status}");
+    cluster.a().wait_for("room again", NOTICED, |status| status.total("half_open") == 0);
     let fetched = Curl::new(&cluster).get("/?bytes=1000&seed=2").run();
     assert_is_pattern(&fetched[0].body, 2, 1000, "after the flood");
     cluster.finish();

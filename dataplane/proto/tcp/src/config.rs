@@ -24,6 +24,10 @@ pub const FIN_WAIT: Duration = Duration::from_secs(10);
 /// Largest IP packet handed over for segmentation: its length field has 16 bits.
 pub const TSO_PACKET_BYTES_MAX: u32 = 65_535;
 
+/// When a SYN-ACK that is not acknowledged is sent again the first time (RFC 6298 section 2.1); each later time takes
+/// twice as long.
+pub(crate) const SYN_ACK_RETRY: Duration = Duration::from_secs(1);
+
 /// Granularity of the time-outs.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
@@ -54,9 +58,10 @@ pub struct Config {
     pub ports: Vec<u16>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
-    /// Connections at a time, half-open ones included, at most. Further SYNs are dropped.
+    /// Connections at a time, at most. Further SYNs are dropped.
     pub connections: u32,
-    /// Half-open connections at a time, at most. A further SYN takes the place of the oldest.
+    /// Half-open connections at a time, at most, besides; each costs a hundred bytes. A further SYN takes the place
+    /// of the oldest.
     pub half_open: u32,
     /// How long a handshake may take.
     pub half_open_timeout: Duration,

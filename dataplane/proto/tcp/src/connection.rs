@@ -1,24 +1,26 @@
 //! One connection: its socket, its queued segments, its deadlines.
 //!
-//! In: segments from the caller. Out: bytes into the socket's send buffer. Made when a SYN is accepted, its socket
-//! and buffers freed as soon as the connection has ended; owned by a worker's TCP.
+//! In: segments from the caller. Out: bytes into the socket's send buffer. Made when a handshake is complete, its
+//! socket and buffers freed as soon as the connection has ended; owned by a worker's TCP.
 
 use arrayvec::ArrayVec;
 use keyferry_time::Time;
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
+use smoltcp::wire::TcpSeqNumber;
 use std::time::Duration;
 
 use crate::config::{ACK_DELAY, Config, PROBE, SEGMENTS_MAX};
 use crate::counters::CloseReason;
 use crate::flow::Flow;
+use crate::half_open::HalfOpen;
 use crate::packet::Mark;
 use crate::seam::Segment;
 
 /// Where a connection is between the caller and its socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
-    /// The handshake is not complete; the caller does not know it.
+    /// The handshake's last segment is being taken in; the caller does not know it.
     HalfOpen,
     /// The caller may receive and send.
     Open,
@@ -76,6 +78,8 @@ pub(crate) struct Connection<S> {
     pub(crate) refused: bool,
     /// The peer's FIN was seen.
     pub(crate) eof: bool,
+    /// The next sequence number expected of the peer (RCV.NXT).
+    pub(crate) next: TcpSeqNumber,
     /// `None`: the connection may be idle for ever, as long as none of our data is outstanding.
     pub(crate) idle_timeout: Option<Duration>,
     /// When the handshake began, or when there was progress last.
@@ -93,8 +97,9 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S: Segment> Connection<S> {
-    /// A half-open connection whose socket listens for the SYN that is about to be fed to it.
-    pub(crate) fn listen(now: Time, flow: Flow, hash: u32, config: &Config) -> Connection<S> {
+    /// A connection whose socket listens for the SYN that is about to be fed to it.
+    pub(crate) fn listen(half_open: &HalfOpen, config: &Config) -> Connection<S> {
+        let HalfOpen { flow, hash, since, .. } = *half_open;
         let mut socket = Socket::new(
             SocketBuffer::new(vec![0; config.receive_bytes]),
             SocketBuffer::new(vec![0; config.send_bytes]),
@@ -118,8 +123,9 @@ impl<S: Segment> Connection<S> {
             done: 0,
             refused: false,
             eof: false,
+            next: half_open.next(),
             idle_timeout: Some(config.idle_timeout),
-            active: now,
+            active: since,
             touched: false,
             probing: false,
             fin_wait: Time::NEVER,

@@ -53,7 +53,7 @@ pub enum DropReason {
     Checksum,
     /// Not for one of our addresses.
     OtherAddress,
-    /// A SYN while the number of connections was at its limit.
+    /// A SYN, or the last acknowledgement of a handshake, while the number of connections was at its limit.
     ConnectionsFull,
     /// A SYN to a port that is not listened on; answered with RST.
     PortClosed,
@@ -65,13 +65,18 @@ pub enum DropReason {
     HalfOpenTimeout,
     /// A half-open connection reset by the peer.
     HalfOpenReset,
-    /// An immediate answer, such as a duplicate acknowledgement, found no room to be sent.
+    /// A segment that is not acceptable (RFC 9293 section 3.10.7.4): old, beyond the window, a probe, or with a
+    /// flag that has no place there. It is acknowledged, as it must be, and changes nothing.
+    Unacceptable,
+    /// A segment of a connection in TIME-WAIT that wants no answer.
+    TimeWait,
+    /// An answer, such as a duplicate acknowledgement or a reset, found no room to be sent.
     NoRoom,
 }
 
 impl DropReason {
     /// Every reason, in the order of [`DropReason::index`].
-    pub const ALL: [DropReason; 10] = [
+    pub const ALL: [DropReason; 12] = [
         DropReason::Malformed,
         DropReason::Checksum,
         DropReason::OtherAddress,
@@ -81,8 +86,21 @@ impl DropReason {
         DropReason::HalfOpenEvicted,
         DropReason::HalfOpenTimeout,
         DropReason::HalfOpenReset,
+        DropReason::Unacceptable,
+        DropReason::TimeWait,
         DropReason::NoRoom,
     ];
+
+    /// Whether it counts received packets; the others count handshakes given up and answers not sent.
+    pub const fn is_of_packets(self) -> bool {
+        !matches!(
+            self,
+            DropReason::HalfOpenEvicted
+                | DropReason::HalfOpenTimeout
+                | DropReason::HalfOpenReset
+                | DropReason::NoRoom
+        )
+    }
 
     /// Its place in [`Counters::drops`].
     pub const fn index(self) -> usize {
@@ -101,6 +119,8 @@ impl DropReason {
             DropReason::HalfOpenEvicted => "half_open_evicted",
             DropReason::HalfOpenTimeout => "half_open_timeout",
             DropReason::HalfOpenReset => "half_open_reset",
+            DropReason::Unacceptable => "unacceptable",
+            DropReason::TimeWait => "time_wait",
             DropReason::NoRoom => "no_room",
         }
     }
@@ -117,8 +137,16 @@ pub struct Counters {
     pub closed: [u64; CloseReason::ALL.len()],
     /// Packets and handshakes dropped, by [`DropReason::index`].
     pub drops: [u64; DropReason::ALL.len()],
-    /// Packets received for TCP.
+    /// Packets received for TCP: those of handshakes, of flows, answered for TIME-WAIT, and dropped.
     pub packets_in: u64,
+    /// Packets that handshakes took: SYNs, repeated ones, resets.
+    pub handshake_packets: u64,
+    /// Packets that connections took.
+    pub flow_packets: u64,
+    /// Packets answered for connections in TIME-WAIT.
+    pub time_wait_packets: u64,
+    /// SYN-ACKs sent again.
+    pub syn_acks_again: u64,
     /// Packets handed to the egress.
     pub packets_out: u64,
     /// Half-open connections right now.

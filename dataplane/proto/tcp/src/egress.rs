@@ -57,6 +57,7 @@ impl<S: Segment> Tcp<S> {
             self.expire(now, index);
         }
         self.due = due;
+        self.half_open_timers(now, out);
         self.time_wait.expire(now);
         self.counters.time_wait = self.time_wait.live();
         self.emit(now, out);
@@ -75,7 +76,6 @@ impl<S: Segment> Tcp<S> {
             Some((at, reason)) if at.is_due(now) => {
                 if connection.stage == Stage::HalfOpen {
                     self.die(index, reason);
-                    self.counters.half_open = self.half_open.len() as u64;
                     self.counters.drop(DropReason::HalfOpenTimeout);
                 } else {
                     self.abort_for(index, reason);

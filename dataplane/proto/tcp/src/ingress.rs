@@ -1,4 +1,4 @@
-//! Packets in: to the socket they belong to, to a new one, or to none.
+//! Packets in: to the socket they belong to, to a handshake, or to none.
 //!
 //! In: IP packets for our addresses. Out: events, and answers such as RST through the [`Egress`]. Part of a
 //! worker's TCP.
@@ -11,10 +11,10 @@ use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
 
 use crate::config::RxChecksum;
-use crate::connection::{Connection, Pending, Stage};
+use crate::connection::{Pending, Stage};
 use crate::counters::{CloseReason, DropReason};
 use crate::flow::Flow;
-use crate::packet::{Acknowledgement, Header, Mark};
+use crate::packet::{Bare, Header};
 use crate::seam::{Egress, Segment, Tcp};
 use crate::time_wait::Verdict;
 use crate::wire::Wire;
@@ -53,16 +53,25 @@ impl<S: Segment> Tcp<S> {
         let header = Header::parse(packet, verify)?;
         let hash = self.secret.hash(&header.flow);
         if let Some(index) = self.find(hash, &header.flow) {
-            self.feed(now, index, packet, header.rst, out);
-            return Ok(());
+            return match self.feed(now, index, &header, packet, out) {
+                true => {
+                    self.counters.flow_packets += 1;
+                    Ok(())
+                }
+                false => Err(DropReason::Unacceptable),
+            };
         }
         if !self.config.addresses.contains(&header.flow.local.ip()) {
             return Err(DropReason::OtherAddress);
         }
+        if let Some(at) = self.half_open.find(hash, &header.flow) {
+            return self.handshake(now, at, &header, packet, out);
+        }
         match self.time_wait.ingest(now, &header, hash) {
-            Verdict::Ignore => return Ok(()),
+            Verdict::Ignore => return Err(DropReason::TimeWait),
             Verdict::Acknowledge(mark) => {
-                self.acknowledge(&header.flow, mark, out);
+                self.counters.time_wait_packets += 1;
+                self.send_bare(&Bare::acknowledgement(&header.flow, mark), out);
                 return Ok(());
             }
             Verdict::Unknown => {}
@@ -75,9 +84,7 @@ impl<S: Segment> Tcp<S> {
             self.refuse(now, packet, out);
             return Err(DropReason::PortClosed);
         }
-        let index = self.accept(now, header.flow, hash)?;
-        self.feed(now, index, packet, false, out);
-        Ok(())
+        self.offer(now, &header, hash, packet, out)
     }
 
     fn find(&self, hash: u32, flow: &Flow) -> Option<u32> {
@@ -87,37 +94,24 @@ impl<S: Segment> Tcp<S> {
         self.flows.find(hash, same)
     }
 
-    /// Makes a half-open connection. At a limit the oldest half-open one makes room: under a flood of SYNs an
-    /// honest handshake then has as long as the flood takes to fill the limit, where refusing the newest would
-    /// give it next to no chance.
-    fn accept(&mut self, now: Time, flow: Flow, hash: u32) -> Result<u32, DropReason> {
-        let full = self.half_open.len() >= self.config.half_open as usize || self.free.is_empty();
-        if full && let Some(oldest) = self.half_open.front() {
-            self.die(oldest, CloseReason::Aborted);
-            self.counters.drop(DropReason::HalfOpenEvicted);
-        }
-        let index = self.free.pop().ok_or(DropReason::ConnectionsFull)?;
-        // smoltcp draws initial sequence numbers from the interface's generator, whose state two of them would
-        // tell. So each connection gets an interface with a seed of its own (RFC 6528 without the clock).
-        let salt = self.counters.accepted.wrapping_add(now.0.rotate_left(20));
-        self.interface = interface(&self.caps, self.secret.sequence(&flow, salt));
-        self.slots[index as usize].connection =
-            Some(Box::new(Connection::listen(now, flow, hash, &self.config)));
-        self.flows.insert(hash, index);
-        self.half_open.push_back(index);
-        self.counters.accepted += 1;
-        self.counters.half_open = self.half_open.len() as u64;
-        Ok(index)
-    }
-
-    /// Gives a packet to its connection's socket and takes note of what changed.
-    fn feed(&mut self, now: Time, index: u32, packet: &[u8], rst: bool, out: &mut impl Egress) {
+    /// Gives a packet to its connection's socket and takes note of what changed. Answers whether the segment was
+    /// acceptable; the socket acknowledges one that is not (RFC 9293 section 3.10.7.4).
+    pub(crate) fn feed(
+        &mut self,
+        now: Time,
+        index: u32,
+        header: &Header,
+        packet: &[u8],
+        out: &mut impl Egress,
+    ) -> bool {
         let Some(connection) = self.slots[index as usize].connection.as_mut() else {
-            return;
+            return false;
         };
         let (unread, unacked) = connection.queues();
+        let window = self.config.receive_bytes.saturating_sub(unread);
+        let acceptable = header.is_acceptable(connection.next, window);
         let Some(sockets) = connection.sockets.as_mut() else {
-            return;
+            return false;
         };
         let mut wire = Wire {
             packet: Some(packet),
@@ -131,16 +125,18 @@ impl<S: Segment> Tcp<S> {
         if unread_now > unread || unacked_now < unacked {
             connection.active = now;
         }
+        connection.next += unread_now.saturating_sub(unread);
         if unacked_now < unacked {
             connection.stop_probing();
         }
-        if self.review(now, index, rst) {
+        if self.review(now, index, header.rst) {
             if unread_now > unread {
                 self.arrived(index);
             }
             self.pump(index);
             self.dirty.push_back(index);
         }
+        acceptable
     }
 
     fn arrived(&mut self, index: u32) {
@@ -168,7 +164,6 @@ impl<S: Segment> Tcp<S> {
             // it did not take leaves it there as well.
             (Stage::HalfOpen, State::Listen | State::Closed) => {
                 self.die(index, CloseReason::Reset);
-                self.counters.half_open = self.half_open.len() as u64;
                 self.counters.drop(DropReason::HalfOpenReset);
                 false
             }
@@ -198,8 +193,6 @@ impl<S: Segment> Tcp<S> {
         if stage == Stage::HalfOpen {
             connection.stage = Stage::Open;
             connection.active = now;
-            self.half_open.remove(index);
-            self.counters.half_open = self.half_open.len() as u64;
             self.counters.opened += 1;
             self.tell(index, Pending::OPENED);
         }
@@ -211,6 +204,7 @@ impl<S: Segment> Tcp<S> {
         }
         if !connection.eof && connection.is_eof() {
             connection.eof = true;
+            connection.next += 1;
             if connection.stage == Stage::Open {
                 self.tell(index, Pending::EOF);
             }
@@ -219,22 +213,10 @@ impl<S: Segment> Tcp<S> {
 
     /// Answers a packet of no connection with RST (RFC 9293 section 3.10.7.1), which smoltcp does for a set
     /// without sockets.
-    fn refuse(&mut self, now: Time, packet: &[u8], out: &mut impl Egress) {
+    pub(crate) fn refuse(&mut self, now: Time, packet: &[u8], out: &mut impl Egress) {
         let (caps, counters) = (&self.caps, &mut self.counters);
         let mut wire = Wire { packet: Some(packet), out, caps, counters, mark: &mut None };
         self.interface.poll_ingress_single(instant(now), &mut wire, &mut SocketSet::new(&mut [][..]));
-    }
-
-    fn acknowledge(&mut self, flow: &Flow, mark: Mark, out: &mut impl Egress) {
-        let acknowledgement = Acknowledgement::new(flow, mark);
-        let (caps, counters) = (&self.caps, &mut self.counters);
-        let mut wire = Wire { packet: None, out, caps, counters, mark: &mut None };
-        match wire.transmit(Instant::ZERO) {
-            Some(tx) => {
-                tx.consume(acknowledgement.len(), |packet| acknowledgement.emit(packet, &self.caps.checksum));
-            }
-            None => self.counters.drop(DropReason::NoRoom),
-        }
     }
 }
 

@@ -5,8 +5,8 @@
 //!
 //! Behind this seam is one stock smoltcp socket per connection, each in a socket set of its own so that a packet's
 //! cost does not grow with the number of connections. What a listener needs beyond a socket is here: the flow
-//! table, limits and time-outs of half-open and idle connections, TIME-WAIT without sockets, and the queue of
-//! owned segments.
+//! table, limits and time-outs of half-open and idle connections, handshakes and TIME-WAIT without sockets, and the
+//! queue of owned segments.
 
 #![forbid(unsafe_code)]
 
@@ -15,10 +15,13 @@ mod connection;
 mod counters;
 mod egress;
 mod flow;
+mod half_open;
 mod ingress;
 mod list;
+mod opening;
 mod packet;
 mod seam;
+mod sequence;
 mod time_wait;
 mod wire;
 
@@ -27,4 +30,5 @@ pub use config::{
     TSO_PACKET_BYTES_MAX,
 };
 pub use counters::{CloseReason, Counters, DropReason};
+pub use list::List;
 pub use seam::{ConnId, Egress, Event, Segment, Tcp};

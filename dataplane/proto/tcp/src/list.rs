@@ -1,7 +1,8 @@
 //! A first-in first-out list of connection indexes.
 //!
 //! Each index is in the list at most once and can be taken out of the middle, so a list is bounded by the number
-//! of connections, and a connection that ends leaves nothing behind in any. Fixed memory, owned by a worker's TCP.
+//! of connections, and a connection that ends leaves nothing behind in any. Fixed memory, owned by a
+//! worker, in its TCP or beside it.
 
 const NIL: u32 = u32::MAX;
 /// `next` of an index that is not in the list.
@@ -13,7 +14,8 @@ struct Link {
     prev: u32,
 }
 
-pub(crate) struct List {
+/// Connection indexes in the order they were added.
+pub struct List {
     links: Box<[Link]>,
     head: u32,
     tail: u32,
@@ -21,21 +23,29 @@ pub(crate) struct List {
 }
 
 impl List {
-    pub(crate) fn new(indexes: u32) -> List {
+    /// An empty list for indexes below `indexes`.
+    pub fn new(indexes: u32) -> List {
         let links = vec![Link { next: ABSENT, prev: NIL }; indexes as usize].into();
         List { links, head: NIL, tail: NIL, len: 0 }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Indexes in the list.
+    pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    pub(crate) fn front(&self) -> Option<u32> {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The index added first.
+    pub fn front(&self) -> Option<u32> {
         (self.head != NIL).then_some(self.head)
     }
 
     /// Appends `index` unless it is in the list already.
-    pub(crate) fn push_back(&mut self, index: u32) {
+    pub fn push_back(&mut self, index: u32) {
         if self.links[index as usize].next != ABSENT {
             return;
         }
@@ -48,8 +58,20 @@ impl List {
         self.len += 1;
     }
 
+    /// Whether `index` is in the list.
+    pub fn contains(&self, index: u32) -> bool {
+        self.links[index as usize].next != ABSENT
+    }
+
+    /// Takes the index added first.
+    pub fn pop_front(&mut self) -> Option<u32> {
+        let first = self.front()?;
+        self.remove(first);
+        Some(first)
+    }
+
     /// Takes `index` out if it is in the list.
-    pub(crate) fn remove(&mut self, index: u32) {
+    pub fn remove(&mut self, index: u32) {
         let Link { next, prev } = self.links[index as usize];
         if next == ABSENT {
             return;

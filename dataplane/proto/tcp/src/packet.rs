@@ -1,6 +1,6 @@
 //! Headers of IP packets with TCP: read before a connection is known, written where there is no socket.
 //!
-//! In: an IP packet. Out: its flow and the fields that decide where it goes; or a bare acknowledgement. Pure.
+//! In: an IP packet. Out: its flow and the fields that decide where it goes; or a segment without payload. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,6 +21,8 @@ pub(crate) struct Header {
     pub(crate) fin: bool,
     pub(crate) rst: bool,
     pub(crate) seq: TcpSeqNumber,
+    /// Means something if `ack` is set.
+    pub(crate) acknowledges: TcpSeqNumber,
     /// Bytes of payload.
     pub(crate) payload: usize,
 }
@@ -70,6 +72,7 @@ impl Header {
             fin: tcp.fin(),
             rst: tcp.rst(),
             seq: tcp.seq_number(),
+            acknowledges: tcp.ack_number(),
             payload: tcp.payload().len(),
         })
     }
@@ -77,6 +80,52 @@ impl Header {
     /// Whether this opens a connection.
     pub(crate) fn is_open_request(&self) -> bool {
         self.syn && !self.ack && !self.rst && !self.fin
+    }
+
+    /// Whether any of the segment lies in a window of `window` bytes from `next` on (RFC 9293 section 3.10.7.4).
+    pub(crate) fn is_acceptable(&self, next: TcpSeqNumber, window: usize) -> bool {
+        let len = self.payload + usize::from(self.syn) + usize::from(self.fin);
+        // Sequence numbers are compared by their difference, modulo 2^32.
+        let ahead = self.seq.0.wrapping_sub(next.0);
+        let end_ahead = ahead.wrapping_add(len as i32);
+        match (len, window) {
+            (0, 0) => ahead == 0,
+            (0, _) => (0..window as i64).contains(&i64::from(ahead)),
+            (_, 0) => false,
+            _ => i64::from(ahead) < window as i64 && end_ahead > 0,
+        }
+    }
+}
+
+/// What a SYN says besides its header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SynOptions {
+    pub(crate) window: u16,
+    pub(crate) mss: Option<u16>,
+    pub(crate) window_scale: Option<u8>,
+    pub(crate) sack: bool,
+}
+
+impl SynOptions {
+    /// Reads them from an IP packet whose headers [`Header::parse`] has found good.
+    pub(crate) fn parse(packet: &[u8]) -> Result<SynOptions, DropReason> {
+        let ipv4 = packet.first().is_some_and(|first| first >> 4 == 4);
+        let segment = if ipv4 {
+            Ipv4Packet::new_unchecked(packet).payload()
+        } else {
+            Ipv6Packet::new_unchecked(packet).payload()
+        };
+        let tcp = TcpPacket::new_checked(segment).map_err(|_| DropReason::Malformed)?;
+        // The addresses serve the checksum alone, which is looked at elsewhere.
+        let nobody = IpAddress::v4(0, 0, 0, 0);
+        let repr = TcpRepr::parse(&tcp, &nobody, &nobody, &ChecksumCapabilities::ignored())
+            .map_err(|_| DropReason::Malformed)?;
+        Ok(SynOptions {
+            window: repr.window_len,
+            mss: repr.max_seg_size,
+            window_scale: repr.window_scale,
+            sack: repr.sack_permitted,
+        })
     }
 }
 
@@ -152,20 +201,32 @@ pub(crate) fn fill_checksum(packet: &mut [u8]) {
     }
 }
 
-/// A bare acknowledgement, for a flow without a socket.
-pub(crate) struct Acknowledgement {
+/// A segment without payload, for a flow without a socket.
+pub(crate) struct Bare {
     ip: IpRepr,
     tcp: TcpRepr<'static>,
 }
 
-impl Acknowledgement {
-    pub(crate) fn new(flow: &Flow, mark: Mark) -> Acknowledgement {
+impl Bare {
+    /// An acknowledgement from us.
+    pub(crate) fn acknowledgement(flow: &Flow, mark: Mark) -> Bare {
+        Bare::new(flow.local, flow.peer, TcpControl::None, mark.seq, Some(mark.ack))
+    }
+
+    /// A segment with no window and no options.
+    pub(crate) fn new(
+        from: SocketAddr,
+        to: SocketAddr,
+        control: TcpControl,
+        seq: TcpSeqNumber,
+        acknowledges: Option<TcpSeqNumber>,
+    ) -> Bare {
         let tcp = TcpRepr {
-            src_port: flow.local.port(),
-            dst_port: flow.peer.port(),
-            control: TcpControl::None,
-            seq_number: mark.seq,
-            ack_number: Some(mark.ack),
+            src_port: from.port(),
+            dst_port: to.port(),
+            control,
+            seq_number: seq,
+            ack_number: acknowledges,
             window_len: 0,
             window_scale: None,
             max_seg_size: None,
@@ -174,8 +235,25 @@ impl Acknowledgement {
             timestamp: None,
             payload: &[],
         };
-        let (local, peer) = (IpAddress::from(flow.local.ip()), IpAddress::from(flow.peer.ip()));
-        Acknowledgement { ip: IpRepr::new(local, peer, IpProtocol::Tcp, tcp.buffer_len(), 64), tcp }
+        let (from, to) = (IpAddress::from(from.ip()), IpAddress::from(to.ip()));
+        Bare { ip: IpRepr::new(from, to, IpProtocol::Tcp, tcp.buffer_len(), 64), tcp }
+    }
+
+    /// The same with a window, and the options of a SYN.
+    pub(crate) fn with(
+        mut self,
+        window: u16,
+        mss: Option<u16>,
+        window_scale: Option<u8>,
+        sack: bool,
+    ) -> Bare {
+        self.tcp.window_len = window;
+        self.tcp.max_seg_size = mss;
+        self.tcp.window_scale = window_scale;
+        self.tcp.sack_permitted = sack;
+        let (from, to) = (self.ip.src_addr(), self.ip.dst_addr());
+        self.ip = IpRepr::new(from, to, IpProtocol::Tcp, self.tcp.buffer_len(), 64);
+        self
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -15,6 +15,7 @@ use crate::config::{Config, TICK};
 use crate::connection::{Connection, Pending, Queued, Stage};
 use crate::counters::{CloseReason, Counters};
 use crate::flow::{FlowTable, Secret};
+use crate::half_open::HalfOpens;
 use crate::list::List;
 use crate::time_wait::TimeWait;
 use crate::wire;
@@ -91,8 +92,7 @@ pub struct Tcp<S> {
     pub(crate) slots: Box<[Slot<S>]>,
     pub(crate) free: Vec<u32>,
     pub(crate) flows: FlowTable,
-    /// Half-open connections, oldest first.
-    pub(crate) half_open: List,
+    pub(crate) half_open: HalfOpens,
     /// Connections that may have something to send or whose timer may have changed.
     pub(crate) dirty: List,
     /// Connections with pending events.
@@ -117,12 +117,12 @@ impl<S: Segment> Tcp<S> {
             slots: std::iter::repeat_with(slot).take(connections as usize).collect(),
             free: (0..connections).rev().collect(),
             flows: FlowTable::new(connections),
-            half_open: List::new(connections),
+            half_open: HalfOpens::new(&config),
             dirty: List::new(connections),
             ready: List::new(connections),
             releasing: List::new(connections),
             wheel: Wheel::new(connections, TICK),
-            due: Vec::with_capacity(connections as usize),
+            due: Vec::with_capacity(connections.max(config.half_open) as usize),
             time_wait: TimeWait::new(connections),
             counters: Counters::default(),
             caps,
@@ -294,7 +294,8 @@ impl<S: Segment> Tcp<S> {
         self.alive(id).expect("a connection not closed yet").flow.peer
     }
 
-    /// Connections that hold memory, half-open ones and those whose `Closed` is not collected included.
+    /// Connections that hold sockets and buffers, those whose `Closed` is not collected included; half-open ones hold
+    /// neither.
     pub fn connections(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -310,7 +311,7 @@ impl<S: Segment> Tcp<S> {
         if self.dirty.front().is_some() {
             return Some(Time::ZERO);
         }
-        self.wheel.next()
+        [self.wheel.next(), self.half_open.next_deadline()].into_iter().flatten().min()
     }
 
     pub(crate) fn id(&self, index: u32) -> ConnId {
@@ -364,7 +365,7 @@ impl<S: Segment> Tcp<S> {
         self.dirty.push_back(index);
     }
 
-    /// Ends a connection: frees its socket and its flow, lets go of its segments. A half-open one is forgotten.
+    /// Ends a connection: frees its socket and its flow, lets go of its segments. One not announced is forgotten.
     pub(crate) fn die(&mut self, index: u32, reason: CloseReason) {
         let Some(connection) = self.slots[index as usize].connection.as_mut() else {
             return;
@@ -374,7 +375,6 @@ impl<S: Segment> Tcp<S> {
         self.dirty.remove(index);
         connection.armed = Time::NEVER;
         if connection.stage == Stage::HalfOpen {
-            self.half_open.remove(index);
             self.release_slot(index);
             return;
         }

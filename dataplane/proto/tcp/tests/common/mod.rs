@@ -389,7 +389,7 @@ impl World {
         }
     }
 
-    fn events(&mut self) {
+    pub fn events(&mut self) {
         while let Some(event) = self.tcp.poll_event() {
             match event {
                 Event::Opened(id) => {

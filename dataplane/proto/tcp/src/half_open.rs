@@ -1,0 +1,173 @@
+//! Connections whose handshake is not complete: what is known of each between its SYN and the segment that completes
+//! it (RFC 9293 section 3.10.7.4, SYN-RECEIVED).
+//!
+//! In: flows and what their SYNs said. Out: entries by flow, by age, by timer. Fixed memory made at start, a hundred
+//! bytes an entry, so a flood of SYNs costs that much and no more: sockets and their buffers are made when the third
+//! segment proves that somebody is there. Owned by a worker's TCP.
+
+use std::time::Duration;
+
+use keyferry_time::{Time, Wheel};
+use smoltcp::wire::{TcpControl, TcpSeqNumber};
+
+use crate::config::{Config, SYN_ACK_RETRY, TICK};
+use crate::flow::{Flow, FlowTable};
+use crate::list::List;
+use crate::packet::{Bare, Mark, SynOptions};
+
+/// Doublings of the time between two SYN-ACKs, at most.
+const DOUBLINGS_MAX: u32 = 6;
+
+/// A handshake under way.
+#[derive(Clone, Copy)]
+pub(crate) struct HalfOpen {
+    pub(crate) flow: Flow,
+    pub(crate) hash: u32,
+    /// When its SYN came.
+    pub(crate) since: Time,
+    /// Our initial sequence number.
+    pub(crate) ours: TcpSeqNumber,
+    /// The peer's.
+    pub(crate) theirs: TcpSeqNumber,
+    pub(crate) options: SynOptions,
+    /// SYN-ACKs sent again.
+    again: u32,
+}
+
+impl HalfOpen {
+    /// What the SYN-ACK says.
+    pub(crate) fn syn_ack(&self, config: &Config) -> Bare {
+        let Flow { local, peer } = self.flow;
+        let headers = if local.is_ipv4() { 20 + 20 } else { 40 + 20 };
+        // As the socket will say it: what it scales by follows from its buffer.
+        let window = u16::try_from(config.receive_bytes).unwrap_or(u16::MAX);
+        let scale = window_scale(config.receive_bytes);
+        Bare::new(local, peer, TcpControl::Syn, self.ours, Some(self.next())).with(
+            window,
+            Some(config.mtu - headers),
+            self.options.window_scale.map(|_| scale),
+            self.options.sack,
+        )
+    }
+
+    /// The SYN this came of, without what smoltcp makes nothing of.
+    pub(crate) fn syn(&self) -> Bare {
+        let SynOptions { window, mss, window_scale, sack } = self.options;
+        let Flow { local, peer } = self.flow;
+        Bare::new(peer, local, TcpControl::Syn, self.theirs, None).with(window, mss, window_scale, sack)
+    }
+
+    /// The next sequence number expected of the peer.
+    pub(crate) fn next(&self) -> TcpSeqNumber {
+        self.theirs + 1
+    }
+
+    /// What an acknowledgement outside of the handshake says.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { seq: self.ours + 1, ack: self.next() }
+    }
+}
+
+/// The window scale a buffer of this many bytes needs (RFC 7323 section 2.3), as smoltcp's sockets reckon it.
+fn window_scale(receive_bytes: usize) -> u8 {
+    let bits = usize::BITS - receive_bytes.leading_zeros();
+    bits.saturating_sub(16) as u8
+}
+
+/// What a timer that is due asks for.
+pub(crate) enum Due {
+    /// Send the SYN-ACK again.
+    Again(HalfOpen),
+    /// Its time is over; it is gone.
+    Over,
+}
+
+pub(crate) struct HalfOpens {
+    table: FlowTable,
+    entries: Box<[Option<HalfOpen>]>,
+    free: Vec<u32>,
+    /// Oldest first.
+    order: List,
+    wheel: Wheel,
+    timeout: Duration,
+}
+
+impl HalfOpens {
+    pub(crate) fn new(config: &Config) -> HalfOpens {
+        let count = config.half_open.max(1);
+        HalfOpens {
+            table: FlowTable::new(count),
+            entries: vec![None; count as usize].into(),
+            free: (0..count).rev().collect(),
+            order: List::new(count),
+            wheel: Wheel::new(count, TICK),
+            timeout: config.half_open_timeout,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(crate) fn find(&self, hash: u32, flow: &Flow) -> Option<u32> {
+        self.table.find(hash, |at| self.entries[at as usize].is_some_and(|entry| entry.flow == *flow))
+    }
+
+    pub(crate) fn entry(&self, at: u32) -> Option<HalfOpen> {
+        self.entries[at as usize]
+    }
+
+    /// Adds a handshake. Answers the entry, and whether the oldest one made room for it.
+    pub(crate) fn insert(
+        &mut self,
+        now: Time,
+        flow: Flow,
+        hash: u32,
+        ours: TcpSeqNumber,
+        theirs: TcpSeqNumber,
+        options: SynOptions,
+    ) -> (HalfOpen, bool) {
+        let evict = self.free.is_empty();
+        if evict && let Some(oldest) = self.order.front() {
+            self.remove(oldest);
+        }
+        let Some(at) = self.free.pop() else { unreachable!("one place at least, and the oldest has left") };
+        let entry = HalfOpen { flow, hash, since: now, ours, theirs, options, again: 0 };
+        self.entries[at as usize] = Some(entry);
+        self.table.insert(hash, at);
+        self.order.push_back(at);
+        self.wheel.set(at, now + SYN_ACK_RETRY.min(self.timeout));
+        (entry, evict)
+    }
+
+    pub(crate) fn remove(&mut self, at: u32) {
+        if let Some(entry) = self.entries[at as usize].take() {
+            self.table.remove(entry.hash, at);
+            self.order.remove(at);
+            self.wheel.cancel(at);
+            self.free.push(at);
+        }
+    }
+
+    pub(crate) fn expire(&mut self, now: Time, due: &mut Vec<u32>) {
+        self.wheel.expire(now, |at| due.push(at));
+    }
+
+    /// What is to be done about an entry whose timer fired.
+    pub(crate) fn fire(&mut self, now: Time, at: u32) -> Option<Due> {
+        let entry = self.entries[at as usize].as_mut()?;
+        let end = entry.since + self.timeout;
+        if end.is_due(now) {
+            self.remove(at);
+            return Some(Due::Over);
+        }
+        entry.again += 1;
+        let next = now + SYN_ACK_RETRY * (1 << entry.again.min(DOUBLINGS_MAX));
+        self.wheel.set(at, next.min(end));
+        Some(Due::Again(*entry))
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.wheel.next()
+    }
+}

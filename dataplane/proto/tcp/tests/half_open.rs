@@ -1,0 +1,231 @@
+//! Handshakes under attack: what they cost, what they answer, and that what comes of them is a whole connection.
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use common::*;
+use keyferry_tcp::{DropReason, Event, Tcp};
+use keyferry_time::Time;
+use proptest::prelude::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn drops(world: &World, reason: DropReason) -> u64 {
+    world.tcp.counters().drops[reason.index()]
+}
+
+/// Every packet is counted, and once.
+fn assert_reconciled(world: &World) {
+    let counters = world.tcp.counters();
+    let dropped: u64 = DropReason::ALL
+        .iter()
+        .filter(|reason| reason.is_of_packets())
+        .map(|reason| counters.drops[reason.index()])
+        .sum();
+    let taken = counters.handshake_packets + counters.flow_packets + counters.time_wait_packets;
+    assert_eq!(counters.packets_in, taken + dropped, "{counters:?}");
+}
+
+/// A SYN with options for a peer of any address.
+fn syn_of(from: Ipv4Addr, port: u16, seq: u32, options: &[u8]) -> Vec<u8> {
+    let IpAddr::V4(server) = SERVER_V4 else { unreachable!("an IPv4 address") };
+    let mut syn = packet_from(from, port, server, PORT, SYN, seq, 0, options);
+    syn[32] = (((20 + options.len()) / 4) << 4) as u8;
+    refill(&mut syn);
+    syn
+}
+
+struct Void;
+
+impl keyferry_tcp::Egress for Void {
+    fn room(&mut self) -> bool {
+        true
+    }
+
+    fn packet<R>(&mut self, len: usize, _: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        fill(&mut [0; MTU][..len])
+    }
+}
+
+#[test]
+fn a_flood_of_syns_allocates_nothing() {
+    let mut tcp = Tcp::<Vec<u8>>::new(config());
+    let mut now = Time::from_us(1);
+    let mut flood = |tcp: &mut Tcp<Vec<u8>>, from: u16| {
+        for port in from..from + 10_000 {
+            now += Duration::from_micros(100);
+            tcp.ingest(now, &mut syn(port, 5), false, &mut Void);
+            tcp.timers(now, &mut Void);
+        }
+    };
+    flood(&mut tcp, 1);
+    let packets = allocation_counter::measure(|| {
+        for port in 20_000..30_000 {
+            drop(syn(port, 5));
+        }
+    });
+    let all = allocation_counter::measure(|| flood(&mut tcp, 20_000));
+    assert_eq!(all.count_total, packets.count_total, "TCP itself allocated");
+    assert_eq!((tcp.connections(), tcp.counters().half_open), (0, 8));
+}
+
+#[test]
+fn a_syn_sent_again_gets_the_same_answer_and_another_a_challenge() {
+    let mut world = World::new(config(), Faults::default(), 1);
+    world.inject(syn(7, 100));
+    let first = fields(&world.port.packets[0]);
+    world.now += 3 * MS;
+    world.inject(syn(7, 100));
+    assert_eq!(fields(&world.port.packets[1]), first);
+    // RFC 5961 section 4: a peer that began anew resets the old handshake by our sequence numbers.
+    world.inject(syn(7, 500_000));
+    let (flags, seq, ack) = fields(&world.port.packets[2]);
+    assert_eq!((flags, seq, ack), (ACK, first.1.wrapping_add(1), 101));
+    world.inject(packet(7, RST, ack, 0, &[]));
+    assert_eq!(drops(&world, DropReason::HalfOpenReset), 1);
+    world.inject(syn(7, 500_000));
+    assert_eq!(fields(&world.port.packets[3]).0, SYN | ACK);
+    assert_reconciled(&world);
+}
+
+#[test]
+fn a_blind_reset_or_acknowledgement_does_not_end_a_handshake() {
+    let mut raw = Raw::half_open(config());
+    for away in [1u32, 4_000, 1 << 20, 1 << 31] {
+        let seq = raw.seq.wrapping_add(away);
+        assert!(raw.give(packet(raw.port, RST, seq, 0, &[])).is_empty());
+        let answer = raw.give(packet(raw.port, ACK, raw.seq, raw.ack.wrapping_add(away), &[]));
+        assert_eq!((fields(&answer[0]).0, fields(&answer[0]).1), (RST, raw.ack.wrapping_add(away)));
+    }
+    assert_eq!(raw.world.tcp.counters().half_open, 1);
+    raw.say(ACK, b"hello");
+    let id = raw.world.id();
+    assert_eq!(raw.world.side(id).received, b"hello");
+    assert_reconciled(&raw.world);
+}
+
+#[test]
+fn a_syn_ack_is_sent_again_ever_more_slowly() {
+    let mut raw = Raw::half_open(config());
+    let begun = raw.world.now;
+    let mut times = Vec::new();
+    while raw.world.now.ns_since(begun) < 4_900_000_000 {
+        let sent = raw.wait(100 * MS);
+        times.extend(sent.iter().map(|_| raw.world.now.ns_since(begun) / 1_000_000));
+    }
+    assert_eq!(times.len(), 2, "{times:?}");
+    assert!((1_000..=1_100).contains(&times[0]) && (3_000..=3_100).contains(&times[1]), "{times:?}");
+}
+
+#[test]
+fn without_room_for_a_connection_the_handshake_waits_for_one() {
+    let mut config = config();
+    config.connections = 1;
+    let mut world = World::new(config, Faults::default(), 1);
+    world.inject(syn(7, 100));
+    world.inject(syn(8, 200));
+    let acks: Vec<u32> = world.port.packets.iter().map(|packet| fields(packet).1.wrapping_add(1)).collect();
+    world.inject(packet(7, ACK, 101, acks[0], &[]));
+    world.inject(packet(8, ACK, 201, acks[1], &[]));
+    assert_eq!((world.tcp.connections(), drops(&world, DropReason::ConnectionsFull)), (1, 1));
+    world.events();
+    let id = world.id();
+    world.abort(id);
+    world.tcp.timers(world.now, &mut world.port);
+    world.events();
+    world.inject(packet(8, ACK, 201, acks[1], b"still here"));
+    world.events();
+    assert_eq!(world.tcp.connections(), 1);
+    assert_reconciled(&world);
+}
+
+#[test]
+fn sequence_numbers_of_one_flow_move_on_with_the_clock() {
+    let mut config = config();
+    config.half_open_timeout = Duration::from_secs(1);
+    let mut world = World::new(config, Faults::default(), 1);
+    let mut last = None;
+    for _ in 0..5 {
+        world.inject(syn(7, 100));
+        let sent = fields(world.port.packets.back().expect("a SYN-ACK")).1;
+        if let Some(last) = last {
+            // RFC 6528: one every 4 us.
+            assert_eq!(sent.wrapping_sub(last), 500_000);
+        }
+        last = Some(sent);
+        world.inject(packet(7, RST, 101, 0, &[]));
+        world.now += Duration::from_secs(2);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a SYN offers, the socket made later has drawn the number and offers what the SYN-ACK promised (the
+    /// code asserts both), and the connection works.
+    #[test]
+    fn every_handshake_becomes_the_connection_it_promised(
+        seed: u64,
+        seq: u32,
+        port in 1u16..,
+        at_us in 0u64..1 << 40,
+        receive_bytes in 1_000usize..2_000_000,
+        scale in prop::option::of(0u8..16),
+        mss in prop::option::of(0u16..),
+        sack: bool,
+        offload: bool,
+    ) {
+        let mut config = config();
+        (config.seed, config.receive_bytes) = (seed, receive_bytes);
+        config.tx_checksum_offload = offload;
+        let mut options = Vec::new();
+        options.extend(mss.into_iter().flat_map(|mss| [2, 4, (mss >> 8) as u8, mss as u8]));
+        options.extend(scale.into_iter().flat_map(|scale| [1, 3, 3, scale]));
+        options.extend(sack.then_some([1, 1, 4, 2]).into_iter().flatten());
+        let mut world = World::new(config, Faults::default(), 1);
+        world.port.offload = offload;
+        world.now = Time::from_us(at_us);
+        let from = Ipv4Addr::new(192, 0, 2, 9);
+        world.inject(syn_of(from, port, seq, &options));
+        let (flags, theirs, ack) = fields(&world.port.packets[0]);
+        prop_assert_eq!((flags, ack), (SYN | ACK, seq.wrapping_add(1)));
+        let IpAddr::V4(server) = SERVER_V4 else { unreachable!("an IPv4 address") };
+        world.now += MS;
+        let mut third =
+            packet_from(from, port, server, PORT, ACK, ack, theirs.wrapping_add(1), b"first words");
+        world.tcp.ingest(world.now, &mut third, false, &mut world.port);
+        let opened = world.tcp.poll_event();
+        let Some(Event::Opened(id)) = opened else { panic!("opened, not {opened:?}") };
+        prop_assert_eq!(world.tcp.readable(id), 11);
+    }
+
+    /// Packets of one flow in any order: each is counted once, and handshakes stay within their limit.
+    #[test]
+    fn every_packet_is_counted(
+        steps in prop::collection::vec((0u16..4, any::<u8>(), 0u32..4, 0usize..50, 0u64..2_000), 1..80),
+    ) {
+        let mut world = World::new(config(), Faults::default(), 1);
+        let mut next = [(1_000u32, 0u32); 4];
+        for (peer, flags, skew, len, wait_ms) in steps {
+            let (seq, ack) = next[usize::from(peer)];
+            // Mostly what fits, sometimes what does not.
+            let seq = seq.wrapping_add([0, 0, 1, 100_000][skew as usize]);
+            world.inject(packet(40_000 + peer, flags & 0x17, seq, ack, &vec![7; len]));
+            for sent in world.port.packets.drain(..) {
+                let (said, theirs, acknowledged) = fields(&sent);
+                let to = usize::from(u16::from_be_bytes([sent[22], sent[23]]).wrapping_sub(40_000));
+                if said & RST == 0 && said & ACK != 0 && to < 4 {
+                    next[to] = (acknowledged, theirs.wrapping_add(u32::from(said & SYN != 0)));
+                }
+            }
+            world.events();
+            world.now += Duration::from_millis(wait_ms);
+            world.tcp.timers(world.now, &mut world.port);
+            world.events();
+            prop_assert!(world.tcp.counters().half_open <= 8);
+            assert_reconciled(&world);
+        }
+    }
+}
