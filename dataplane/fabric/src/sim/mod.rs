@@ -56,7 +56,7 @@ impl Net {
     }
 
     /// Decides the fate of every transfer posted from now on. The function must not call this net.
-    pub fn set_faults(&self, faults: impl FnMut(&Transfer) -> Fate + Send + 'static) {
+    pub fn set_faults(&self, faults: impl FnMut(&Transfer<'_>) -> Fate + Send + 'static) {
         self.world.lock().set_faults(Box::new(faults));
     }
 }

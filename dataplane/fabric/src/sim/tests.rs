@@ -111,19 +111,19 @@ fn a_fault_function_sees_every_transfer() {
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let log = seen.clone();
     net.set_faults(move |transfer| {
-        log.lock().unwrap().push(*transfer);
+        let Transfer { pair, backwards, kind, bytes } = *transfer;
+        log.lock().unwrap().push((pair, backwards, kind, bytes.to_vec()));
         Fate::Deliver
     });
     a.send(WrId(0), b"ab").unwrap();
     a.write(WrId(0), 0..3, 0, None).unwrap();
     b.write(WrId(0), 0..0, 0, Some(1)).unwrap();
     b.write_load(&[0; 64]).unwrap();
-    let transfer = |backwards, kind, bytes| Transfer { pair: 0, backwards, kind, bytes };
     let expected = [
-        transfer(false, Kind::Send, 2),
-        transfer(false, Kind::Write, 3),
-        transfer(true, Kind::WriteImmediate, 0),
-        transfer(true, Kind::Load, 64),
+        (0, false, Kind::Send, b"ab".to_vec()),
+        (0, false, Kind::Write, vec![0; 3]),
+        (0, true, Kind::WriteImmediate, Vec::new()),
+        (0, true, Kind::Load, vec![0; 64]),
     ];
     assert_eq!(seen.lock().unwrap()[..], expected);
 }
@@ -183,4 +183,46 @@ proptest! {
         prop_assert!(seen.len() >= done);
         prop_assert!(seen.iter().enumerate().all(|(i, first)| usize::from(*first) == i));
     }
+}
+
+#[test]
+fn a_completion_may_come_late_or_twice() {
+    let net = Net::new();
+    let (mut a, _b) = net.pair(LIMITS, 10);
+    let mut fates = [Fate::DelayAck { ns: 100 }, Fate::CompleteTwice].into_iter();
+    net.set_faults(move |_| fates.next().unwrap_or(Fate::Deliver));
+    a.write(WrId(1), 0..3, 0, None).unwrap();
+    a.write(WrId(2), 0..3, 0, None).unwrap();
+    net.advance(119);
+    assert_eq!(poll(&mut a), []);
+    net.advance(120);
+    let posted = |number| Completion::Posted(WrId(number));
+    assert_eq!(poll(&mut a), [posted(1), posted(2), posted(2)]);
+}
+
+#[test]
+fn a_forger_repeats_and_changes_what_passes() {
+    let net = Net::new();
+    let (mut a, mut b) = net.pair(LIMITS, 10);
+    let mut fates = [Fate::Twice, Fate::Corrupt { bit: 9 }].into_iter();
+    net.set_faults(move |_| fates.next().unwrap_or(Fate::Deliver));
+    a.send(WrId(0), b"ab").unwrap();
+    a.send(WrId(0), b"ab").unwrap();
+    net.advance(10);
+    let messages = poll(&mut b).into_iter().map(|completion| match completion {
+        Completion::Message(received) => b.message(&received).to_vec(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(messages.collect::<Vec<_>>(), [b"ab".to_vec(), b"ab".to_vec(), b"a`".to_vec()]);
+}
+
+#[test]
+fn a_load_word_vanishes_without_a_trace() {
+    let net = Net::new();
+    let (mut a, b) = net.pair(LIMITS, 10);
+    let mut fates = [Fate::Vanish].into_iter();
+    net.set_faults(move |_| fates.next().unwrap_or(Fate::Deliver));
+    a.write_load(&[1; 64]).unwrap();
+    net.advance(10);
+    assert_eq!((b.read_load(), b.state()), ([0; 64], State::Ready));
 }

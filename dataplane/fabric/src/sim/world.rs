@@ -10,15 +10,15 @@ use crate::{LOAD_BYTES, Limits, PostError, Slots, State, WrId};
 
 /// A transfer about to leave, as a fault function sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transfer {
+pub struct Transfer<'a> {
     /// Number of the pair in its net, from 0.
     pub pair: usize,
     /// From the second end to the first.
     pub backwards: bool,
     /// What it is.
     pub kind: Kind,
-    /// Bytes it carries.
-    pub bytes: usize,
+    /// What it carries.
+    pub bytes: &'a [u8],
 }
 
 /// What a transfer is.
@@ -48,10 +48,27 @@ pub enum Fate {
     Drop,
     /// It arrives, its acknowledgement does not: as `Drop`, but the peer has it.
     DropAck,
+    /// It arrives; its acknowledgement, and all behind that, comes so much later.
+    DelayAck {
+        /// By how much.
+        ns: u64,
+    },
+    /// It arrives and is completed twice, as some adapters do: the second completion is a phantom.
+    CompleteTwice,
+    /// It arrives twice, which only a forger between the nodes can bring about: RC itself delivers once.
+    Twice,
+    /// It arrives with this bit changed (counted from its first byte, modulo its length), by a forger's hand: RC
+    /// checks what it carries.
+    Corrupt {
+        /// Which bit.
+        bit: usize,
+    },
+    /// It never arrives, and nobody learns of it: a load word that is not written. As `Drop` for anything else.
+    Vanish,
 }
 
 /// Decides what becomes of each transfer.
-pub(super) type Faults = Box<dyn FnMut(&Transfer) -> Fate + Send>;
+pub(super) type Faults = Box<dyn FnMut(&Transfer<'_>) -> Fate + Send>;
 
 /// Names one end; ends of one pair differ in the last bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +81,7 @@ impl EndId {
 }
 
 /// What is on its way to an end.
+#[derive(Clone)]
 pub(super) enum Work {
     Send(Vec<u8>),
     Write { to: usize, bytes: Vec<u8>, immediate: Option<u32> },
@@ -80,10 +98,21 @@ impl Work {
         }
     }
 
-    fn bytes(&self) -> usize {
+    fn bytes(&self) -> &[u8] {
         match self {
-            Work::Send(bytes) | Work::Write { bytes, .. } => bytes.len(),
-            Work::Load(word) => word.len(),
+            Work::Send(bytes) | Work::Write { bytes, .. } => bytes,
+            Work::Load(word) => word,
+        }
+    }
+
+    fn flip(&mut self, bit: usize) {
+        let bytes = match self {
+            Work::Send(bytes) | Work::Write { bytes, .. } => &mut bytes[..],
+            Work::Load(word) => &mut word[..],
+        };
+        if !bytes.is_empty() {
+            let at = bit / 8 % bytes.len();
+            bytes[at] ^= 1 << (bit % 8);
         }
     }
 }
@@ -91,8 +120,14 @@ impl Work {
 /// Whether the acknowledgement of a transfer comes back.
 #[derive(Clone, Copy)]
 enum Ack {
-    Returns,
+    Returns { late_ns: u64, twice: bool },
     Lost,
+    /// A forger's copy: the adapter that sent the original knows nothing of it.
+    None,
+}
+
+impl Ack {
+    const PROMPT: Ack = Ack::Returns { late_ns: 0, twice: false };
 }
 
 enum Event {
@@ -107,6 +142,7 @@ enum Event {
     },
     Acknowledged {
         end: EndId,
+        twice: bool,
     },
     /// The end learns that its peer failed, had no receive, or cannot be reached.
     Failed {
@@ -201,7 +237,12 @@ impl World {
     }
 
     /// Takes a post; `posted` is `None` for what is unsignalled.
-    pub(super) fn post(&mut self, from: EndId, work: Work, posted: Option<Posted>) -> Result<(), PostError> {
+    pub(super) fn post(
+        &mut self,
+        from: EndId,
+        mut work: Work,
+        posted: Option<Posted>,
+    ) -> Result<(), PostError> {
         let end = &self.ends[from.0];
         if end.state == State::Error {
             return Err(PostError::Broken);
@@ -214,12 +255,28 @@ impl World {
             Transfer { pair: from.0 / 2, backwards: from.0 % 2 == 1, kind: work.kind(), bytes: work.bytes() };
         let fate = self.faults.as_mut().map_or(Fate::Deliver, |faults| faults(&transfer));
         let to = from.peer();
-        match fate {
-            Fate::Deliver => self.travel(from, 0, Event::Arrive { to, work, ack: Ack::Returns }),
-            Fate::Delay { ns } => self.travel(from, ns, Event::Arrive { to, work, ack: Ack::Returns }),
-            Fate::Drop => self.travel(from, 0, Event::Lost { to }),
-            Fate::DropAck => self.travel(from, 0, Event::Arrive { to, work, ack: Ack::Lost }),
-        }
+        let (delay_ns, ack) = match fate {
+            Fate::Deliver => (0, Ack::PROMPT),
+            Fate::Delay { ns } => (ns, Ack::PROMPT),
+            Fate::DropAck => (0, Ack::Lost),
+            Fate::DelayAck { ns } => (0, Ack::Returns { late_ns: ns, twice: false }),
+            Fate::CompleteTwice => (0, Ack::Returns { late_ns: 0, twice: true }),
+            Fate::Twice => {
+                self.travel(from, 0, Event::Arrive { to, work: work.clone(), ack: Ack::None });
+                (0, Ack::PROMPT)
+            }
+            Fate::Corrupt { bit } => {
+                work.flip(bit);
+                (0, Ack::PROMPT)
+            }
+            Fate::Vanish if posted.is_none() => return Ok(()),
+            Fate::Drop | Fate::Vanish => {
+                self.travel(from, 0, Event::Lost { to });
+                self.ends[from.0].unacknowledged.extend(posted);
+                return Ok(());
+            }
+        };
+        self.travel(from, delay_ns, Event::Arrive { to, work, ack });
         self.ends[from.0].unacknowledged.extend(posted);
         Ok(())
     }
@@ -273,11 +330,14 @@ impl World {
         match event {
             Event::Arrive { to, work, ack } => self.arrive(to, work, ack),
             Event::Lost { to } => self.lose(to),
-            Event::Acknowledged { end } => {
+            Event::Acknowledged { end, twice } => {
                 let end = &mut self.ends[end.0];
                 // After a failure there is nothing unacknowledged left.
-                let posted = end.unacknowledged.pop_front();
-                end.completed.extend(posted.map(|posted| (posted, true)));
+                let Some(posted) = end.unacknowledged.pop_front() else { return };
+                // The phantom names no source: whoever believes the first may have used it again.
+                let phantom = twice.then_some(Posted { wr: posted.wr, source: None });
+                end.completed.push_back((posted, true));
+                end.completed.extend(phantom.map(|phantom| (phantom, true)));
             }
             Event::Failed { end } => self.fail(end),
         }
@@ -305,8 +365,10 @@ impl World {
             Work::Load(word) => end.load = word,
         }
         match ack {
-            Ack::Returns if signalled => self.travel(to, 0, Event::Acknowledged { end: to.peer() }),
-            Ack::Returns => {}
+            Ack::Returns { late_ns, twice } if signalled => {
+                self.travel(to, late_ns, Event::Acknowledged { end: to.peer(), twice });
+            }
+            Ack::Returns { .. } | Ack::None => {}
             Ack::Lost => self.lose(to),
         }
     }
