@@ -93,6 +93,8 @@ pub struct Conn {
     pub request: Option<Box<Request>>,
     /// Who makes the reply.
     pub reply: Reply,
+    /// A whole request has come and its reply is not over.
+    pub asked: bool,
     /// Chunks of a local reply that wait to be sealed.
     pub parts: ArrayVec<Plain, PARTS_MAX>,
     /// Chunks the application has for it.
@@ -125,6 +127,7 @@ impl Conn {
             reader: Reader::new(),
             request: None,
             reply: Reply::None,
+            asked: false,
             parts: ArrayVec::new(),
             in_app: 0,
             backlog: VecDeque::new(),

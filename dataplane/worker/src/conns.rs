@@ -170,11 +170,12 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// A whole request: redirected, or on to the decision.
     fn request(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
+        conn.asked = true;
+        self.counters.requests += 1;
         match (conn.service, conn.request.as_deref()) {
             (Service::Redirect { https_port }, Some(request)) => {
                 let mut reply = [0; keyferry_http::REDIRECT_BYTES_MAX];
                 let len = keyferry_http::redirect(request, https_port, &mut reply);
-                self.counters.requests += 1;
                 self.answer_with(index, &reply[..len]);
             }
             _ => self.dispatch(index),

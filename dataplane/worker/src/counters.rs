@@ -26,18 +26,32 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Requests fully received from clients here.
+    /// Requests fully received from clients here. Each ends as one of the next four.
     requests,
     /// Replies made and sealed here.
     replies_local,
     /// Replies a helper sealed and this node sent.
     replies_lent,
-    /// Replies made here without the application: refusals, redirects, 502, 503.
+    /// Requests answered here without the application, or for it: redirects, 500, 502, 503.
+    requests_answered,
+    /// Requests whose connection ended before their reply.
+    requests_dropped,
+    /// Replies made here without the application: those above, and refusals of what was no whole request.
     replies_own,
-    /// Leases granted to helpers.
+    /// Leases granted to helpers. Each ends as a reply lent, refused, failed, broken or dropped.
     leases_granted,
+    /// Leases taken back because the client's connection ended first.
+    leases_dropped,
+    /// Leases offered to this node as a helper. Each ends as one of the next four, or with its queue pair.
+    leases_taken,
     /// Leases returned whole by this node as a helper.
     leases_served,
+    /// Leases this node declined.
+    leases_declined,
+    /// Leases revoked before this node had returned them.
+    leases_revoked,
+    /// Leases returned by this node without a whole reply.
+    leases_spoiled,
     /// Leases under way, as lender.
     leases_open,
     /// Leases under way, as helper.

@@ -5,11 +5,15 @@ use keyferry_fabric::PostError;
 use keyferry_lease::lender::{Stage, Violation};
 use keyferry_lease::message::Return;
 use keyferry_lease::{LeaseId, Message};
+#[cfg(feature = "planted-bugs")]
+use keyferry_lease::{SlotList, planted};
 use keyferry_nic::Nic;
 use keyferry_tls::{HEADER_BYTES, RecordKey, SEALED_BYTES_MAX};
 use zeroize::Zeroizing;
 
 use crate::conn::{Conn, Reply, Tls};
+#[cfg(feature = "planted-bugs")]
+use crate::peer::Peer;
 use crate::peer::{Intent, PeerId, SLOT_BYTES};
 use crate::segment::{Outgoing, SlotRecord};
 use crate::turn::Worker;
@@ -31,6 +35,26 @@ fn lend_key(conn: &mut Conn) -> Option<RecordKey> {
     let Tls::Open(session) = &mut conn.tls else { return None };
     let records = session.sealer.records_left().checked_sub(RECORDS_KEPT)?;
     session.sealer.lend(records).ok()
+}
+
+/// Sends the key, and goes on as if it had not.
+#[cfg(feature = "planted-bugs")]
+fn forget_go(
+    conn: &mut Conn,
+    peer: &mut Peer,
+    lease: LeaseId,
+    key: &RecordKey,
+    slots: SlotList,
+) -> Result<(), PostError> {
+    peer.lender.forget_go(lease);
+    conn.reply = Reply::Lent { peer: peer.id, lease, gone: false };
+    if let Tls::Open(session) = &mut conn.tls {
+        // What is lent and not used comes back whole.
+        let _ = session.sealer.reclaim(0);
+    }
+    let mut wire = [0; RecordKey::WIRE_BYTES];
+    let len = key.encode(&mut wire);
+    peer.say(&Message::Go { lease, key: &wire[..len], slots })
 }
 
 impl<N: Nic, A: App> Worker<N, A> {
@@ -113,12 +137,17 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(conn) = self.conns[owner as usize].as_mut() else { return Ok(()) };
         let Some(key) = lend_key(conn) else {
             self.take_back(peer_index, lease);
+            self.counters.leases_failed += 1;
             self.run_here(owner as usize);
             return Ok(());
         };
         let slots = peer.lender.go(lease, want.max(1), self.now);
         peer.clear_slots(&slots);
         conn.reply = Reply::Lent { peer: peer.id, lease, gone: true };
+        #[cfg(feature = "planted-bugs")]
+        if planted::is_planted(planted::Bug::GoSkipped) {
+            return forget_go(conn, peer, lease, &key, slots);
+        }
         if let Some(request) = conn.request.take() {
             self.pools.give_request(request);
         }
@@ -206,23 +235,31 @@ impl<N: Nic, A: App> Worker<N, A> {
         let counted = peer.lender.returned(lease, outcome);
         let Some(owner) = owner.map(|owner| owner as usize) else { return counted };
         if counted.is_err() || !outcome.complete {
-            self.counters.leases_broken += 1;
-            self.counters.closed_lease += 1;
-            self.reset(owner);
+            self.break_lease(owner);
             return counted;
         }
         self.reclaim(owner, outcome);
         Ok(())
     }
 
+    /// A lease ended after *go* without a whole reply: its sequence numbers may be spent, so the connection ends.
+    pub(crate) fn break_lease(&mut self, owner: usize) {
+        self.counters.leases_broken += 1;
+        self.counters.closed_lease += 1;
+        self.reset(owner);
+    }
+
     fn reclaim(&mut self, owner: usize, outcome: &Return) {
         let Some(conn) = self.conns[owner].as_mut() else { return };
         let Tls::Open(session) = &mut conn.tls else { return };
-        if session.sealer.reclaim(u64::from(outcome.records)).is_err() {
-            self.counters.closed_lease += 1;
-            return self.reset(owner);
+        let records = u64::from(outcome.records);
+        #[cfg(feature = "planted-bugs")]
+        let records = records - u64::from(planted::is_planted(planted::Bug::SequenceOffByOne));
+        if session.sealer.reclaim(records).is_err() {
+            return self.break_lease(owner);
         }
         conn.reply = Reply::None;
+        conn.asked = false;
         conn.close_after |= !outcome.keep_alive;
         self.counters.replies_lent += 1;
         self.reply_done(owner);
@@ -254,9 +291,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 Stage::Gone if !peer.lender.has_credit(lease) => peer.lender.excuse(lease, now),
                 Stage::Gone => {
                     self.take_back(peer_index, lease);
-                    self.counters.leases_broken += 1;
-                    self.counters.closed_lease += 1;
-                    self.reset(owner);
+                    self.break_lease(owner);
                 }
                 Stage::Granted => {
                     self.take_back(peer_index, lease);

@@ -31,7 +31,6 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// A whole request is here: decides where it runs.
     pub(crate) fn dispatch(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
-        self.counters.requests += 1;
         conn.deadline = Time::NEVER;
         self.tcp.set_idle_timeout(conn.id, None);
         conn.close_after |= self.draining;
@@ -148,6 +147,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             if last {
                 if let Some(conn) = self.conns[index].as_mut() {
                     conn.reply = Reply::None;
+                    conn.asked = false;
                     self.counters.replies_local += 1;
                 }
                 self.reply_done(index);
@@ -258,6 +258,9 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// As [`answer`](Worker::answer), with the reply's bytes given.
     pub(crate) fn answer_with(&mut self, index: usize, reply: &[u8]) {
         self.counters.replies_own += 1;
+        if let Some(conn) = self.conns[index].as_mut() {
+            self.counters.requests_answered += u64::from(std::mem::take(&mut conn.asked));
+        }
         self.drop_request(index);
         self.own_record(index, |conn, out| seal_into(conn, reply, out));
         self.close(index);
@@ -302,6 +305,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn drop_request(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
         let reply = std::mem::replace(&mut conn.reply, Reply::None);
+        self.counters.requests_dropped += u64::from(std::mem::take(&mut conn.asked));
         if let Some(request) = conn.request.take() {
             self.pools.give_request(request);
         }
@@ -320,6 +324,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 if same.is_some_and(|peer| {
                     peer.lender.stage(lease).is_some_and(|stage| stage != Stage::Orphaned)
                 }) {
+                    self.counters.leases_dropped += 1;
                     self.take_back(index, lease);
                 }
             }

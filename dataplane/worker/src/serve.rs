@@ -24,9 +24,11 @@ impl<N: Nic, A: App> Worker<N, A> {
         head: &[u8],
         body: &[u8],
     ) -> Result<(), Violation> {
+        self.counters.leases_taken += 1;
         match self.take_lent(peer_index, lease, head, body)? {
             None => {}
             Some(why) => {
+                self.counters.leases_declined += 1;
                 if let Some(peer) = self.peers[peer_index].as_mut() {
                     peer.outbox.push_back(Intent::Decline(lease, why));
                 }
@@ -114,6 +116,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// it arrive before it.
     pub(crate) fn revoked(&mut self, peer_index: usize, lease: LeaseId) {
         let known = self.end_served(peer_index, lease);
+        self.counters.leases_revoked += u64::from(known);
         if let Some(peer) = self.peers[peer_index].as_mut() {
             peer.outbox.push_back(if known { Intent::Revoked(lease) } else { Intent::TooLate(lease) });
         }
@@ -177,6 +180,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         match served.stage {
             Stage::Running => {
                 self.end_served(peer_index, lease);
+                self.counters.leases_declined += 1;
                 if let Some(peer) = self.peers[peer_index].as_mut() {
                     peer.outbox.push_back(Intent::Decline(lease, Declined::Failed));
                 }
@@ -198,6 +202,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                     peer.outbox.push_back(Intent::Return(lease, outcome));
                 }
                 self.counters.leases_served += u64::from(outcome.complete);
+                self.counters.leases_spoiled += u64::from(!outcome.complete);
             }
             Err(_) => peer.queue_pair.fail(),
         }

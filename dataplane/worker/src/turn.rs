@@ -392,9 +392,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 conn.reply = Reply::None;
             }
             if stage == LeaseStage::Gone {
-                self.counters.leases_broken += 1;
-                self.counters.closed_lease += 1;
-                self.reset(owner);
+                self.break_lease(owner);
             } else {
                 self.counters.leases_failed += 1;
                 self.run_again(owner);

@@ -202,6 +202,14 @@ impl Lender {
         self.fill(lease, want)
     }
 
+    /// As if the key had not gone out.
+    #[cfg(feature = "planted-bugs")]
+    pub fn forget_go(&mut self, lease: LeaseId) {
+        if let Some(entry) = self.entry(lease) {
+            entry.live = Some(Stage::Granted);
+        }
+    }
+
     /// Grants free slots to a lease until it holds `want`, within its credit and the pool's state: when the pool
     /// runs low, one at a time, so that slow clients cannot hold it all.
     fn fill(&mut self, lease: LeaseId, want: usize) -> SlotList {
@@ -246,9 +254,14 @@ impl Lender {
             return Err(Violation::Stage);
         }
         let slot = entry.granted.pop_front().ok_or(Violation::Slots)?;
-        entry.taken += 1;
         entry.records += 1;
         entry.deadline = deadline;
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::is_planted(crate::planted::Bug::StaleCredit) {
+            entry.spare.push(slot);
+            return Ok(slot);
+        }
+        entry.taken += 1;
         if let Some(holder) = &mut self.holder[usize::from(slot)] {
             holder.taken = true;
         }

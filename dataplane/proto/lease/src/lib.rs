@@ -20,6 +20,8 @@ pub mod channel;
 pub mod helper;
 pub mod lender;
 pub mod message;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 
 pub use channel::{Breach, Channel, Incarnation, PairSecret, Role};
 pub use helper::Helper;
