@@ -8,7 +8,7 @@ use keyferry_http::{Reader, Request};
 use keyferry_lease::LeaseId;
 use keyferry_tcp::ConnId;
 use keyferry_time::Time;
-use keyferry_tls::{Handshake, Opener, Sealer};
+use keyferry_tls::{Alert, Handshake, Opener, Sealer};
 
 use crate::peer::PeerId;
 use crate::pool::Gather;
@@ -105,8 +105,10 @@ pub struct Conn {
     pub close_after: bool,
     /// The client has sent its FIN.
     pub eof: bool,
-    /// We have sent close_notify or an alert: what still comes in is discarded.
+    /// Our side is over: what still comes in is discarded.
     pub closing: bool,
+    /// The last alert, while it waits for a buffer: FIN alone would look like truncation (RFC 8446 6.1).
+    pub farewell: Option<Alert>,
     /// Its TLS handshake is not over.
     pub handshaking: bool,
     /// It is in the list of those that wait for a buffer.
@@ -134,6 +136,7 @@ impl Conn {
             close_after: false,
             eof: false,
             closing: false,
+            farewell: None,
             handshaking: false,
             starved: false,
             deadline: Time::NEVER,

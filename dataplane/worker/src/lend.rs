@@ -3,7 +3,7 @@
 use keyferry_app::App;
 use keyferry_fabric::PostError;
 use keyferry_lease::lender::{Stage, Violation};
-use keyferry_lease::message::Return;
+use keyferry_lease::message::{Declined, Return};
 use keyferry_lease::{LeaseId, Message};
 #[cfg(feature = "planted-bugs")]
 use keyferry_lease::{SlotList, planted};
@@ -123,6 +123,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             Intent::Return(lease, outcome) => peer.say(&Message::Return { lease, outcome }),
             Intent::Revoked(lease) => peer.say(&Message::Revoked { lease }),
             Intent::TooLate(lease) => peer.say(&Message::TooLate { lease }),
+            Intent::Alive(lease) => peer.say(&Message::Alive { lease }),
         }
     }
 
@@ -180,12 +181,21 @@ impl<N: Nic, A: App> Worker<N, A> {
         Ok(())
     }
 
-    /// The helper did not take the request, or ended it after a revoke.
-    pub(crate) fn ended_by_helper(&mut self, peer_index: usize, lease: LeaseId) -> Result<(), Violation> {
+    /// The helper did not take the request, or its application failed on it: the same may not run twice unless it
+    /// is safe.
+    pub(crate) fn declined(
+        &mut self,
+        peer_index: usize,
+        lease: LeaseId,
+        why: Declined,
+    ) -> Result<(), Violation> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
         if let Some(owner) = peer.lender.ended_by_helper(lease)? {
             self.counters.leases_refused += 1;
-            self.run_here(owner as usize);
+            match why {
+                Declined::Failed => self.run_again(owner as usize),
+                Declined::Busy | Declined::Draining | Declined::Malformed => self.run_here(owner as usize),
+            }
         }
         Ok(())
     }

@@ -27,8 +27,11 @@ const OUTBOX_START: usize = 64;
 /// A load word is fresh this long after we saw it change.
 const LOAD_LIFETIME: Duration = Duration::from_millis(20);
 
-/// The work request id of everything but a WRITE from staging.
-const NO_STAGING: WrId = WrId(u64::MAX);
+/// Low bits of a work request's id: the staging slot of a WRITE. The bits above count the posts.
+const STAGING_BITS: u32 = 16;
+
+/// Stands for everything but a WRITE from staging.
+const NO_STAGING: u16 = u16::MAX;
 
 /// A queue pair in one of its lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,8 @@ pub enum Intent {
     Revoked(LeaseId),
     /// A revoke came too late.
     TooLate(LeaseId),
+    /// The key is here, the reply is not: the lender need not worry.
+    Alive(LeaseId),
 }
 
 /// A lent request at the helper.
@@ -102,6 +107,8 @@ pub struct Served {
     pub keep_alive: bool,
     /// The application failed after *go*.
     pub aborted: bool,
+    /// When the lender last heard of it.
+    pub heard_at: Time,
 }
 
 impl Served {
@@ -135,8 +142,9 @@ pub struct Peer {
     pub granted_us: u32,
     /// Staging slots nothing is posted from.
     staging_free: Vec<u16>,
-    /// Work requests posted and not completed.
-    posted: usize,
+    /// Work requests posted so far, and completed: they complete in order.
+    posted: u64,
+    completed: u64,
     scratch: Box<[u8]>,
 }
 
@@ -145,7 +153,7 @@ impl Peer {
     pub fn new(id: PeerId, queue_pair: Box<dyn QueuePair>, channel: Channel, limits: &LeaseLimits) -> Peer {
         let fabric = queue_pair.limits();
         let slots = (fabric.slots_bytes / SLOT_BYTES).min(usize::from(u16::MAX)) as u16;
-        let staging = (fabric.staging_bytes / SLOT_BYTES).min(usize::from(u16::MAX)) as u16;
+        let staging = (fabric.staging_bytes / SLOT_BYTES).min(usize::from(NO_STAGING)) as u16;
         let lender = Lender::new(lender::Limits {
             leases: limits.leases,
             slots,
@@ -165,6 +173,7 @@ impl Peer {
             granted_us: 0,
             staging_free: (0..staging).rev().collect(),
             posted: 0,
+            completed: 0,
             scratch: vec![0; fabric.message_bytes_max].into_boxed_slice(),
             queue_pair,
         }
@@ -177,7 +186,8 @@ impl Peer {
 
     /// Work requests that may still be posted.
     pub fn post_room(&self) -> usize {
-        self.queue_pair.limits().posted_max.saturating_sub(self.posted)
+        let outstanding = usize::try_from(self.posted - self.completed).unwrap_or(usize::MAX);
+        self.queue_pair.limits().posted_max.saturating_sub(outstanding)
     }
 
     /// Whether one more message can be posted now.
@@ -196,7 +206,7 @@ impl Peer {
     /// The queue pair is broken: what was sealed is lost, so the channel has to end with it.
     pub fn say(&mut self, message: &Message<'_>) -> Result<(), PostError> {
         let sealed = self.channel.seal(message, &mut self.scratch).map_err(|_| PostError::Bounds)?;
-        self.queue_pair.send(NO_STAGING, &self.scratch[..sealed])?;
+        self.queue_pair.send(self.next_post(NO_STAGING), &self.scratch[..sealed])?;
         self.posted += 1;
         Ok(())
     }
@@ -236,7 +246,7 @@ impl Peer {
     ) -> Result<(), PostError> {
         let to = usize::from(slot) * SLOT_BYTES;
         let from = Peer::staging_range(staging, len);
-        self.queue_pair.write(WrId(u64::from(staging)), from, to, doorbell)?;
+        self.queue_pair.write(self.next_post(staging), from, to, doorbell)?;
         self.posted += 1;
         if doorbell.is_some() {
             self.channel.rang();
@@ -244,20 +254,29 @@ impl Peer {
         Ok(())
     }
 
+    /// The id of the next post.
+    fn next_post(&self, staging: u16) -> WrId {
+        WrId((self.posted + 1) << STAGING_BITS | u64::from(staging))
+    }
+
     /// Gives back a staging slot nothing was posted from.
     pub fn give_staging(&mut self, staging: u16) {
         self.staging_free.push(staging);
     }
 
-    /// Polls a burst of completions; those of our own posts are settled here.
+    /// Polls a burst of completions; those of our own posts are settled here. A second completion of one post, as some
+    /// adapters give, must not free memory that is posted again.
     pub fn poll(&mut self, completions: &mut ArrayVec<Completion, BURST>) {
         self.queue_pair.poll(completions);
-        let (posted, staging) = (&mut self.posted, &mut self.staging_free);
+        let (completed, staging_free) = (&mut self.completed, &mut self.staging_free);
         completions.retain(|completion| match completion {
             Completion::Posted(wr) | Completion::Flushed(wr) => {
-                *posted = posted.saturating_sub(1);
-                if *wr != NO_STAGING {
-                    staging.push(wr.0 as u16);
+                let (number, staging) = (wr.0 >> STAGING_BITS, wr.0 as u16);
+                if number > *completed {
+                    *completed = number;
+                    if staging != NO_STAGING {
+                        staging_free.push(staging);
+                    }
                 }
                 false
             }

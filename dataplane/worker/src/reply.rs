@@ -126,11 +126,16 @@ impl<N: Nic, A: App> Worker<N, A> {
                     return;
                 }
             }
-            if conn.closing {
-                if conn.parts.is_empty() {
-                    self.tcp.close(conn.id);
+            if let Some(alert) = conn.farewell {
+                if self.pools.records.is_empty() {
+                    return self.starve(index);
                 }
-                return;
+                conn.farewell = None;
+                self.send_alert(index, alert);
+                continue;
+            }
+            if conn.closing {
+                return self.tcp.close(conn.id);
             }
             if conn.parts.is_empty() {
                 return;
@@ -268,7 +273,9 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Sends an alert and ends the connection in order: FIN, not RST, which could overtake the alert.
     pub(crate) fn alert(&mut self, index: usize, alert: Alert) {
-        self.send_alert(index, alert);
+        if let Some(conn) = self.conns[index].as_mut().filter(|conn| !conn.closing) {
+            conn.farewell = Some(alert);
+        }
         self.end(index);
     }
 
@@ -293,6 +300,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.drop_request(index);
         let Some(conn) = self.conns[index].as_mut() else { return };
         conn.closing = true;
+        conn.farewell = None;
         conn.tls = Tls::Over;
         let id = conn.id;
         while let Some(segment) = self.conns[index].as_mut().and_then(|conn| conn.backlog.pop_front()) {

@@ -15,6 +15,9 @@ use crate::job::Owner;
 use crate::peer::{Intent, Peer, PeerId, Served};
 use crate::turn::Worker;
 
+/// Signs of life within the lender's patience; both ends are configured alike.
+const SIGNS_OF_LIFE: u32 = 4;
+
 impl<N: Nic, A: App> Worker<N, A> {
     /// A grant: runs the request, or declines it. A broken request is the lender's fault and declined as well.
     pub(crate) fn granted(
@@ -69,6 +72,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             status: 0,
             keep_alive: false,
             aborted: false,
+            heard_at: self.now,
         };
         peer.helper.grant(lease, served)?;
         if let Err(job) = self.app.submit(Job { id: job, request, chunk }) {
@@ -94,6 +98,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let key = RecordKey::decode(key).ok_or(Violation)?;
         if let Some(served) = peer.helper.go(lease, slots)? {
             served.state.sealer = Some(LentSealer::new(key));
+            served.state.heard_at = self.now;
             self.seal_lent(peer_index, lease);
         }
         Ok(())
@@ -221,6 +226,22 @@ impl<N: Nic, A: App> Worker<N, A> {
                     }
                 }
                 _ => self.pools.chunks.give(chunk),
+            }
+        }
+    }
+
+    /// Signs of life for leases whose key is here and whose application takes its time: without one the lender has
+    /// to take silence for death.
+    pub(crate) fn show_life(&mut self, peer_index: usize) {
+        let Some(peer) = self.peers[peer_index].as_mut() else { return };
+        let often = self.config.leases.silence_timeout / SIGNS_OF_LIFE;
+        if peer.helper.open() == 0 {
+            return;
+        }
+        for served in peer.helper.all() {
+            if served.stage == Stage::Sealing && (served.state.heard_at + often).is_due(self.now) {
+                served.state.heard_at = self.now;
+                peer.outbox.push_back(Intent::Alive(served.lease));
             }
         }
     }

@@ -276,8 +276,14 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.revoked(peer_index, lease);
                 Ok(())
             }
-            Message::Decline { lease, .. } | Message::Revoked { lease } => {
-                self.ended_by_helper(peer_index, lease).map_err(Broken::from)
+            Message::Decline { lease, why } => self.declined(peer_index, lease, why).map_err(Broken::from),
+            Message::Revoked { lease } => {
+                let ended = self.peers[peer_index].as_mut().map(|peer| peer.lender.ended_by_helper(lease));
+                ended.unwrap_or(Ok(None)).map(|_| ()).map_err(Broken::from)
+            }
+            Message::Alive { lease } => {
+                let heard = self.peers[peer_index].as_mut().map(|peer| peer.lender.alive(lease, self.now));
+                heard.unwrap_or(Ok(())).map_err(Broken::from)
             }
             Message::Claim { lease, records } => {
                 self.claimed(peer_index, lease, records).map_err(Broken::from)
@@ -347,6 +353,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 peer.read_load(self.now);
                 peer.write_load(&word);
                 self.expire_leases(index);
+                self.show_life(index);
             }
         }
     }

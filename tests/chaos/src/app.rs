@@ -1,8 +1,10 @@
 //! The application of a run. Each reply says who made it and how often that one has been asked, and its body follows
 //! from that: so the same request run twice gives two plaintexts, and a key used for both shows.
 //!
-//! A target is `/ID?bytes=N&cost_us=N&pause_us=N&chunked&fail`.
+//! A target is `/CLIENT-REQUEST?bytes=N&cost_us=N&pause_us=N&chunked&fail`.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,6 +20,24 @@ pub const UPLOADED: &str = "x-uploaded";
 
 /// Bytes of a body before a pause.
 const BEFORE_PAUSE: u64 = 700;
+
+thread_local! {
+    /// How often each unsafe request of the run has been begun, anywhere, by its path.
+    static UNSAFE: RefCell<BTreeMap<Vec<u8>, u32>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Forgets the runs before.
+pub fn forget() {
+    UNSAFE.with_borrow_mut(BTreeMap::clear);
+}
+
+/// An unsafe request that was begun twice.
+pub fn begun_twice() -> Option<String> {
+    UNSAFE.with_borrow(|all| {
+        let twice = all.iter().find(|(_, count)| **count > 1)?;
+        Some(String::from_utf8_lossy(twice.0).into_owned())
+    })
+}
 
 /// Makes replies that name their maker.
 pub struct Echo {
@@ -78,6 +98,9 @@ impl App for Echo {
     fn begin(&mut self, request: &Request, now: Time) -> Task {
         let query = request.query();
         self.count += 1;
+        if !request.is_safe() {
+            UNSAFE.with_borrow_mut(|all| *all.entry(request.path().to_vec()).or_default() += 1);
+        }
         Task {
             served: u64::from(self.maker) << 32 | u64::from(self.count),
             bytes: number(query, "bytes").unwrap_or(0),

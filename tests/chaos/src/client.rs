@@ -210,7 +210,8 @@ impl Client {
             half_closed: false,
             closing: false,
         };
-        let connection = Connection { port, secrets: Vec::new(), end: None, mid_reply: false, resumed: false };
+        let connection =
+            Connection { port, secrets: Vec::new(), end: None, mid_reply: false, resumed: false };
         self.connections.push(connection);
         self.state = State::Open(Box::new(open));
     }
@@ -249,7 +250,12 @@ impl Client {
     }
 
     /// Reads replies.
-    fn receive(&mut self, now_ns: u64, open: &mut Open, socket: &mut Socket<'_>) -> Result<Option<End>, String> {
+    fn receive(
+        &mut self,
+        now_ns: u64,
+        open: &mut Open,
+        socket: &mut Socket<'_>,
+    ) -> Result<Option<End>, String> {
         let most = self.reads(now_ns, open);
         let mut plaintext = Vec::new();
         let mut closed = false;
@@ -286,7 +292,8 @@ impl Client {
             return Ok(Some(if wanted { End::Done } else { End::Closed }));
         }
         let fin = !socket.may_recv() && !socket.can_recv();
-        let fin = fin && matches!(socket.state(), TcpState::CloseWait | TcpState::LastAck | TcpState::TimeWait);
+        let fin =
+            fin && matches!(socket.state(), TcpState::CloseWait | TcpState::LastAck | TcpState::TimeWait);
         Ok((fin && !open.closing).then_some(End::Truncated))
     }
 
@@ -329,7 +336,7 @@ impl Client {
                 // What rustls cannot do now it does with the next request.
                 let _ = open.tls.refresh_traffic_keys();
             }
-            let (bytes, expected) = write(number, request);
+            let (bytes, expected) = write(self.number, number, request);
             open.tls.writer().write_all(&bytes).expect("rustls takes all it is given");
             open.replies.expect(expected);
             open.sent += 1;
@@ -379,12 +386,17 @@ impl Client {
             }
         }
         // What was sent and not answered is lost; a client does not ask again for what may have been done.
-        let lost = if end == End::Done { 0 } else { (open.sent - open.answered).max(usize::from(open.answered == 0)) };
+        let lost = if end == End::Done {
+            0
+        } else {
+            (open.sent - open.answered).max(usize::from(open.answered == 0))
+        };
         for _ in 0..lost.min(self.plan.requests.len() - self.answers.len()) {
             self.answers.push(Answer::Lost);
         }
         let more = self.answers.len() < self.plan.requests.len();
-        let again = more && !matches!(end, End::Own) && self.connections.len() < usize::from(PORTS_PER_CLIENT);
+        let again =
+            more && !matches!(end, End::Own) && self.connections.len() < usize::from(PORTS_PER_CLIENT);
         self.state = if again { State::Waiting(now_ns + MS) } else { State::Ended };
         Ok(())
     }
@@ -395,10 +407,10 @@ fn allowed(rate: usize, now_ns: u64, open: &Open) -> usize {
     rate * (1 + ((now_ns - open.opened_ns) / MS) as usize)
 }
 
-fn write(number: usize, request: &RequestPlan) -> (Vec<u8>, Expected) {
+fn write(client: usize, number: usize, request: &RequestPlan) -> (Vec<u8>, Expected) {
     let RequestPlan { bytes, cost_us, pause_us, upload, .. } = request;
     let method = if request.post { "POST" } else { "GET" };
-    let mut head = format!("{method} /{number}?bytes={bytes}&cost_us={cost_us}&pause_us={pause_us}");
+    let mut head = format!("{method} /{client}-{number}?bytes={bytes}&cost_us={cost_us}&pause_us={pause_us}");
     if request.chunked {
         head.push_str("&chunked");
     }

@@ -2,6 +2,7 @@
 
 use keyferry_worker::Counters;
 
+use crate::app;
 use crate::client::{Answer, Client, End};
 use crate::plan::{Conduct, Fault, TransferFate, TransferKind};
 use crate::seals::{self, Sealed};
@@ -39,6 +40,9 @@ pub(crate) fn unfinished(world: &World) -> String {
 /// A sentence.
 pub(crate) fn judge(world: &World) -> Result<Report, String> {
     clients(world)?;
+    if let Some(path) = app::begun_twice() {
+        return Err(format!("a POST of {path} was run twice (RFC 9110 9.2.1)"));
+    }
     seals(world)?;
     counts(world)?;
     let mut report = Report {
@@ -83,7 +87,10 @@ fn clients(world: &World) -> Result<(), String> {
                     return Err(format!("client {number}, port {}: TLS failed: {what}", connection.port));
                 }
                 End::Truncated => {
-                    return Err(format!("client {number}, port {}: FIN without close_notify", connection.port));
+                    return Err(format!(
+                        "client {number}, port {}: FIN without close_notify",
+                        connection.port
+                    ));
                 }
                 _ => {}
             }
@@ -130,7 +137,8 @@ fn seals(world: &World) -> Result<(), String> {
 fn counts(world: &World) -> Result<(), String> {
     let mut sum = Counters::default();
     for (node, it) in world.counters() {
-        let leases = it.replies_lent + it.leases_refused + it.leases_failed + it.leases_broken + it.leases_dropped;
+        let leases =
+            it.replies_lent + it.leases_refused + it.leases_failed + it.leases_broken + it.leases_dropped;
         if it.leases_granted != leases {
             return Err(format!("node {node}: {} leases granted, {leases} ended: {it:?}", it.leases_granted));
         }
@@ -157,7 +165,8 @@ fn counts(world: &World) -> Result<(), String> {
         return Err(format!("a lease was lost on the way: {sum:?}"));
     }
     let replies = sum.replies_local + sum.replies_lent + sum.replies_own;
-    let whole = |client: &Client| client.answers.iter().filter(|answer| **answer != Answer::Lost).count() as u64;
+    let whole =
+        |client: &Client| client.answers.iter().filter(|answer| **answer != Answer::Lost).count() as u64;
     let seen: u64 = world.clients.iter().map(whole).sum();
     let cut = world.clients.iter().flat_map(|client| &client.connections).any(|it| it.end != Some(End::Done));
     if seen > replies || (!cut && seen != replies) {

@@ -158,6 +158,11 @@ fn plant(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         println!("chaos: FAILED: the planted bug was not found in {} seeds", arguments.seeds);
         return Ok(ExitCode::FAILURE);
     };
-    println!("chaos: planted bug found seed={} after={}: {}", plan.seed, plan.seed - arguments.from, violation.what);
+    println!(
+        "chaos: planted bug found seed={} after={}: {}",
+        plan.seed,
+        plan.seed - arguments.from,
+        violation.what
+    );
     Ok(ExitCode::SUCCESS)
 }

@@ -300,8 +300,11 @@ impl Plan {
 
     /// Whether every request of a client that behaves has to be answered whole.
     pub fn is_gentle(&self) -> bool {
-        let roomy = self.nodes.iter().all(|node| node.pools.iter().all(|size| *size >= ROOMY) && node.jobs >= ROOMY);
-        roomy && self.faults.iter().all(Fault::is_gentle)
+        let patient = self.nodes.iter().all(|node| node.claim_timeout_ms >= PATIENT_MS);
+        let roomy =
+            self.nodes.iter().all(|node| node.pools.iter().all(|size| *size >= ROOMY) && node.jobs >= ROOMY);
+        let sound = self.clients.iter().all(|client| client.requests.iter().all(|request| !request.fails));
+        sound && patient && roomy && self.faults.iter().all(Fault::is_gentle)
     }
 }
 
@@ -310,6 +313,9 @@ const ROOMY: usize = 48;
 
 /// The longest that gentle faults hold a transfer up together; lease limits of gentle runs are far above.
 const GENTLE_LATE_NS: u64 = 2 * MS;
+
+/// Shortest silence a lender takes for death: four signs of life and what gentle faults hold up fit in.
+const SILENCE_MS_MIN: u64 = 32;
 
 /// Loss that only costs time.
 const GENTLE_LOSS_PERMILLE: u64 = 30;
@@ -329,7 +335,9 @@ impl Fault {
                 _ => false,
             },
             Fault::Freeze { for_ns, .. } => *for_ns <= GENTLE_LATE_NS,
-            Fault::Partition { .. } | Fault::LinkDown { .. } | Fault::Kill { .. } | Fault::Drain { .. } => false,
+            Fault::Partition { .. } | Fault::LinkDown { .. } | Fault::Kill { .. } | Fault::Drain { .. } => {
+                false
+            }
         }
     }
 }
@@ -349,7 +357,7 @@ fn node(rng: &mut Rng, weather: Weather) -> NodePlan {
         leases: if tight { rng.usize(1..=3) } else { rng.usize(4..=16) },
         credits: rng.usize(1..=6),
         claim_timeout_ms: if impatient { rng.u64(2..=30) } else { PATIENT_MS },
-        silence_timeout_ms: if impatient { rng.u64(2..=30) } else { PATIENT_MS },
+        silence_timeout_ms: if impatient { rng.u64(SILENCE_MS_MIN..=60) } else { PATIENT_MS },
         pools: [size(rng), size(rng), size(rng), size(rng)],
         jobs: if tight { rng.usize(2..=4) } else { 64 },
         tcp_bytes: rng.usize(2048..=20_000),

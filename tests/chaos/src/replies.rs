@@ -143,7 +143,9 @@ impl Replies {
                 Ok(took > 0)
             }
             Body::Size | Body::ChunkEnd | Body::Trailer => {
-                let Some(end) = self.bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(false) };
+                let Some(end) = self.bytes.windows(2).position(|pair| pair == b"\r\n") else {
+                    return Ok(false);
+                };
                 let line: Vec<u8> = self.bytes.drain(..end + 2).take(end).collect();
                 reply.body = next_line(reply.body, &line)?;
                 Ok(true)

@@ -70,16 +70,21 @@ pub fn check(connections: &[Sealed<'_>], written: &[Vec<u8>], spoiled: bool) -> 
         epochs.push(found);
     }
     // Orphans: written by a helper and never sent.
-    let orphans: BTreeSet<&[u8]> = written.iter().map(Vec::as_slice).filter(|record| !sent.contains(record)).collect();
+    let orphans: BTreeSet<&[u8]> =
+        written.iter().map(Vec::as_slice).filter(|record| !sent.contains(record)).collect();
     let mut claimed: BTreeMap<(usize, usize, u64), &[u8]> = BTreeMap::new();
     for orphan in orphans {
         for (number, connection) in epochs.iter().enumerate() {
             let Some((epoch, sequence)) = connection.find(orphan) else { continue };
             if connection.records.contains_key(&(epoch, sequence)) {
-                return Err(format!("key {epoch} of connection {number} sealed two records {sequence}: one was sent"));
+                return Err(format!(
+                    "key {epoch} of connection {number} sealed two records {sequence}: one was sent"
+                ));
             }
             if claimed.insert((number, epoch, sequence), orphan).is_some() {
-                return Err(format!("key {epoch} of connection {number} sealed two records {sequence}: none was sent"));
+                return Err(format!(
+                    "key {epoch} of connection {number} sealed two records {sequence}: none was sent"
+                ));
             }
         }
     }
@@ -167,7 +172,8 @@ fn secret<'a>(connection: &Sealed<'a>, label: &str) -> Option<&'a Secret> {
 }
 
 fn server_random<'a>(records: &[&'a [u8]]) -> Option<&'a [u8]> {
-    let hello = records.first().filter(|record| record[0] == HANDSHAKE && record.get(5) == Some(&SERVER_HELLO))?;
+    let hello =
+        records.first().filter(|record| record[0] == HANDSHAKE && record.get(5) == Some(&SERVER_HELLO))?;
     hello.get(11..43)
 }
 
@@ -180,7 +186,8 @@ fn is_key_update(plain: &[u8]) -> bool {
 impl Epochs<'_> {
     fn find(&self, record: &[u8]) -> Option<(usize, u64)> {
         for (epoch, key) in self.keys.iter().enumerate() {
-            let last = self.records.range((epoch, 0)..(epoch + 1, 0)).next_back().map_or(0, |((_, last), _)| *last);
+            let last =
+                self.records.range((epoch, 0)..(epoch + 1, 0)).next_back().map_or(0, |((_, last), _)| *last);
             let found = (0..=last + NUMBERS_BEYOND).find(|number| key.open(*number, record).is_some());
             if let Some(number) = found {
                 return Some((epoch, number));
@@ -214,7 +221,8 @@ impl Key {
             (body, record[..HEADER].to_vec())
         };
         let mut bytes = sealed.to_vec();
-        let plain = self.key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut bytes).ok()?;
+        let plain =
+            self.key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut bytes).ok()?;
         Some(plain.to_vec())
     }
 }

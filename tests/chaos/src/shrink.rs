@@ -10,6 +10,9 @@ use crate::world::{self, Report, Violation};
 /// Runs spent on one plan at most.
 const RUNS_MAX: usize = 2_000;
 
+/// The part of a sentence that names what went wrong; counters may follow.
+const KIND_CHARS: usize = 60;
+
 thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
@@ -32,6 +35,7 @@ pub fn outcome(plan: &Plan) -> Result<Report, Violation> {
 
 /// The shortest plan found that goes wrong, and how.
 pub fn shrink(plan: &Plan, violation: Violation) -> (Plan, Violation) {
+    let kind = kind(&violation);
     let mut best = (plan.clone(), violation);
     let mut runs = 0;
     loop {
@@ -40,7 +44,7 @@ pub fn shrink(plan: &Plan, violation: Violation) -> (Plan, Violation) {
             if runs > RUNS_MAX {
                 return None;
             }
-            let violation = outcome(&plan).err()?;
+            let violation = outcome(&plan).err().filter(|found| self::kind(found) == kind)?;
             Some((plan, violation))
         });
         match found {
@@ -48,6 +52,11 @@ pub fn shrink(plan: &Plan, violation: Violation) -> (Plan, Violation) {
             None => return best,
         }
     }
+}
+
+/// What went wrong, without its numbers: a plan cut down must not stray to another fault.
+fn kind(violation: &Violation) -> String {
+    violation.what.chars().take(KIND_CHARS).filter(|letter| !letter.is_ascii_digit()).collect()
 }
 
 /// Plans a step shorter, the boldest first.
@@ -106,8 +115,9 @@ fn without_last_node(plan: &mut Plan) {
     if plan.clients.iter().any(|client| client.node == last) || plan.links.is_empty() {
         return;
     }
-    let kept: Vec<usize> =
-        (0..plan.links.len()).filter(|link| plan.links[*link].ends.iter().all(|(node, _)| *node != last)).collect();
+    let kept: Vec<usize> = (0..plan.links.len())
+        .filter(|link| plan.links[*link].ends.iter().all(|(node, _)| *node != last))
+        .collect();
     let place = |link: usize| kept.iter().position(|kept| *kept == link);
     plan.faults.retain_mut(|fault| match fault {
         Fault::Transfers { link, .. } | Fault::LinkDown { link, .. } => match place(*link) {

@@ -14,6 +14,7 @@ use keyferry_worker::Counters;
 use keyferry_worker::mailbox::{Connect, Mail};
 use keyferry_worker::peer::SLOT_BYTES;
 
+use crate::app;
 use crate::client::Client;
 use crate::crypto::{self, Clock};
 use crate::faults::Shared;
@@ -115,13 +116,15 @@ pub fn run(plan: &Plan) -> Result<Report, Violation> {
 impl World {
     fn new(plan: &Plan) -> World {
         crypto::seed(plan.seed);
+        app::forget();
         let clock = Clock::default();
         let mut net = Net::with_frames(4096);
         let shared = Shared::new(plan);
         let fabric = Fabric::new();
         let path = shared.clone();
         fabric.set_faults(move |transfer| path.lock().transfer(transfer));
-        let hubs = (0..plan.nodes.len()).map(|node| Hub::new(node, plan.seed ^ node as u64, &mut net)).collect();
+        let hubs =
+            (0..plan.nodes.len()).map(|node| Hub::new(node, plan.seed ^ node as u64, &mut net)).collect();
         let mut script: Vec<(u64, usize)> = (0..)
             .zip(&plan.faults)
             .filter_map(|(index, fault)| match fault {
@@ -160,7 +163,8 @@ impl World {
 
     fn start(&mut self, number: usize) {
         self.lives[number] += 1;
-        let node = Node::start(&self.plan.nodes[number], number, self.lives[number], &mut self.net, &self.clock);
+        let node =
+            Node::start(&self.plan.nodes[number], number, self.lives[number], &mut self.net, &self.clock);
         let (out, back) = (self.shared.wire(number, false), self.shared.wire(number, true));
         self.net.connect_with(node.port, self.hubs[number].port(), out, back);
         self.nodes[number] = Some(node);
@@ -212,7 +216,9 @@ impl World {
         }
         for client in &mut self.clients {
             let hub = &mut self.hubs[client.node()];
-            busy |= client.act(now_ns, hub).map_err(|what| format!("client of node {}: {what}", client.node()))?;
+            busy |= client
+                .act(now_ns, hub)
+                .map_err(|what| format!("client of node {}: {what}", client.node()))?;
         }
         for hub in &mut self.hubs {
             busy |= hub.poll(now_ns);

@@ -123,6 +123,11 @@ impl<T> Helper<T> {
         Some(served.state)
     }
 
+    /// Every request under way.
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Served<T>> {
+        self.entries.iter_mut().flatten()
+    }
+
     /// Every lease under way.
     pub fn leases(&self) -> impl Iterator<Item = LeaseId> + '_ {
         self.entries.iter().flatten().map(|served| served.lease)

@@ -389,6 +389,19 @@ impl Lender {
         }
     }
 
+    /// The helper says that it still has the lease. Nothing is answered to one that ended meanwhile.
+    ///
+    /// # Errors
+    /// [`Violation::Stage`] if it has no key: then it has nothing to say before its claim.
+    pub fn alive(&mut self, lease: LeaseId, now: Time) -> Result<(), Violation> {
+        match self.stage(lease) {
+            Some(Stage::Gone) => self.excuse(lease, now),
+            Some(Stage::Granted) => return Err(Violation::Stage),
+            Some(Stage::Orphaned) | None => {}
+        }
+        Ok(())
+    }
+
     /// Restarts the silence limit: the helper has no slot to write to, so it is the client we wait for.
     pub fn excuse(&mut self, lease: LeaseId, now: Time) {
         let deadline = now + self.limits.silence_timeout;

@@ -128,6 +128,11 @@ pub enum Message<'a> {
         /// The lease named in the revoke.
         lease: LeaseId,
     },
+    /// B -> A: the key is here and nothing is ready to be sealed; the application takes its time.
+    Alive {
+        /// The lease.
+        lease: LeaseId,
+    },
     /// Either way: nothing but the header's count of receives given back.
     Credit,
 }
@@ -242,6 +247,7 @@ impl<'a> Message<'a> {
             Message::Revoked { lease } => writer.header(8, *lease, given_back)?,
             Message::TooLate { lease } => writer.header(9, *lease, given_back)?,
             Message::Credit => writer.header(10, NO_LEASE, given_back)?,
+            Message::Alive { lease } => writer.header(11, *lease, given_back)?,
         }
         Ok(writer.at)
     }
@@ -288,6 +294,7 @@ impl<'a> Message<'a> {
             8 => Message::Revoked { lease },
             9 => Message::TooLate { lease },
             10 => Message::Credit,
+            11 => Message::Alive { lease },
             _ => return None,
         };
         reader.0.is_empty().then_some((message, given_back))
@@ -315,6 +322,7 @@ mod tests {
             Message::Revoked { lease },
             Message::TooLate { lease },
             Message::Credit,
+            Message::Alive { lease },
         ];
         for message in messages {
             let mut wire = [0; 512];
