@@ -280,7 +280,7 @@ impl Client {
         }
         open.read += took;
         open.replies.take(&plaintext);
-        while let Some(whole) = open.replies.next()? {
+        while let Some(whole) = open.replies.next_whole()? {
             self.answered(now_ns, open, whole)?;
         }
         if closed && open.replies.is_partial() {

@@ -24,7 +24,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 pub const START_UNIX_SECONDS: u64 = 1_800_000_000;
 
 thread_local! {
-    static RNG: RefCell<Rng> = RefCell::new(Rng::with_seed(0));
+    static RNG: RefCell<Rng> = const { RefCell::new(Rng::with_seed(0)) };
 }
 
 /// Starts the thread's generator anew.

@@ -1,6 +1,7 @@
 //! Faults put in the way: on the wires between nodes and clients, and on the fabric between nodes. Everything that
 //! passes is shown to the checkers first.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyferry_fabric::sim::{Fate, Kind, Transfer};
@@ -8,6 +9,18 @@ use keyferry_nic::sim::{Arrivals, Wire};
 
 use crate::plan::{Fault, FrameFate, Plan, TransferFate, TransferKind};
 use crate::streams::Streams;
+
+thread_local! {
+    static TRACED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Prints every frame and transfer of the runs that this thread makes from now on.
+pub fn trace() {
+    TRACED.set(true);
+}
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
 
 /// One way, between a node and its clients.
 const WIRE_NS: u64 = 20_000;
@@ -26,8 +39,10 @@ pub struct Path {
     counts: Vec<[[u32; 3]; 2]>,
     /// Frames so far.
     frames: u64,
-    /// The time of the fabric.
+    /// The time.
     pub now_ns: u64,
+    /// Prints what passes.
+    traced: bool,
 }
 
 /// Shared by both ends and all wires of a run, on one thread.
@@ -46,6 +61,7 @@ impl Shared {
             counts: vec![[[0; 3]; 2]; plan.links.len()],
             frames: 0,
             now_ns: 0,
+            traced: TRACED.get(),
         })))
     }
 
@@ -75,20 +91,25 @@ impl Wire for Cable {
             path.streams.sent(self.node, sent_ns, frame);
         }
         path.frames += 1;
+        let frames = path.frames;
+        path.tell(|| format!("{frames} {}", describe(frame)));
         let mut at_ns = sent_ns + WIRE_NS;
         let mut copies = 1;
         let mut corrupt = false;
         for index in 0..path.faults.len() {
             let Some(fate) = path.frame_fate(index, self.node, self.inbound, sent_ns) else { continue };
+            path.tell(|| format!("{frames} {fate:?}"));
             match fate {
                 FrameFate::Lost => return,
                 FrameFate::Twice => copies += 1,
                 FrameFate::Late(ns) => at_ns += ns,
                 // One bit: TCP's sum does not see every pair.
                 FrameFate::Corrupt if std::mem::replace(&mut corrupt, true) => {}
+                // ARP has no sum of its own: its frame check sequence, which a port looks at, is all it has.
+                FrameFate::Corrupt if frame[12..14] != [8, 0] => return,
                 FrameFate::Corrupt => {
-                    let bit = path.draw(index, 1) as usize % (frame.len() * 8);
-                    frame[bit / 8] ^= 1 << (bit % 8);
+                    let bit = path.draw(index, 1) as usize % ((frame.len() - ETHERNET) * 8);
+                    frame[ETHERNET + bit / 8] ^= 1 << (bit % 8);
                 }
             }
         }
@@ -98,7 +119,20 @@ impl Wire for Cable {
     }
 }
 
+/// A frame in a line of a trace.
+fn describe(frame: &[u8]) -> String {
+    use smoltcp::wire::{EthernetFrame, PrettyPrinter};
+    format!("{}", PrettyPrinter::<EthernetFrame<&[u8]>>::new("", &frame)).replace('\n', " ")
+}
+
 impl Path {
+    /// Prints a line of the trace, if one is wanted.
+    pub fn tell(&self, line: impl FnOnce() -> String) {
+        if self.traced {
+            println!("{:>12.3} us  {}", self.now_ns as f64 / 1_000.0, line());
+        }
+    }
+
     /// A number drawn for this fault and this frame: no other fault changes it.
     fn draw(&self, fault: usize, salt: u64) -> u64 {
         let mut mixed = self.seed ^ (fault as u64) << 48 ^ salt << 40 ^ self.frames;
@@ -144,6 +178,13 @@ impl Path {
             }
             _ => None,
         });
+        let len = transfer.bytes.len();
+        let backwards = transfer.backwards;
+        if kind != TransferKind::Load || hit.is_some() {
+            self.tell(|| {
+                format!("link {link} backwards={backwards} {kind:?} {number}: {len} bytes, {hit:?}")
+            });
+        }
         match hit {
             None => Fate::Deliver,
             Some(TransferFate::Late(ns)) => Fate::Delay { ns },

@@ -121,12 +121,8 @@ impl Hub {
 
 /// The TCP port an IPv4 frame is for; 0 for anything else.
 fn destination(frame: &[u8]) -> u16 {
-    match frame {
-        [head @ ..] if head.len() >= 38 && head[12..14] == [8, 0] && head[23] == 6 => {
-            u16::from_be_bytes([head[36], head[37]])
-        }
-        _ => 0,
-    }
+    let is_tcp = frame.len() >= 38 && frame[12..14] == [8, 0] && frame[23] == 6;
+    if is_tcp { u16::from_be_bytes([frame[36], frame[37]]) } else { 0 }
 }
 
 #[derive(Default)]

@@ -39,13 +39,7 @@ pub(crate) fn unfinished(world: &World) -> String {
 /// # Errors
 /// A sentence.
 pub(crate) fn judge(world: &World) -> Result<Report, String> {
-    clients(world).map_err(|what| match std::env::var_os("CHAOS_COUNTERS") {
-        None => what,
-        Some(_) => {
-            let all: Vec<_> = world.counters().collect();
-            format!("{what}: {all:#?}")
-        }
-    })?;
+    clients(world)?;
     if let Some(path) = app::begun_twice() {
         return Err(format!("a POST of {path} was run twice (RFC 9110 9.2.1)"));
     }

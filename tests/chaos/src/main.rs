@@ -1,7 +1,7 @@
 //! `keyferry-chaos`: runs plans by their seeds, on every core, and tells the first that goes wrong, cut down to what
 //! it takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +32,9 @@ struct Arguments {
     /// Prints the plan of the first seed and does not run it.
     #[arg(long)]
     print: bool,
+    /// Prints every frame and transfer of the plan.
+    #[arg(long, requires = "plan")]
+    trace: bool,
     /// Leaves a plan that fails as it is.
     #[arg(long)]
     no_shrink: bool,
@@ -75,21 +78,39 @@ fn main() -> anyhow::Result<ExitCode> {
         keyferry_lease::planted::plant(bug);
         return plant(&arguments);
     }
-    if let Some(file) = &arguments.plan {
-        let text = if file.as_os_str() == "-" {
-            std::io::read_to_string(std::io::stdin())
-        } else {
-            std::fs::read_to_string(file)
-        };
-        let text = text.with_context(|| format!("{}: cannot be read", file.display()))?;
-        let plan: Plan = serde_json::from_str(&text)
-            .with_context(|| format!("{}: no plan, as --print writes one", file.display()))?;
-        return finish(&arguments, shrink::outcome(&plan).map(|report| println!("{report:?}")), &plan);
+    match &arguments.plan {
+        Some(file) => run_plan(&arguments, file),
+        None => run_seeds(&arguments),
     }
+}
+
+/// Runs a written plan.
+fn run_plan(arguments: &Arguments, file: &Path) -> anyhow::Result<ExitCode> {
+    let text = if file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = text.with_context(|| format!("{}: cannot be read", file.display()))?;
+    let plan: Plan = serde_json::from_str(&text)
+        .with_context(|| format!("{}: no plan, as --print writes one", file.display()))?;
+    if arguments.trace {
+        keyferry_chaos::faults::trace();
+    }
+    match shrink::outcome(&plan) {
+        Ok(report) => {
+            println!("{report:?}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(violation) => fail(arguments, &plan, violation),
+    }
+}
+
+fn run_seeds(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let from = Instant::now();
     let total = Total::default();
-    if let Some((plan, violation)) = run_all(&arguments, &total) {
-        return finish(&arguments, Err(violation), &plan);
+    if let Some((plan, violation)) = run_all(arguments, &total) {
+        return fail(arguments, &plan, violation);
     }
     let value = |of: &AtomicU64| of.load(Ordering::Relaxed);
     println!(
@@ -138,14 +159,13 @@ fn run_all(arguments: &Arguments, total: &Total) -> Option<(Plan, Violation)> {
 }
 
 /// Tells what went wrong, and the shortest plan found on which it does.
-fn finish(arguments: &Arguments, outcome: Result<(), Violation>, plan: &Plan) -> anyhow::Result<ExitCode> {
-    let Err(violation) = outcome else { return Ok(ExitCode::SUCCESS) };
+fn fail(arguments: &Arguments, plan: &Plan, violation: Violation) -> anyhow::Result<ExitCode> {
     println!("chaos: FAILED seed={} at_us={}: {}", plan.seed, violation.at_ns / 1_000, violation.what);
-    if !arguments.no_shrink {
+    if !arguments.no_shrink && !arguments.trace {
         let (short, violation) = shrink::shrink(plan, violation);
         println!("on the shortest plan found, at_us={}: {}", violation.at_ns / 1_000, violation.what);
         println!("{}", serde_json::to_string_pretty(&short)?);
-        println!("run it again: keyferry-chaos --plan FILE");
+        println!("run it again: keyferry-chaos --plan FILE --trace");
     }
     Ok(ExitCode::FAILURE)
 }

@@ -68,7 +68,7 @@ impl Replies {
     ///
     /// # Errors
     /// A sentence: a byte is not what it has to be.
-    pub fn next(&mut self) -> Result<Option<Whole>, String> {
+    pub fn next_whole(&mut self) -> Result<Option<Whole>, String> {
         if self.current.is_none() && !self.head()? {
             return Ok(None);
         }

@@ -71,11 +71,11 @@ fn shorter(plan: &Plan) -> Vec<Plan> {
     };
     for client in 0..plan.clients.len() {
         if plan.clients.len() > 1 {
-            with(&|plan| drop(plan.clients.remove(client)));
+            with(&|plan| _ = plan.clients.remove(client));
         }
     }
     for fault in 0..plan.faults.len() {
-        with(&|plan| drop(plan.faults.remove(fault)));
+        with(&|plan| _ = plan.faults.remove(fault));
     }
     if plan.nodes.len() > 1 {
         with(&without_last_node);
@@ -85,7 +85,7 @@ fn shorter(plan: &Plan) -> Vec<Plan> {
         with(&|plan| plan.clients[client].pipeline = 1);
         for request in 0..plan.clients[client].requests.len() {
             if plan.clients[client].requests.len() > 1 {
-                with(&|plan| drop(plan.clients[client].requests.remove(request)));
+                with(&|plan| _ = plan.clients[client].requests.remove(request));
             }
             let at = |plan: &mut Plan, change: fn(&mut crate::plan::RequestPlan)| {
                 change(&mut plan.clients[client].requests[request]);

@@ -109,8 +109,20 @@ pub(crate) struct World {
 pub fn run(plan: &Plan) -> Result<Report, Violation> {
     let mut world = World::new(plan);
     let outcome = world.play();
+    world.shared.lock().tell(|| tell(&world));
     let at_ns = world.clock.now_ns();
     outcome.map_err(|what| Violation { what, at_ns })
+}
+
+/// What every worker has counted, for a trace.
+fn tell(world: &World) -> String {
+    let mut lines = String::from("counted");
+    for (node, counters) in world.counters() {
+        let all = Counters::NAMES.iter().zip(counters.values()).filter(|(_, value)| *value > 0);
+        let all: Vec<String> = all.map(|(name, value)| format!("{name}={value}")).collect();
+        lines += &format!("\nnode {node}: {}", all.join(" "));
+    }
+    lines
 }
 
 impl World {

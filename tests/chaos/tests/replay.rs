@@ -1,0 +1,30 @@
+//! A run is its seed: played again it is the same, and a plan survives being written down.
+
+use keyferry_chaos::plan::Plan;
+use keyferry_chaos::world;
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..40 {
+        let plan = Plan::from_seed(seed);
+        let first = world::run(&plan).expect("nothing goes wrong");
+        // Another thread: neither its randomness nor its hash maps are those of this one.
+        let second = std::thread::spawn(move || world::run(&plan)).join().expect("no panic");
+        assert_eq!(Ok(first), second, "seed {seed}");
+    }
+}
+
+#[test]
+fn seeds_differ() {
+    let trace = |seed| world::run(&Plan::from_seed(seed)).expect("nothing goes wrong").trace;
+    assert_ne!(trace(1), trace(2));
+}
+
+#[test]
+fn a_plan_survives_being_written() {
+    for seed in 0..200 {
+        let plan = Plan::from_seed(seed);
+        let text = serde_json::to_string(&plan).expect("a plan can be written");
+        assert_eq!(serde_json::from_str::<Plan>(&text).expect("and read"), plan);
+    }
+}
