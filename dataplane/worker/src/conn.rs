@@ -103,8 +103,10 @@ pub struct Conn {
     pub backlog: VecDeque<Outgoing>,
     /// The connection ends after the reply under way.
     pub close_after: bool,
-    /// The client has sent its FIN.
+    /// The client has sent its FIN, or close_notify.
     pub eof: bool,
+    /// The client has sent close_notify: what it sent is whole.
+    pub notified: bool,
     /// Our side is over: what still comes in is discarded.
     pub closing: bool,
     /// The last alert, while it waits for a buffer: FIN alone would look like truncation (RFC 8446 6.1).
@@ -135,6 +137,7 @@ impl Conn {
             backlog: VecDeque::new(),
             close_after: false,
             eof: false,
+            notified: false,
             closing: false,
             farewell: None,
             handshaking: false,

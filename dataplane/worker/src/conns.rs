@@ -115,14 +115,18 @@ impl<N: Nic, A: App> Worker<N, A> {
                 }
             }
             Taken::CloseNotify => {
+                self.counters.ended_by_close_notify += 1;
+                self.tls_counters.received(Alert::CLOSE_NOTIFY);
                 if let Some(conn) = self.conns[index].as_mut() {
                     conn.eof = true;
+                    conn.notified = true;
                 }
                 self.maybe_eof(index);
             }
             Taken::NoRenegotiation => self.send_alert(index, Alert::NO_RENEGOTIATION),
             Taken::Failed(failure) => {
                 self.counters.closed_tls += 1;
+                self.tls_counters.failed(&failure);
                 self.fail_tls(index, failure.alert);
             }
         }
@@ -196,8 +200,17 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn maybe_eof(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_ref() else { return };
         if conn.eof && !conn.closing && conn.reply == Reply::None && conn.waiting.is_none() {
-            self.close(index);
+            self.close_ended(index);
         }
+    }
+
+    /// Ends a connection whose client has ended its side and got every reply. A FIN without close_notify before it may
+    /// be an attacker's (RFC 8446 6.1): nothing that was cut short has been served, but it is counted apart.
+    pub(crate) fn close_ended(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_ref() else { return };
+        let truncated = matches!(conn.tls, Tls::Open(_)) && !conn.notified;
+        self.counters.ended_truncated += u64::from(truncated);
+        self.close(index);
     }
 
     /// A TLS fault: during the handshake rustls has written the alert, after it the sealer does.
@@ -205,6 +218,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         match self.conns[index].as_ref().map(|conn| matches!(conn.tls, Tls::Handshake(_))) {
             Some(true) => {
                 self.counters.handshakes_failed += 1;
+                if !self.flight.is_empty() {
+                    self.tls_counters.sent(alert);
+                }
                 self.send_flight(index);
                 self.end(index);
             }

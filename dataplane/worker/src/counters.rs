@@ -5,6 +5,8 @@
 
 use std::sync::OnceLock;
 
+use crate::tls_counters::TlsCounters;
+
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// Counters and gauges of one worker.
@@ -106,6 +108,10 @@ counters! {
     connections_closed,
     /// Connections ended: a TLS fault of the client.
     closed_tls,
+    /// Established TLS connections whose client said close_notify.
+    ended_by_close_notify,
+    /// Established TLS connections whose client sent its FIN without close_notify: what it sent may be cut short.
+    ended_truncated,
     /// Connections ended: the request was refused.
     closed_refused,
     /// Connections ended: no handshake or no request in time.
@@ -197,13 +203,19 @@ pub fn names() -> &'static [&'static str] {
         let closes =
             keyferry_tcp::CloseReason::ALL.iter().map(|reason| format!("closed_tcp_{}", reason.name()));
         // Leaked once a process: they are as static as the enums they come from.
-        own.chain(link).chain(tcp).chain(closes).map(|name| &*name.leak()).collect()
+        own.chain(link)
+            .chain(tcp)
+            .chain(closes)
+            .chain(TlsCounters::names())
+            .map(|name| &*name.leak())
+            .collect()
     })
 }
 
 /// Appends the values that stand for [`names`] behind the worker's own.
-pub(crate) fn append(link: &[u64], tcp: &keyferry_tcp::Counters, out: &mut Vec<u64>) {
+pub(crate) fn append(link: &[u64], tcp: &keyferry_tcp::Counters, tls: &TlsCounters, out: &mut Vec<u64>) {
     out.extend(link);
     out.extend(tcp.drops);
     out.extend(tcp.closed);
+    tls.append(out);
 }

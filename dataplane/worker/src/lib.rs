@@ -26,6 +26,7 @@ mod reply;
 mod run;
 pub mod segment;
 mod serve;
+pub mod tls_counters;
 mod turn;
 
 pub use config::{Config, Parts};

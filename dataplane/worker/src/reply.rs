@@ -188,7 +188,10 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn reply_done(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
         let more = conn.waiting.is_some() || self.tcp.readable(conn.id) > 0;
-        if conn.close_after || (conn.eof && !more) {
+        if conn.eof && !more {
+            return self.close_ended(index);
+        }
+        if conn.close_after {
             return self.close(index);
         }
         self.tcp.set_idle_timeout(conn.id, Some(self.config.idle_timeout));
@@ -230,10 +233,13 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Sends an alert.
     pub(crate) fn send_alert(&mut self, index: usize, alert: Alert) {
-        self.own_record(index, |conn, out| match &mut conn.tls {
+        let sent = self.own_record(index, |conn, out| match &mut conn.tls {
             Tls::Open(session) => session.sealer.alert(alert, out),
             _ => Err(SealError::Bounds),
         });
+        if sent {
+            self.tls_counters.sent(alert);
+        }
     }
 
     /// Makes a record outside of a reply and hands it to TCP. `false`: there was no buffer, or it could not be sealed.

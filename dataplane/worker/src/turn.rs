@@ -25,6 +25,7 @@ use crate::port::Port;
 use crate::probe::{Probe, Stage};
 use crate::receive::Receive;
 use crate::segment::Outgoing;
+use crate::tls_counters::TlsCounters;
 
 /// Receive bursts handled before the rest of the turn runs.
 const BURSTS_A_TURN: usize = 2;
@@ -48,6 +49,8 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) load: Load,
     pub(crate) pools: Pools,
     pub(crate) counters: Counters,
+    /// Failures and alerts of TLS, by reason.
+    pub(crate) tls_counters: TlsCounters,
     pub(crate) mailbox: Arc<ArrayQueue<Mail>>,
     /// Takes no new work.
     pub(crate) draining: bool,
@@ -86,6 +89,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             load: Load::new(config.app_threads),
             pools,
             counters: Counters::default(),
+            tls_counters: TlsCounters::default(),
             mailbox,
             draining: false,
             decisions: 0,
@@ -411,7 +415,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub fn publish(&self, out: &mut Vec<u64>) {
         out.clear();
         out.extend(self.snapshot().values());
-        counters::append(&self.port.link_drops, self.tcp.counters(), out);
+        counters::append(&self.port.link_drops, self.tcp.counters(), &self.tls_counters, out);
     }
 
     /// Counters, with the gauges as they are now.

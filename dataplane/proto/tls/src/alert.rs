@@ -13,6 +13,9 @@ macro_rules! alerts {
         impl Alert {
             $(#[doc = concat!("`", $text, "`")] pub const $name: Alert = Alert($code);)*
 
+            /// Those with a name, in the order of their numbers.
+            pub(crate) const KNOWN: [Alert; [$($code),*].len()] = [$(Alert($code)),*];
+
             /// The RFC's name, or `unknown`.
             pub const fn name(self) -> &'static str {
                 match self.0 {

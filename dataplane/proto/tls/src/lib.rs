@@ -25,6 +25,7 @@ pub mod lend;
 mod messages;
 pub mod open;
 mod protect;
+mod reason;
 pub mod record;
 mod schedule;
 pub mod seal;

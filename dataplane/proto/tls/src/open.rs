@@ -219,7 +219,9 @@ impl Opener {
                     return Ok(Opened::Nothing);
                 }
                 let too_many = PeerFault::TooManyRenegotiations;
-                count(&mut self.renegotiations, RENEGOTIATIONS_MAX, too_many)?;
+                // The warning was not heard; what is left is the fatal refusal of RFC 5746 4.4 and 4.5.
+                count(&mut self.renegotiations, RENEGOTIATIONS_MAX, too_many)
+                    .map_err(|failure| Failure { alert: Alert::HANDSHAKE_FAILURE, ..failure })?;
                 Ok(Opened::NoRenegotiation)
             }
         }
