@@ -76,8 +76,9 @@ pub(crate) struct Connection<S> {
     pub(crate) done: usize,
     /// A segment was refused since the queue was full.
     pub(crate) refused: bool,
-    /// The peer's FIN was seen.
-    pub(crate) eof: bool,
+    /// Once the peer's FIN was seen: bytes before it that are not consumed yet. smoltcp takes data in CLOSE-WAIT too,
+    /// which RFC 9293 section 3.10.7.4 has ignored; such bytes are not of the stream, nor at the right place in it.
+    pub(crate) eof: Option<usize>,
     /// The next sequence number expected of the peer (RCV.NXT).
     pub(crate) next: TcpSeqNumber,
     /// `None`: the connection may be idle for ever, as long as none of our data is outstanding.
@@ -122,7 +123,7 @@ impl<S: Segment> Connection<S> {
             segments: ArrayVec::new(),
             done: 0,
             refused: false,
-            eof: false,
+            eof: None,
             next: half_open.next(),
             idle_timeout: Some(config.idle_timeout),
             active: since,
@@ -145,7 +146,8 @@ impl<S: Segment> Connection<S> {
 
     /// Bytes received and not yet consumed, bytes sent and not yet acknowledged.
     pub(crate) fn queues(&self) -> (usize, usize) {
-        self.socket().map_or((0, 0), |socket| (socket.recv_queue(), socket.send_queue()))
+        let readable_max = self.eof.unwrap_or(usize::MAX);
+        self.socket().map_or((0, 0), |socket| (socket.recv_queue().min(readable_max), socket.send_queue()))
     }
 
     pub(crate) fn unsent(&self) -> usize {

@@ -202,8 +202,8 @@ impl<S: Segment> Tcp<S> {
         if state == State::FinWait2 && connection.fin_wait == Time::NEVER {
             connection.fin_wait = now + crate::config::FIN_WAIT;
         }
-        if !connection.eof && connection.is_eof() {
-            connection.eof = true;
+        if connection.eof.is_none() && connection.is_eof() {
+            connection.eof = Some(connection.queues().0);
             connection.next += 1;
             if connection.stage == Stage::Open {
                 self.tell(index, Pending::EOF);

@@ -171,16 +171,23 @@ impl<S: Segment> Tcp<S> {
     /// behind the end of the buffer: call until `None` or until bytes are left unconsumed.
     pub fn receive<R>(&mut self, id: ConnId, f: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
         let connection = self.open_mut(id)?;
-        let socket = connection.socket_mut()?;
-        if socket.recv_queue() == 0 {
+        let (readable, _) = connection.queues();
+        if readable == 0 {
             return None;
         }
-        let result = socket
+        let socket = connection.socket_mut()?;
+        let received = socket
             .recv(|bytes| {
-                let (consumed, result) = f(bytes);
-                (consumed.min(bytes.len()), result)
+                let lent = bytes.len().min(readable);
+                let (consumed, result) = f(&mut bytes[..lent]);
+                let consumed = consumed.min(lent);
+                (consumed, (consumed, result))
             })
             .ok();
+        let (consumed, result) = received.unzip();
+        if let Some(left) = &mut connection.eof {
+            *left -= consumed.unwrap_or(0);
+        }
         // The window opens.
         self.dirty.push_back(id.index);
         result

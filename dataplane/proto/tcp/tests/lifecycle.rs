@@ -207,6 +207,27 @@ fn a_fin_or_data_with_the_handshakes_last_acknowledgement_is_not_lost() {
 }
 
 #[test]
+fn what_comes_behind_a_fin_is_not_of_the_stream() {
+    for greedy in [true, false] {
+        let (mut raw, id) = Raw::open(config());
+        raw.world.greedy = greedy;
+        raw.say(ACK | FIN, b"the end");
+        raw.say(ACK, b"and more");
+        assert_eq!(raw.world.tcp.readable(id), if greedy { 0 } else { 7 });
+        raw.world.read(id);
+        raw.say(ACK, b"and again");
+        raw.world.read(id);
+        let side = raw.world.side(id);
+        assert_eq!((side.received.as_slice(), side.eof), (&b"the end"[..], true));
+        raw.world.close(id);
+        let fin = raw.take();
+        raw.hear(&fin);
+        raw.say(ACK, &[]);
+        raw.world.assert_empty();
+    }
+}
+
+#[test]
 fn an_idle_connection_is_reset_and_one_with_a_request_in_the_application_is_not() {
     for exempt in [false, true] {
         let (mut raw, id) = Raw::open(config());

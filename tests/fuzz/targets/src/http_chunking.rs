@@ -64,7 +64,8 @@ fn decoded(mut rest: &[u8]) -> Option<Vec<u8>> {
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let (size, extension) = line.split_at(digits);
         // BWS may stand before an extension, which begins with a semicolon (RFC 9112 7.1.1).
-        let extension = extension.trim_ascii_start();
+        let blank = extension.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let extension = &extension[blank..];
         let sound = (1..=16).contains(&digits) && (extension.is_empty() || extension[0] == b';');
         if !sound || line.contains(&0) {
             return None;

@@ -16,7 +16,10 @@ mod http_chunking;
 mod http_head;
 mod lease_messages;
 mod load_word;
+mod net;
+mod packets;
 mod shm_hello;
+mod tcp_options;
 
 /// Heap bytes all executions of a process may keep together: what libraries set up when first used. A target that
 /// kept a single byte each time would be found within a hundred thousand executions.
@@ -38,13 +41,15 @@ pub struct Target {
 }
 
 /// Every target.
-pub static TARGETS: [&Target; 6] = [
+pub static TARGETS: [&Target; 8] = [
     &config::TARGET,
     &http_chunking::TARGET,
     &http_head::TARGET,
     &lease_messages::TARGET,
     &load_word::TARGET,
+    &packets::TARGET,
     &shm_hello::TARGET,
+    &tcp_options::TARGET,
 ];
 
 thread_local! {
