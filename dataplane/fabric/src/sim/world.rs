@@ -120,7 +120,10 @@ impl Work {
 /// Whether the acknowledgement of a transfer comes back.
 #[derive(Clone, Copy)]
 enum Ack {
-    Returns { late_ns: u64, twice: bool },
+    Returns {
+        late_ns: u64,
+        twice: bool,
+    },
     Lost,
     /// A forger's copy: the adapter that sent the original knows nothing of it.
     None,

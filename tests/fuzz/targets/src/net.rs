@@ -427,7 +427,8 @@ impl Net {
     /// Silence: every connection ends by itself, and nothing of any stays.
     pub(crate) fn wind_up(mut self) {
         for _ in 0..ROUNDS_MAX {
-            if self.tcp.connections() == 0 && self.tcp.counters().time_wait == 0 {
+            let counters = self.tcp.counters();
+            if self.tcp.connections() == 0 && counters.half_open == 0 && counters.time_wait == 0 {
                 break;
             }
             self.wait(ROUND);
@@ -472,18 +473,21 @@ fn parse(packet: &[u8]) -> (SocketAddr, TcpPacket<&[u8]>) {
     (SocketAddr::new(to.into(), tcp.dst_port()), tcp)
 }
 
-/// The segment size of an option, read as RFC 9293 3.1 writes it.
+/// The largest segment size among the options, read as RFC 9293 3.1 writes them: said twice, either may count.
 fn segment_size(mut options: &[u8]) -> Option<u16> {
+    let mut largest = None;
     while let [kind, rest @ ..] = options {
-        match (kind, rest) {
-            (0, _) => return None,
-            (1, _) => options = rest,
-            (2, [4, high, low, ..]) => return Some(u16::from_be_bytes([*high, *low])),
-            (_, [len, ..]) if *len >= 2 => options = options.get(usize::from(*len)..)?,
-            _ => return None,
+        options = match (kind, rest) {
+            (0, _) => break,
+            (1, _) => rest,
+            (_, [len, ..]) if *len >= 2 => options.get(usize::from(*len)..).unwrap_or_default(),
+            _ => break,
+        };
+        if let (2, [4, high, low, ..]) = (kind, rest) {
+            largest = largest.max(Some(u16::from_be_bytes([*high, *low])));
         }
     }
-    None
+    largest
 }
 
 fn build(peer: Peer, what: &Tcpish<'_>, seq: u32, ack: u32) -> Vec<u8> {
