@@ -17,6 +17,8 @@
 
 pub mod alert;
 mod certificates;
+#[doc(hidden)]
+pub mod far_end;
 mod fault;
 pub mod handshake;
 mod hooks;

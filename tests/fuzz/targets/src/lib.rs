@@ -11,15 +11,19 @@ use std::cell::Cell;
 
 pub mod input;
 
+mod client_hello;
 mod config;
+mod handshake;
 mod http_chunking;
 mod http_head;
 mod lease_messages;
 mod load_word;
 mod net;
 mod packets;
+mod records;
 mod shm_hello;
 mod tcp_options;
+mod tls_parties;
 
 /// Heap bytes all executions of a process may keep together: what libraries set up when first used. A target that
 /// kept a single byte each time would be found within a hundred thousand executions.
@@ -41,13 +45,16 @@ pub struct Target {
 }
 
 /// Every target.
-pub static TARGETS: [&Target; 8] = [
+pub static TARGETS: [&Target; 11] = [
+    &client_hello::TARGET,
     &config::TARGET,
+    &handshake::TARGET,
     &http_chunking::TARGET,
     &http_head::TARGET,
     &lease_messages::TARGET,
     &load_word::TARGET,
     &packets::TARGET,
+    &records::TARGET,
     &shm_hello::TARGET,
     &tcp_options::TARGET,
 ];

@@ -353,6 +353,9 @@ impl Net {
         let known = &mut self.known[peer.0];
         if tcp.syn() && seq != known.isn {
             *known = Known { isn: seq, next: seq.wrapping_add(1), mss: self.offered[peer.0] };
+        } else if tcp.syn() && known.mss != self.offered[peer.0] {
+            // Sent again, or begun anew in the same tick of the clock: either offer may be the one that counts.
+            known.mss = None;
         }
         if tcp.rst() {
             return;

@@ -12,29 +12,10 @@ use std::time::Duration;
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 
-use crate::keys::{Secret, TrafficKey};
+pub(super) use crate::far_end::key;
 use crate::open::Opener;
-use crate::schedule;
 use crate::seal::Sealer;
-use crate::suite::{Suite, Version};
-
-/// A key of `seed`; in TLS 1.3 with the secret it comes from.
-pub(super) fn key(suite: Suite, seed: u8) -> (TrafficKey, Option<Secret>) {
-    let mut key = TrafficKey::empty(suite);
-    let secret_bytes = if suite == Suite::Aes256GcmSha384 { 48 } else { 32 };
-    let secret = Secret::new(&vec![seed; secret_bytes]).unwrap();
-    match suite.version() {
-        Version::Tls13 => {
-            schedule::traffic_key(&secret, &mut key);
-            (key, Some(secret))
-        }
-        Version::Tls12 => {
-            key.key_mut().fill(seed);
-            key.iv.fill(!seed);
-            (key, None)
-        }
-    }
-}
+use crate::suite::Suite;
 
 pub(super) fn sealer(suite: Suite, seed: u8, seq: u64) -> Sealer {
     let (key, secret) = key(suite, seed);
