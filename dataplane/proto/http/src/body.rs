@@ -4,6 +4,7 @@
 //! [`Reader`](crate::Reader).
 
 use crate::head::Framing;
+use crate::reply::{is_text, is_token_byte};
 use crate::{Limits, Reason, Refusal};
 
 /// Framing bytes of a chunk that are taken as usual, besides twice its data. What goes beyond adds up, so that a
@@ -39,8 +40,23 @@ enum State {
     Data { left: u64 },
     /// CR, then LF behind chunk data.
     DataEnd { seen_cr: bool },
-    /// Trailer section, skipped: bytes so far, bytes of this line.
-    Trailer { total: usize, line: usize, seen_cr: bool },
+    /// Trailer section, checked and skipped: bytes so far, and where in its line.
+    Trailer { total: usize, at: TrailerAt },
+}
+
+/// Where in a line of the trailer section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TrailerAt {
+    /// At its start.
+    Start,
+    /// In a field's name.
+    Name,
+    /// In a field's value.
+    Value,
+    /// Behind the CR of a field line.
+    FieldEnd,
+    /// Behind the CR of the empty line.
+    SectionEnd,
 }
 
 const SIZE: State = State::Size { digits: 0, value: 0, line: 0 };
@@ -97,19 +113,18 @@ impl Body {
                 _ if line >= limits.chunk_line_bytes => bad(),
                 b' ' | b'\t' => Ok(State::Blank { value, line: line + 1 }),
                 b';' => Ok(State::Extension { value, line: line + 1 }),
-                b'\r' => Ok(State::SizeEnd { value, line: line + 1 }),
                 _ => bad(),
             },
             State::Extension { value, line } => match byte {
                 _ if line >= limits.chunk_line_bytes => bad(),
                 b'\r' => Ok(State::SizeEnd { value, line: line + 1 }),
-                b'\n' | 0 => bad(),
+                _ if !is_text(byte) => bad(),
                 _ => Ok(State::Extension { value, line: line + 1 }),
             },
             State::SizeEnd { value, line } if byte == b'\n' => self.size_end(value, line, decoded, limits),
             State::DataEnd { seen_cr: false } if byte == b'\r' => Ok(State::DataEnd { seen_cr: true }),
             State::DataEnd { seen_cr: true } if byte == b'\n' => Ok(SIZE),
-            State::Trailer { total, line, seen_cr } => trailer(byte, total, line, seen_cr, limits),
+            State::Trailer { total, at } => trailer(byte, total, at, limits),
             _ => bad(),
         }
     }
@@ -123,7 +138,7 @@ impl Body {
         limits: &Limits,
     ) -> Result<State, Refusal> {
         if size == 0 {
-            return Ok(State::Trailer { total: 0, line: 0, seen_cr: false });
+            return Ok(State::Trailer { total: 0, at: TrailerAt::Start });
         }
         // Said at once rather than after as many bytes as the limit.
         if size > limits.body_bytes.saturating_sub(decoded) as u64 {
@@ -160,16 +175,24 @@ fn size(byte: u8, digits: u8, value: u64, line: usize, limits: &Limits) -> Resul
     }
 }
 
-fn trailer(byte: u8, total: usize, line: usize, seen_cr: bool, limits: &Limits) -> Result<State, Refusal> {
+/// One byte of the trailer section. Its fields are discarded (RFC 9110 6.5.1), but have to be fields: what one parser
+/// skips as a trailer another would read as the next request.
+fn trailer(byte: u8, total: usize, at: TrailerAt, limits: &Limits) -> Result<State, Refusal> {
     let total = total + 1;
-    match (byte, seen_cr) {
-        _ if total > limits.chunk_line_bytes => bad(),
-        (b'\r', false) => Ok(State::Trailer { total, line, seen_cr: true }),
-        (b'\n', true) if line == 0 => Ok(State::Done),
-        (b'\n', true) => Ok(State::Trailer { total, line: 0, seen_cr: false }),
-        (b'\n' | 0, false) | (_, true) => bad(),
-        _ => Ok(State::Trailer { total, line: line + 1, seen_cr: false }),
+    if total > limits.chunk_line_bytes {
+        return bad();
     }
+    let at = match (at, byte) {
+        (TrailerAt::Start, b'\r') => TrailerAt::SectionEnd,
+        (TrailerAt::SectionEnd, b'\n') => return Ok(State::Done),
+        (TrailerAt::Name, b':') => TrailerAt::Value,
+        (TrailerAt::Start | TrailerAt::Name, _) if is_token_byte(byte) => TrailerAt::Name,
+        (TrailerAt::Value, b'\r') => TrailerAt::FieldEnd,
+        (TrailerAt::Value, _) if is_text(byte) => TrailerAt::Value,
+        (TrailerAt::FieldEnd, b'\n') => TrailerAt::Start,
+        _ => return bad(),
+    };
+    Ok(State::Trailer { total, at })
 }
 
 /// Copies up to `left` bytes, since the lender of `bytes` wants them back. Returns what is still to come.

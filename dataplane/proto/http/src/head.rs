@@ -31,6 +31,16 @@ pub(crate) struct Facts {
 
 /// Parses a head that starts with its request line. `None`: it is not whole yet.
 pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Facts)>, Refusal> {
+    // A refused head may have no method that could be asked.
+    judge(bytes, limits).map_err(|refusal| Refusal { head_only: asks_head_only(bytes), ..refusal })
+}
+
+/// Whether these first bytes of a request are those of a HEAD, whose answer never has a body (RFC 9110 9.3.2).
+pub(crate) fn asks_head_only(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HEAD ")
+}
+
+fn judge(bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Facts)>, Refusal> {
     // httparse skips empty lines before the request line; what is lent or kept starts with that line.
     if matches!(bytes.first(), Some(b'\r' | b'\n')) {
         return Err(Reason::Syntax.refusal());
@@ -44,6 +54,10 @@ pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Fact
         Ok(Status::Complete(_)) => return Err(too_large(bytes, limits)),
         Ok(Status::Partial) if bytes.len() >= limits.head_bytes => return Err(too_large(bytes, limits)),
         Ok(Status::Partial) => return Ok(None),
+        // Which version, and whether it is one, shows at the line's end: in pieces the answer is the same.
+        Err(httparse::Error::Version) if bytes.len() < limits.head_bytes && !bytes.contains(&b'\n') => {
+            return Ok(None);
+        }
         Err(error) => return Err(refuse(error, bytes)),
     };
     // httparse lets a line end in a bare LF; two parsers could differ there (RFC 9112 2.2).
@@ -80,13 +94,18 @@ fn refuse(error: httparse::Error, bytes: &[u8]) -> Refusal {
     }
 }
 
-/// Whether the request line ends in `HTTP/` and two digits: another version rather than garbage.
+/// Whether the request line is one, of another version: method, target, `HTTP/` and two digits (RFC 9112 2.3).
 fn names_http(bytes: &[u8]) -> bool {
     let line = bytes.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or(&[]);
-    let word = line.rsplit(|byte| *byte == b' ').next().unwrap_or(&[]);
-    word.strip_prefix(b"HTTP/").is_some_and(|rest| {
-        !rest.is_empty() && rest.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
-    })
+    let mut words = line.split(|byte| *byte == b' ');
+    let (Some(_), Some(_), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    match version.strip_prefix(b"HTTP/") {
+        Some([major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
+        _ => false,
+    }
 }
 
 fn has_bare_line_feed(head: &[u8]) -> bool {
@@ -110,7 +129,7 @@ fn trim(value: &[u8]) -> &[u8] {
 fn judge_fields(fields: &[httparse::Header<'_>], bytes: &[u8], facts: &mut Facts) -> Result<(), Refusal> {
     let mut hosts = 0;
     let mut length = None;
-    let mut chunked = false;
+    let mut coding = Coding::None;
     let (mut close, mut keep_alive, mut upgrade_option, mut upgrade) = (false, false, false, false);
     for field in fields {
         let (name, value) = (field.name, trim(field.value));
@@ -126,12 +145,7 @@ fn judge_fields(fields: &[httparse::Header<'_>], bytes: &[u8], facts: &mut Facts
                 return Err(Reason::ContentLength.refusal());
             }
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Reason::TransferEncoding.refusal());
-            }
-            if std::mem::replace(&mut chunked, true) {
-                return Err(Reason::Framing.refusal());
-            }
+            coding = coding.and(value);
         } else if name.eq_ignore_ascii_case("connection") {
             for option in value.split(|byte| *byte == b',').map(trim) {
                 close |= option.eq_ignore_ascii_case(b"close");
@@ -147,12 +161,10 @@ fn judge_fields(fields: &[httparse::Header<'_>], bytes: &[u8], facts: &mut Facts
             facts.expects_continue = facts.minor == 1;
         }
     }
-    if chunked && length.is_some() {
+    if coding != Coding::None && length.is_some() {
         return Err(Reason::BothLengths.refusal());
     }
-    if chunked && facts.minor == 0 {
-        return Err(Reason::Framing.refusal());
-    }
+    let chunked = coding.judge(facts.minor)?;
     if hosts > 1 || (hosts == 0 && facts.minor == 1) {
         return Err(Reason::Host.refusal());
     }
@@ -166,9 +178,80 @@ fn judge_fields(fields: &[httparse::Header<'_>], bytes: &[u8], facts: &mut Facts
     Ok(())
 }
 
-/// Host and port in the characters of RFC 3986 3.2.2: nothing that could end it early in a Location field.
+/// The transfer codings of a request, all fields together (RFC 9110 5.3).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    /// No field.
+    None,
+    /// Chunked alone.
+    Chunked,
+    /// Others, then chunked: framed well, but not understood.
+    OthersThenChunked,
+    /// Others only; chunked may follow.
+    Others,
+    /// Chunked is there and not last, or twice, or the list is damaged.
+    Faulty,
+}
+
+impl Coding {
+    /// With the codings of one more field. An empty element is none that a client means.
+    fn and(self, value: &[u8]) -> Coding {
+        value.split(|byte| *byte == b',').map(trim).fold(self, |before, coding| {
+            match (before, coding.eq_ignore_ascii_case(b"chunked")) {
+                (Coding::None, true) => Coding::Chunked,
+                (Coding::Others, true) => Coding::OthersThenChunked,
+                (Coding::None | Coding::Others, false) if !coding.is_empty() => Coding::Others,
+                _ => Coding::Faulty,
+            }
+        })
+    }
+
+    /// Whether the body is chunked. Where chunked is not the last coding its end is unknown (RFC 9112 6.3), and
+    /// HTTP/1.0 has none (RFC 9112 6.1).
+    fn judge(self, minor: u8) -> Result<bool, Refusal> {
+        match self {
+            Coding::None => Ok(false),
+            Coding::Chunked if minor == 1 => Ok(true),
+            Coding::OthersThenChunked if minor == 1 => Err(Reason::TransferEncoding.refusal()),
+            _ => Err(Reason::Framing.refusal()),
+        }
+    }
+}
+
+/// Host and port (RFC 3986 3.2.2, 3.2.3), not empty: an http URI has a host (RFC 9110 4.2.1). Nothing in it can end
+/// it early in a Location field.
 fn is_host(value: &[u8]) -> bool {
-    value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
+    let (host_is_good, port) = match value.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let address = std::str::from_utf8(&rest[..end]).ok().and_then(|text| text.parse().ok());
+            (address.is_some_and(|_: std::net::Ipv6Addr| true), &rest[end + 1..])
+        }
+        None => {
+            let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
+            (end > 0 && is_name(&value[..end]), &value[end..])
+        }
+    };
+    let port_is_good = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    host_is_good && port_is_good
+}
+
+/// A registered name: unreserved characters, sub-delimiters and whole escapes.
+fn is_name(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let [byte, behind @ ..] = rest {
+        rest = match (byte, behind) {
+            (b'%', [high, low, behind @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => behind,
+            (b'%', _) => return false,
+            _ if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => behind,
+            _ => return false,
+        };
+    }
+    true
 }
 
 /// A Content-Length: digits only, no sign, no list.
@@ -183,8 +266,9 @@ fn decimal(value: &[u8]) -> Option<u64> {
 /// `*` for OPTIONS only.
 fn judge_target(target: &str, bytes: &[u8], facts: &mut Facts) -> Result<(), Refusal> {
     let range = range_of(target.as_bytes(), bytes);
-    // A fragment never leaves the client (RFC 9110 4.2.5); what is behind it two parsers would read differently.
-    if target.contains('#') {
+    // A fragment never leaves the client (RFC 9110 4.2.5); what is behind it two parsers would read differently. Bytes
+    // beyond ASCII have to be encoded (RFC 9112 3.2).
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(Reason::Syntax.refusal());
     }
     if target.starts_with('/') || (target == "*" && facts.method == Method::Options) {

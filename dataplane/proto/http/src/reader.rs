@@ -138,7 +138,7 @@ impl Reader {
         let expects_continue = facts.expects_continue;
         into.facts = facts;
         if matches!(framing, Framing::Length(length) if length > limits.body_bytes as u64) {
-            return Err(Reason::BodyTooLarge.refusal());
+            return Err(refused(Reason::BodyTooLarge.refusal(), into));
         }
         self.stage = Stage::Body(Body::of(framing));
         // A client that has sent body bytes already does not wait (RFC 9110 10.1.1).
@@ -156,13 +156,19 @@ impl Reader {
         limits: &Limits,
     ) -> Result<(usize, Progress), Refusal> {
         let Stage::Body(body) = &mut self.stage else { return Ok((from, Progress::NeedMore)) };
-        let used = from + body.feed(&bytes[from..], &mut into.body, limits)?;
+        let fed = body.feed(&bytes[from..], &mut into.body, limits);
+        let used = from + fed.map_err(|refusal| refused(refusal, into))?;
         if body.is_done() {
             *self = Reader::new();
             return Ok((used, Progress::Complete));
         }
         Ok((used, Progress::NeedMore))
     }
+}
+
+/// A refusal of a request whose head is good.
+fn refused(refusal: Refusal, request: &Request) -> Refusal {
+    Refusal { head_only: request.asks_head_only(), ..refusal }
 }
 
 /// Skips empty lines, of which `before` bytes have come already. Returns the bytes skipped now and in all.

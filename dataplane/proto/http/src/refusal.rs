@@ -7,10 +7,13 @@ pub struct Refusal {
     pub status: u16,
     /// What is wrong with it.
     pub reason: Reason,
+    /// It answers a HEAD, so it has no body (RFC 9110 9.3.2).
+    pub head_only: bool,
 }
 
 /// What is wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Reason {
     /// Request line or header field not well-formed: bad bytes, bare CR or LF, obs-fold.
     Syntax,
@@ -26,9 +29,9 @@ pub enum Reason {
     ContentLength,
     /// Both Content-Length and Transfer-Encoding: the classic smuggling form (RFC 9112 6.1).
     BothLengths,
-    /// A transfer coding other than chunked alone.
+    /// A transfer coding other than chunked, with chunked behind it.
     TransferEncoding,
-    /// Chunked twice, or in HTTP/1.0, where its sender cannot mean it (RFC 9112 6.1).
+    /// Chunked twice, not last, or in HTTP/1.0, where its sender cannot mean it (RFC 9112 6.1, 6.3).
     Framing,
     /// Chunked framing not well-formed.
     Chunk,
@@ -41,6 +44,42 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Reason; 13] = [
+        Reason::Syntax,
+        Reason::Version,
+        Reason::HeadTooLarge,
+        Reason::TargetTooLong,
+        Reason::Host,
+        Reason::ContentLength,
+        Reason::BothLengths,
+        Reason::TransferEncoding,
+        Reason::Framing,
+        Reason::Chunk,
+        Reason::BodyTooLarge,
+        Reason::Method,
+        Reason::Expectation,
+    ];
+
+    /// Its name in counters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::Syntax => "syntax",
+            Reason::Version => "version",
+            Reason::HeadTooLarge => "head_too_large",
+            Reason::TargetTooLong => "target_too_long",
+            Reason::Host => "host",
+            Reason::ContentLength => "content_length",
+            Reason::BothLengths => "both_lengths",
+            Reason::TransferEncoding => "transfer_encoding",
+            Reason::Framing => "framing",
+            Reason::Chunk => "chunk",
+            Reason::BodyTooLarge => "body_too_large",
+            Reason::Method => "method",
+            Reason::Expectation => "expectation",
+        }
+    }
+
     /// The refusal with the status for this reason (RFC 9110 15.5, 15.6).
     pub fn refusal(self) -> Refusal {
         let status = match self {
@@ -57,6 +96,18 @@ impl Reason {
             Reason::Method | Reason::TransferEncoding => 501,
             Reason::Version => 505,
         };
-        Refusal { status, reason: self }
+        Refusal { status, reason: self, head_only: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_listed_by_their_numbers() {
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number, "{}", reason.name());
+        }
     }
 }

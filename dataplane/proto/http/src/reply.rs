@@ -58,14 +58,22 @@ const RESERVED: [&str; 8] = [
     "upgrade",
 ];
 
-fn is_token(name: &str) -> bool {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !name.is_empty() && name.bytes().all(token)
+/// RFC 9110 5.6.2.
+pub(crate) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// RFC 9110 5.5: no control character, so no line end.
+/// RFC 9110 5.5: no control character but the tab, so no line end.
+pub(crate) fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+fn is_token(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(is_token_byte)
+}
+
 fn is_field_value(value: &[u8]) -> bool {
-    value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
+    value.iter().copied().all(is_text)
 }
 
 /// Status, framing and header fields of a reply.
@@ -311,14 +319,18 @@ pub fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Writes a whole small reply that ends the connection. Returns its length.
-pub fn error(status: u16, out: &mut [u8; ERROR_BYTES_MAX]) -> usize {
+/// Writes a whole small reply that ends the connection; of an answer to HEAD only its head (RFC 9110 9.3.2). Returns its
+/// length.
+pub fn error(status: u16, head_only: bool, out: &mut [u8; ERROR_BYTES_MAX]) -> usize {
     let mut body = ArrayString::<64>::new();
     let _ = writeln!(body, "{status} {}", reason(status));
     let mut head = ReplyHead::new(status, body.len() as u64, "text/plain");
     head.close = true;
-    let seen = Seen { head_only: false, keep_alive: false, minor: 1 };
+    let seen = Seen { head_only, keep_alive: false, minor: 1 };
     let len = write_head(&head, seen, "", out).unwrap_or(0);
+    if head_only {
+        return len;
+    }
     out[len..len + body.len()].copy_from_slice(body.as_bytes());
     len + body.len()
 }
@@ -328,7 +340,7 @@ pub fn error(status: u16, out: &mut [u8; ERROR_BYTES_MAX]) -> usize {
 pub fn redirect(request: &Request, https_port: u16, out: &mut [u8; REDIRECT_BYTES_MAX]) -> usize {
     let host = without_port(request.host());
     if host.is_empty() || host.len() > HOST_BYTES_MAX {
-        return error_into(400, out);
+        return error_into(400, request, out);
     }
     let mut cursor = Cursor { out, at: 0, fits: true };
     cursor.put(b"HTTP/1.1 308 Permanent Redirect\r\nServer: keyferry\r\nLocation: https://");
@@ -343,13 +355,13 @@ pub fn redirect(request: &Request, https_port: u16, out: &mut [u8; REDIRECT_BYTE
     match cursor.done() {
         Ok(len) => len,
         // Only where the configured limit of a target is larger than the reply may be.
-        Err(NoRoom) => error_into(414, out),
+        Err(NoRoom) => error_into(414, request, out),
     }
 }
 
-fn error_into(status: u16, out: &mut [u8; REDIRECT_BYTES_MAX]) -> usize {
+fn error_into(status: u16, request: &Request, out: &mut [u8; REDIRECT_BYTES_MAX]) -> usize {
     let mut reply = [0; ERROR_BYTES_MAX];
-    let len = error(status, &mut reply);
+    let len = error(status, request.method() == crate::Method::Head, &mut reply);
     out[..len].copy_from_slice(&reply[..len]);
     len
 }

@@ -94,6 +94,11 @@ impl Request {
         }
     }
 
+    /// Whether its answer never has a body; known as soon as the method has come.
+    pub fn asks_head_only(&self) -> bool {
+        head::asks_head_only(&self.head)
+    }
+
     /// The target's path.
     pub fn path(&self) -> &[u8] {
         let target = self.target();
