@@ -14,6 +14,7 @@ use keyferry_nic::sim::{Net, PortOptions, Queue};
 use keyferry_nic::{Nic, Packet as _};
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_worker::config::Rate;
 use keyferry_worker::conn::Service;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::LeaseLimits;
@@ -76,6 +77,8 @@ fn parts(
             handshakes: u64::from(connections),
             handshake_timeout: Duration::from_secs(600),
             header_timeout: Duration::from_secs(600),
+            body_timeout: Duration::from_secs(600),
+            body_rate: Rate::bytes_per_second(1),
             idle_timeout: Duration::from_secs(3600),
             http: keyferry_http::Limits::default(),
             app_threads: 1,

@@ -19,6 +19,7 @@ use keyferry_nic::handover::Handover;
 use keyferry_nic::{Caps, Nic, Packet};
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_worker::config::Rate;
 use keyferry_worker::conn::Service;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::{LeaseLimits, SLOT_BYTES};
@@ -232,12 +233,15 @@ fn worker_config(config: &Config) -> keyferry_worker::Config {
         handshakes: u64::from(limits.handshakes),
         handshake_timeout: limits.handshake_timeout,
         header_timeout: limits.header_timeout,
+        body_timeout: limits.body_timeout,
+        body_rate: Rate::bytes_per_second(limits.body_rate),
         idle_timeout: limits.idle_timeout,
         http: keyferry_http::Limits {
             head_bytes: limits.header_bytes,
             headers: limits.headers,
+            target_bytes: limits.target_bytes,
             body_bytes: limits.body_bytes,
-            ..keyferry_http::Limits::default()
+            chunk_line_bytes: limits.chunk_line_bytes,
         },
         app_threads: config.cores.apps.len().max(1) as u32,
         policy: config.lease.policy,

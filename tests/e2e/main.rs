@@ -7,6 +7,8 @@
 
 mod cases;
 mod client;
+#[path = "../smuggling/corpus.rs"]
+mod corpus;
 mod harness;
 
 /// Makes two tests of each function: with one worker a node and with two.

@@ -32,11 +32,6 @@ impl Case {
     pub fn is_partial(&self) -> bool {
         self.statuses.last() == Some(&408)
     }
-
-    /// Statuses the parser alone comes to: it knows no time-outs.
-    pub fn parsed(&self) -> &[u16] {
-        &self.statuses[..self.statuses.len() - usize::from(self.is_partial())]
-    }
 }
 
 /// All cases, in the file's order.

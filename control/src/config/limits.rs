@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use keyferry_http::HEADERS_MAX;
+
 use super::reader::{Context, Section};
 
 /// Least buffer of a connection, in bytes.
@@ -26,16 +28,24 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Request head, from its first byte on.
     pub header_timeout: Duration,
+    /// Request body, from the end of its head on, besides what its bytes may take at `body_rate`.
+    pub body_timeout: Duration,
+    /// The slowest a long body may come, in bytes a second.
+    pub body_rate: u32,
     /// Receive buffer of a connection, in bytes.
     pub receive_buffer: usize,
     /// Send buffer of a connection, in bytes.
     pub send_buffer: usize,
     /// Request head, in bytes.
     pub header_bytes: usize,
+    /// Request target, in bytes.
+    pub target_bytes: usize,
     /// Header fields of a request.
     pub headers: usize,
     /// Request body, in bytes.
     pub body_bytes: usize,
+    /// Line of a chunk's size with its extensions, and all trailers of a body, in bytes.
+    pub chunk_line_bytes: usize,
     /// Requests handed to the application and not yet answered.
     pub requests_in_app: usize,
 }
@@ -49,12 +59,16 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Limits {
         handshakes: section.number("handshakes", 256, 1..=1 << 20),
         handshake_timeout: section.millis("handshake_timeout_ms", 10_000, timeout.clone()),
         idle_timeout: section.millis("idle_timeout_ms", 60_000, timeout.clone()),
-        header_timeout: section.millis("header_timeout_ms", 10_000, timeout),
+        header_timeout: section.millis("header_timeout_ms", 10_000, timeout.clone()),
+        body_timeout: section.millis("body_timeout_ms", 20_000, timeout),
+        body_rate: section.number("body_rate", 1024, 1..=1 << 30),
         receive_buffer: section.number("receive_buffer", 16_384, buffer.clone()),
         send_buffer: section.number("send_buffer", 65_536, buffer),
         header_bytes: section.number("header_bytes", 8192, 256..=1 << 20),
-        headers: section.number("headers", 64, 1..=256),
+        target_bytes: section.number("target_bytes", 4096, 64..=1 << 20),
+        headers: section.number("headers", 64, 1..=HEADERS_MAX as u64),
         body_bytes: section.number("body_bytes", 1 << 20, 0..=1 << 30),
+        chunk_line_bytes: section.number("chunk_line_bytes", 1024, 32..=1 << 16),
         requests_in_app: section.number("requests_in_app", 1024, 1..=1 << 20),
     };
     section.finish();

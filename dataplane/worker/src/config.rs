@@ -20,6 +20,22 @@ use crate::segment::Outgoing;
 /// Grain of handshake and request deadlines.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(8);
 
+/// A rate in bytes a second, never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(u32);
+
+impl Rate {
+    /// So many bytes a second, at least one.
+    pub const fn bytes_per_second(bytes: u32) -> Rate {
+        Rate(if bytes == 0 { 1 } else { bytes })
+    }
+
+    /// The time so many bytes may take.
+    pub fn time_for(self, bytes: usize) -> Duration {
+        Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / u64::from(self.0))
+    }
+}
+
 /// A worker's configuration. Sizes are per worker.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -31,8 +47,12 @@ pub struct Config {
     pub handshakes: u64,
     /// SYN to the end of the handshake.
     pub handshake_timeout: Duration,
-    /// First byte of a request to its last.
+    /// First byte of a request's head to its last.
     pub header_timeout: Duration,
+    /// First byte of a request's body to its last, besides the time its bytes may take at `body_rate`.
+    pub body_timeout: Duration,
+    /// The slowest a long body may come.
+    pub body_rate: Rate,
     /// Longest pause without progress between requests. While one is being answered only data that the client does
     /// not acknowledge is timed.
     pub idle_timeout: Duration,

@@ -101,6 +101,10 @@ pub struct Conn {
     pub in_app: usize,
     /// Records TCP had no room for, in order.
     pub backlog: VecDeque<Outgoing>,
+    /// The request being answered is a HEAD.
+    pub head_only: bool,
+    /// When the body being read began to be awaited.
+    pub body_since: Option<Time>,
     /// The connection ends after the reply under way.
     pub close_after: bool,
     /// The client has sent its FIN, or close_notify.
@@ -135,6 +139,8 @@ impl Conn {
             parts: ArrayVec::new(),
             in_app: 0,
             backlog: VecDeque::new(),
+            head_only: false,
+            body_since: None,
             close_after: false,
             eof: false,
             notified: false,

@@ -6,6 +6,7 @@ use keyferry_tcp::{CloseReason, ConnId};
 use keyferry_time::Time;
 use keyferry_tls::{Alert, Handshake};
 
+use crate::answer::Why;
 use crate::conn::{Conn, Reply, Service, Tls};
 use crate::input::{self, Inputs, Taken};
 use crate::segment::Outgoing;
@@ -103,10 +104,13 @@ impl<N: Nic, A: App> Worker<N, A> {
             Taken::Flight => self.send_flight(index),
             Taken::Established { resumed } => self.established(index, resumed),
             Taken::Request => self.request(index),
-            Taken::Expects100 => self.send_own(index, b"HTTP/1.1 100 Continue\r\n\r\n"),
+            Taken::Expects100 => {
+                self.send_own(index, b"HTTP/1.1 100 Continue\r\n\r\n");
+                self.watch_request(index);
+            }
             Taken::Refused(refusal) => {
                 self.counters.closed_refused += 1;
-                self.answer(index, refusal.status);
+                self.answer(index, Why::Refused(refusal));
             }
             Taken::KeyUpdate { reply } => {
                 self.counters.key_updates += 1;
@@ -132,10 +136,23 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
     }
 
-    /// The first byte of a request, or of a record that may hold it, starts its clock.
+    /// The first byte of a request, or of a record that may hold it, starts the clock of its head; the end of its
+    /// head that of its body, which what has come of it prolongs.
     fn watch_request(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
-        if conn.deadline == Time::NEVER && conn.is_amid_request() {
+        if conn.closing || !conn.is_amid_request() {
+            return;
+        }
+        if conn.reader.body_started() {
+            let began = *conn.body_since.get_or_insert(self.now);
+            let bytes = conn.request.as_deref().map_or(0, |request| request.body().len());
+            let due = began + self.config.body_timeout + self.config.body_rate.time_for(bytes);
+            // One that moves away is set anew when it comes.
+            if due < conn.deadline {
+                self.deadlines.set(index as u32, due);
+            }
+            conn.deadline = due;
+        } else if conn.deadline == Time::NEVER {
             conn.deadline = self.now + self.config.header_timeout;
             self.deadlines.set(index as u32, conn.deadline);
         }
@@ -177,11 +194,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         conn.asked = true;
         self.counters.requests += 1;
         match (conn.service, conn.request.as_deref()) {
-            (Service::Redirect { https_port }, Some(request)) => {
-                let mut reply = [0; keyferry_http::REDIRECT_BYTES_MAX];
-                let len = keyferry_http::redirect(request, https_port, &mut reply);
-                self.answer_with(index, &reply[..len]);
-            }
+            (Service::Redirect { https_port }, Some(_)) => self.redirect(index, https_port),
             _ => self.dispatch(index),
         }
     }
@@ -246,7 +259,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if handshaking {
             self.reset(index);
         } else if amid {
-            self.answer(index, 408);
+            self.answer(index, Why::Late);
         }
     }
 

@@ -38,8 +38,45 @@ counters! {
     requests_answered,
     /// Requests whose connection ended before their reply.
     requests_dropped,
-    /// Replies made here without the application: those above, and refusals of what was no whole request.
+    /// Replies made here without the application: those above, and refusals of what was no whole request. Each is
+    /// redirected, or refused for one of the next reasons.
     replies_own,
+    /// Requests to the plain listener, answered with a redirect.
+    redirected,
+    /// Requests refused (400): request line or fields not well-formed.
+    refused_syntax,
+    /// Requests refused (505): neither HTTP/1.0 nor HTTP/1.1.
+    refused_version,
+    /// Requests refused (431): request line and fields too long, or too many fields.
+    refused_head_too_large,
+    /// Requests refused (414): target too long.
+    refused_target_too_long,
+    /// Requests refused (400): not exactly one good Host.
+    refused_host,
+    /// Requests refused (400): Content-Length invalid or said more than once.
+    refused_content_length,
+    /// Requests refused (400): Content-Length and Transfer-Encoding.
+    refused_both_lengths,
+    /// Requests refused (501): a transfer coding besides chunked.
+    refused_transfer_encoding,
+    /// Requests refused (400): chunked not once, not last, or in HTTP/1.0.
+    refused_framing,
+    /// Requests refused (400): chunks not well-formed.
+    refused_chunk,
+    /// Requests refused (413): body too large.
+    refused_body_too_large,
+    /// Requests refused (501): CONNECT.
+    refused_method,
+    /// Requests refused (417): an expectation other than 100-continue.
+    refused_expectation,
+    /// Requests refused (408): not whole in time.
+    refused_late,
+    /// Requests refused (503): no buffer, or the application has too many.
+    refused_busy,
+    /// Requests refused (502): a helper gave no answer, and they may not run twice.
+    refused_lost,
+    /// Requests refused (500): the application failed before it gave a reply.
+    refused_failed,
     /// Leases granted to helpers. Each ends as a reply lent, refused, failed, broken or dropped.
     leases_granted,
     /// Leases taken back because the client's connection ended first.
@@ -120,6 +157,8 @@ counters! {
     closed_reset,
     /// Connections ended: the application failed.
     closed_app,
+    /// Connections reset because there was no buffer for a reply of our own.
+    closed_unanswered,
     /// Connections reset because a lease broke.
     closed_lease,
     /// Packets received from the port. With `rx_handover` they are all there is: each is handed over, taken by the

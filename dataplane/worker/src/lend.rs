@@ -11,6 +11,7 @@ use keyferry_nic::Nic;
 use keyferry_tls::{HEADER_BYTES, RecordKey, SEALED_BYTES_MAX};
 use zeroize::Zeroizing;
 
+use crate::answer::Why;
 use crate::conn::{Conn, Reply, Tls};
 #[cfg(feature = "planted-bugs")]
 use crate::peer::Peer;
@@ -322,6 +323,6 @@ impl<N: Nic, A: App> Worker<N, A> {
             .as_ref()
             .and_then(|conn| conn.request.as_deref())
             .is_some_and(|request| request.is_safe());
-        if safe { self.run_here(index) } else { self.answer(index, 502) }
+        if safe { self.run_here(index) } else { self.answer(index, Why::Lost) }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! A [`Worker`] owns its queue of the port, its connections and its queue pairs, shares none of them, and neither
 //! blocks, locks nor allocates for a request. Start reading at [`turn`]; the other modules follow the packet:
-//! [`receive`], [`conns`] and [`input`] (open, parse), [`reply`] (decide, seal), [`lend`] and [`serve`] (the two
+//! [`receive`], [`conns`] and [`input`] (open, parse), [`reply`] and [`answer`] (decide, seal), [`lend`] and [`serve`] (the two
 //! sides of a lease), [`port`] (out).
 
 #![forbid(unsafe_code)]
 
+mod answer;
 pub mod config;
 pub mod conn;
 mod conns;

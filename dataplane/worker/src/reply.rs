@@ -8,6 +8,7 @@ use keyferry_nic::Nic;
 use keyferry_time::Time;
 use keyferry_tls::{Alert, Content, SealError};
 
+use crate::answer::Why;
 use crate::conn::{Conn, Plain, Reply, Tls};
 use crate::job::Owner;
 use crate::lend::RECORDS_TO_LEND;
@@ -32,6 +33,8 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn dispatch(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
         conn.deadline = Time::NEVER;
+        conn.body_since = None;
+        conn.head_only = conn.request.as_deref().is_some_and(|request| request.asks_head_only());
         self.tcp.set_idle_timeout(conn.id, None);
         conn.close_after |= self.draining;
         if let Some(request) = conn.request.as_deref() {
@@ -73,7 +76,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(request) = conn.request.take() else { return };
         let Some(chunk) = self.pools.chunks.take() else {
             self.pools.give_request(request);
-            return self.answer(index, 503);
+            return self.answer(index, Why::Busy);
         };
         let id = Owner::conn(conn.id).job();
         conn.reply = Reply::Local(id);
@@ -81,7 +84,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if let Err(job) = self.app.submit(Job { id, request, chunk }) {
             self.pools.give_request(job.request);
             self.pools.chunks.give(job.chunk);
-            self.answer(index, 503);
+            self.answer(index, Why::Busy);
         }
     }
 
@@ -113,7 +116,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             return;
         }
         self.counters.closed_app += 1;
-        if started { self.reset(index) } else { self.answer(index, 500) }
+        if started { self.reset(index) } else { self.answer(index, Why::Failed) }
     }
 
     /// Seals and sends what waits, as far as TCP takes it.
@@ -243,7 +246,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     }
 
     /// Makes a record outside of a reply and hands it to TCP. `false`: there was no buffer, or it could not be sealed.
-    fn own_record(
+    pub(crate) fn own_record(
         &mut self,
         index: usize,
         make: impl FnOnce(&mut Conn, &mut [u8]) -> Result<usize, SealError>,
@@ -257,24 +260,6 @@ impl<N: Nic, A: App> Worker<N, A> {
         record.len = len;
         self.enqueue(index, Outgoing::Sealed(record));
         true
-    }
-
-    /// A whole small reply of our own, then the end of the connection.
-    pub(crate) fn answer(&mut self, index: usize, status: u16) {
-        let mut bytes = [0; keyferry_http::ERROR_BYTES_MAX];
-        let len = keyferry_http::error(status, &mut bytes);
-        self.answer_with(index, &bytes[..len]);
-    }
-
-    /// As [`answer`](Worker::answer), with the reply's bytes given.
-    pub(crate) fn answer_with(&mut self, index: usize, reply: &[u8]) {
-        self.counters.replies_own += 1;
-        if let Some(conn) = self.conns[index].as_mut() {
-            self.counters.requests_answered += u64::from(std::mem::take(&mut conn.asked));
-        }
-        self.drop_request(index);
-        self.own_record(index, |conn, out| seal_into(conn, reply, out));
-        self.close(index);
     }
 
     /// Sends an alert and ends the connection in order: FIN, not RST, which could overtake the alert.
@@ -355,7 +340,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 }
 
 /// Seals application data; on a plain listener the bytes go as they are.
-fn seal_into(conn: &mut Conn, bytes: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
+pub(crate) fn seal_into(conn: &mut Conn, bytes: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
     match &mut conn.tls {
         Tls::Open(session) => session.sealer.seal(Content::Data, bytes, out),
         Tls::None => {

@@ -14,6 +14,7 @@ use keyferry_nic::handover::Handover;
 use keyferry_nic::sim::{Net, PortId, PortOptions, Queue};
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_worker::config::Rate;
 use keyferry_worker::conn::Service;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::LeaseLimits;
@@ -114,6 +115,8 @@ fn config(plan: &NodePlan) -> Config {
         handshakes: u64::from(CONNECTIONS),
         handshake_timeout: Duration::from_secs(20),
         header_timeout: Duration::from_secs(20),
+        body_timeout: Duration::from_secs(20),
+        body_rate: Rate::bytes_per_second(1024),
         idle_timeout: IDLE,
         http: keyferry_http::Limits { body_bytes: 64 * 1024, ..keyferry_http::Limits::default() },
         app_threads: 1,

@@ -9,6 +9,8 @@ mod key_update;
 mod network;
 mod peers;
 mod resumption;
+mod slow;
+mod smuggling;
 mod soak;
 mod suites;
 mod uploads;

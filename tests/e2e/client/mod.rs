@@ -3,11 +3,13 @@
 
 mod body;
 mod curl;
+mod reply;
 mod s_client;
 mod tls;
 
 pub use body::{assert_is_pattern, fnv1a, pattern, wire_request};
 pub use curl::Curl;
+pub use reply::Reply;
 pub use s_client::SClient;
 pub use tls::{Tls, reset, tcp};
 

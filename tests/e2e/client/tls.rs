@@ -80,6 +80,18 @@ impl Tls {
         String::from_utf8(head).expect("a head is text")
     }
 
+    /// Sends bytes a server that has had enough may not take any more.
+    pub fn offer(&mut self, bytes: &[u8]) {
+        let _ = self.0.write_all(bytes).and_then(|()| self.0.flush());
+    }
+
+    /// Reads to the server's end of the connection, which has to be in order, with close_notify.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).expect("the server ends in order");
+        rest
+    }
+
     /// Sends FIN, without close_notify: the application is gone, the kernel is not.
     pub fn half_close(&self) {
         self.0.sock.shutdown(std::net::Shutdown::Write).expect("the socket is connected");

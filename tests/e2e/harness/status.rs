@@ -22,6 +22,12 @@ impl Status {
         self.0["total"][counter].as_u64().unwrap_or_else(|| panic!("no counter {counter} in {self}"))
     }
 
+    /// The sum of all counters of the whole node whose names begin so.
+    pub fn sum_of(&self, prefix: &str) -> u64 {
+        let counters = self.0["total"].as_object().expect("status has totals");
+        counters.iter().filter(|(name, _)| name.starts_with(prefix)).filter_map(|(_, it)| it.as_u64()).sum()
+    }
+
     /// The same counter of each worker.
     pub fn workers(&self, counter: &str) -> Vec<u64> {
         let workers = self.0["workers"].as_array().expect("status lists workers");

@@ -53,6 +53,11 @@ impl Reader {
         !matches!(self.stage, Stage::Blank(_))
     }
 
+    /// Whether the head is whole and the body, or more of it, awaited.
+    pub fn body_started(&self) -> bool {
+        matches!(self.stage, Stage::Body(_))
+    }
+
     /// Feeds bytes. Returns how many belong to this request; the rest is the next one's. The first bytes of a
     /// request empty `into`, which has to be the same until it is complete.
     ///
