@@ -15,6 +15,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod counters;
+pub mod memory;
 pub mod node;
 pub mod peers;
 pub mod socket;

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 use crate::admin::Admin;
 use crate::config::{self, Config, Protocol, files};
 use crate::counters::Registry;
-use crate::peers;
+use crate::{memory, peers};
 
 /// Bytes of packet memory a chunk of the application, a record or a gathering buffer takes is far below a
 /// connection's TCP buffers, so their number follows the requests that may be under way.
@@ -53,6 +53,9 @@ type App = Builtin;
 pub fn run(config: &Config) -> anyhow::Result<()> {
     log_to_stderr();
     end_on_panic();
+    for warning in memory::protect(config.node.core_dumps) {
+        warn!("{warning}");
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let clock = Clock::start();
     let registry = Arc::new(Registry::new());

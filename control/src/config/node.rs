@@ -12,6 +12,8 @@ pub struct Node {
     pub name: String,
     /// How the cluster spreads its load.
     pub model: Model,
+    /// Core dumps may be written, keys and all.
+    pub core_dumps: bool,
 }
 
 /// How a cluster spreads its load.
@@ -32,8 +34,9 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Node> {
     let name = section.parsed("name", wants, name);
     let name = section.required("name", name, wants);
     let model = section.choice("model", MODELS, Model::Bf);
+    let core_dumps = section.flag("core_dumps", false);
     section.finish();
-    Some(Node { name: name?, model })
+    Some(Node { name: name?, model, core_dumps })
 }
 
 /// Names go into file names, logs and metrics, so they are plain.

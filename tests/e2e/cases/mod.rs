@@ -6,6 +6,7 @@ mod deciding;
 mod helper_killed;
 mod http;
 mod key_update;
+mod memory;
 mod network;
 mod peers;
 mod resumption;

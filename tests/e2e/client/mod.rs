@@ -5,6 +5,7 @@ mod body;
 mod curl;
 mod reply;
 mod s_client;
+pub mod secrets;
 mod tls;
 
 pub use body::{assert_is_pattern, fnv1a, pattern, wire_request};

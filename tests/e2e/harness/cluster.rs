@@ -136,6 +136,11 @@ impl Cluster {
         &self.certificates.ca
     }
 
+    /// The file of the private key that nodes use by default.
+    pub fn private_key(&self) -> &Path {
+        &self.certificates.leaves[0].1
+    }
+
     /// `program`, to be run where the clients are.
     pub fn client(&self, program: &str) -> Command {
         self.clients.command(program)

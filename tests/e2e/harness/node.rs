@@ -69,6 +69,11 @@ impl Node {
         node
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What the node has written so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("the log's lock is never poisoned").clone()
