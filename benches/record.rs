@@ -294,6 +294,8 @@ fn connection(suite: Suite) -> (ClientConnection, Opener) {
         tls13: true,
         resumption: Resumption::Off,
         suites: Some(vec![suite.name().to_owned()]),
+        fragment: keyferry_tls::Fragment::MAX,
+        key_log: None,
     })
     .expect("a server");
     let mut roots = RootCertStore::empty();

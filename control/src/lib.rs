@@ -5,6 +5,7 @@
 //! - [`check`]: what would fail at start
 //! - [`counters`], [`admin`]: what the workers count, and who asks for it
 //! - [`socket`]: Unix sockets a node listens on
+//! - [`key_log`]: writes secrets of connections, where the operator asked for that
 //! - [`node`]: starts everything and ends it
 //! - [`peers`]: links to the other nodes
 
@@ -15,6 +16,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod counters;
+pub mod key_log;
 pub mod memory;
 pub mod node;
 pub mod peers;

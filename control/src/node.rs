@@ -18,6 +18,7 @@ use keyferry_nic::dpdk::{self, Eal, EalOptions, PortOptions};
 use keyferry_nic::handover::Handover;
 use keyferry_nic::{Caps, Nic, Packet};
 use keyferry_tcp::{RxChecksum, Tcp};
+use keyferry_tls::key_log::KeyLog;
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
 use keyferry_worker::config::Rate;
 use keyferry_worker::conn::Service;
@@ -31,7 +32,7 @@ use tracing::{info, warn};
 use crate::admin::Admin;
 use crate::config::{self, Config, Protocol, files};
 use crate::counters::Registry;
-use crate::{memory, peers};
+use crate::{key_log, memory, peers};
 
 /// Bytes of packet memory a chunk of the application, a record or a gathering buffer takes is far below a
 /// connection's TCP buffers, so their number follows the requests that may be under way.
@@ -60,7 +61,18 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let clock = Clock::start();
     let registry = Arc::new(Registry::new());
     let admin = Admin::start(&config.admin.socket)?;
-    let tls = Server::new(&tls_options(config)?)?;
+    let secrets = match &config.tls.key_log {
+        None => None,
+        Some(path) => {
+            let file = key_log::open(path)?;
+            warn!(
+                "tls.key_log: the secrets of every connection go to {}; whoever reads it reads the traffic",
+                path.display()
+            );
+            Some((Arc::new(KeyLog::default()), file))
+        }
+    };
+    let tls = Server::new(&tls_options(config, secrets.as_ref().map(|(log, _)| Arc::clone(log)))?)?;
     for warning in tls.warnings() {
         warn!("{warning}");
     }
@@ -103,6 +115,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         threads.push(thread.context("cannot start a worker thread")?);
     }
     threads.push(expire_sessions(tls, &stop)?);
+    if let Some((log, file)) = secrets {
+        threads.push(key_log::start(log, file, &stop)?);
+    }
     let links = if config.peers.is_empty() {
         Vec::new()
     } else {
@@ -301,7 +316,7 @@ fn tcp(config: &Config, caps: &Caps) -> anyhow::Result<Tcp<keyferry_worker::segm
     }))
 }
 
-fn tls_options(config: &Config) -> anyhow::Result<ServerOptions> {
+fn tls_options(config: &Config, key_log: Option<Arc<KeyLog>>) -> anyhow::Result<ServerOptions> {
     let certificate = |it: &config::Certificate| {
         anyhow::Ok(CertificatePem {
             chain: files::certificate_chain(&it.chain)?,
@@ -319,6 +334,8 @@ fn tls_options(config: &Config) -> anyhow::Result<ServerOptions> {
             config::Resumption::Off => Resumption::Off,
         },
         suites: None,
+        fragment: config.tls.max_fragment,
+        key_log,
     })
 }
 

@@ -48,8 +48,9 @@ def scripts(certificate):
             yield words[1], words[2:]
 
 
-def read(output):
-    """What each conversation came to, from a script's output: name -> passed. A name that comes twice has to pass twice."""
+def read(output, late):
+    """What each conversation came to, from a script's output: name -> passed. A name that comes twice has to pass twice.
+    The one that was under way when a script was cut off is left out."""
     outcomes, name, passed = {}, None, False
 
     def close():
@@ -65,7 +66,8 @@ def read(output):
             name, passed = begin[1] or begin[2], False
         elif re.match(r"OK\b", line):
             passed = True
-    close()
+    if not late:
+        close()
     return outcomes
 
 
@@ -91,7 +93,7 @@ def run_script(args, name, extra):
         args.logs.mkdir(parents=True, exist_ok=True)
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", key)[:120]
         (args.logs / f"{args.certificate}-{args.server}-{safe}.log").write_text(output)
-    return key, {"outcomes": read(output), "late": late}
+    return key, {"outcomes": read(output, late), "late": late}
 
 
 def main():
@@ -107,7 +109,7 @@ def main():
     parser.add_argument("--results", type=pathlib.Path)
     parser.add_argument("--logs", type=pathlib.Path)
     parser.add_argument("--only", default="", help="regular expression for scripts")
-    parser.add_argument("--seconds", type=int, default=240, help="longest run of a script")
+    parser.add_argument("--seconds", type=int, default=600, help="longest run of a script")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     wanted = [(name, extra) for name, extra in scripts(args.certificate) if re.search(args.only, name)]

@@ -108,7 +108,8 @@ def sslyze(path):
     text = path.with_suffix(".txt").read_text()
     compliant = "OK - Compliant" in text
     if not compliant:
-        bad += [f"sslyze: {line.strip()}" for line in text.splitlines() if line.strip().startswith("* ")][-9:]
+        _, _, verdict = text.partition("COMPLIANCE AGAINST TLS CONFIGURATION")
+        bad += [f"sslyze: {line.strip(' *')}" for line in verdict.splitlines() if line.strip().startswith("* ")]
     return "compliant with Mozilla's intermediate profile" if compliant else "findings", bad
 
 

@@ -69,7 +69,9 @@ impl Folder {
 /// The example with its commented-out keys set.
 fn uncommented() -> String {
     let key = |line: &str| {
-        line.strip_prefix("# ").is_some_and(|rest| rest.starts_with("vlan =") || rest.starts_with("eal ="))
+        line.strip_prefix("# ").is_some_and(|rest| {
+            rest.starts_with("vlan =") || rest.starts_with("eal =") || rest.starts_with("key_log =")
+        })
     };
     let line = |line: &str| if key(line) { line[2..].to_owned() } else { line.to_owned() };
     EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")

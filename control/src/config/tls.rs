@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keyferry_tls::Fragment;
+
 use super::files::{self, FileError};
 use super::reader::{Context, Section};
 
@@ -21,7 +23,7 @@ pub struct Certificate {
 }
 
 /// What is negotiated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// TLS 1.2 is offered.
     pub tls12: bool,
@@ -29,6 +31,10 @@ pub struct Tls {
     pub tls13: bool,
     /// How sessions resume.
     pub resumption: Resumption,
+    /// Most plaintext of a record sent.
+    pub max_fragment: Fragment,
+    /// Where the secrets of connections are logged, if at all.
+    pub key_log: Option<PathBuf>,
 }
 
 /// How sessions resume.
@@ -81,6 +87,12 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Tls {
     let sessions = section.number("sessions", 65_536, 1..=1 << 26);
     let lifetime =
         Duration::from_secs(section.number("session_lifetime_s", 7200, 1..=SESSION_LIFETIME_S_MAX));
+    let fragment = section.number(
+        "max_fragment",
+        Fragment::MAX.bytes(),
+        Fragment::BYTES_MIN as u64..=Fragment::MAX.bytes() as u64,
+    );
+    let key_log = section.file("key_log");
     section.finish();
     Tls {
         tls12: versions.contains(&false),
@@ -90,6 +102,8 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Tls {
             Kind::Tickets => Resumption::Tickets { lifetime },
             Kind::Off => Resumption::Off,
         },
+        max_fragment: Fragment::new(fragment).unwrap_or(Fragment::MAX),
+        key_log,
     }
 }
 

@@ -7,7 +7,6 @@ use keyferry_http::{Reason, Refusal};
 use keyferry_nic::Nic;
 
 use crate::counters::Counters;
-use crate::reply::seal_into;
 use crate::turn::Worker;
 
 /// Why a request is answered without the application.
@@ -98,7 +97,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn send_last(&mut self, index: usize, reply: &[u8]) -> bool {
         let asked = self.conns[index].as_mut().is_some_and(|conn| std::mem::take(&mut conn.asked));
         self.drop_request(index);
-        if !self.own_record(index, |conn, out| seal_into(conn, reply, out)) {
+        if !self.send_bytes(index, reply) {
             self.counters.closed_unanswered += 1;
             self.counters.requests_dropped += u64::from(asked);
             self.reset(index);

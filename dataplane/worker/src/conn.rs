@@ -8,7 +8,7 @@ use keyferry_http::{Reader, Request};
 use keyferry_lease::LeaseId;
 use keyferry_tcp::ConnId;
 use keyferry_time::Time;
-use keyferry_tls::{Alert, Handshake, Opener, Sealer};
+use keyferry_tls::{Alert, Fragment, Handshake, Opener, Sealer};
 
 use crate::peer::PeerId;
 use crate::pool::Gather;
@@ -71,8 +71,33 @@ pub enum Reply {
 pub struct Plain {
     /// The bytes.
     pub chunk: Chunk,
+    /// Bytes of it that are sealed: a chunk is as long as records may be, the connection's may have to be shorter.
+    pub sealed: usize,
     /// The reply's last chunk.
     pub last: bool,
+}
+
+impl Plain {
+    /// A chunk of which nothing is sealed.
+    pub fn new(chunk: Chunk, last: bool) -> Plain {
+        Plain { chunk, sealed: 0, last }
+    }
+
+    /// The bytes of the next record.
+    pub fn next(&self, fragment: Fragment) -> &[u8] {
+        let left = &self.chunk.bytes()[self.sealed..];
+        &left[..left.len().min(fragment.bytes())]
+    }
+
+    /// Notes that a record of so many bytes was sealed.
+    pub fn advance(&mut self, bytes: usize) {
+        self.sealed += bytes;
+    }
+
+    /// Whether the last record of it was sealed; asked behind the first one, since an empty chunk is a record too.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed >= self.chunk.bytes().len()
+    }
 }
 
 /// One client connection.
@@ -111,6 +136,8 @@ pub struct Conn {
     pub eof: bool,
     /// The client has sent close_notify: what it sent is whole.
     pub notified: bool,
+    /// The client asked for our new keys and has no answer yet.
+    pub key_update_due: bool,
     /// Our side is over: what still comes in is discarded.
     pub closing: bool,
     /// The last alert, while it waits for a buffer: FIN alone would look like truncation (RFC 8446 6.1).
@@ -144,6 +171,7 @@ impl Conn {
             close_after: false,
             eof: false,
             notified: false,
+            key_update_due: false,
             closing: false,
             farewell: None,
             handshaking: false,

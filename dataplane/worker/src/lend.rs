@@ -136,6 +136,13 @@ impl<N: Nic, A: App> Worker<N, A> {
             peer.outbox.push_back(Intent::Go { lease, want });
             return Ok(());
         }
+        if !self.settle_key_update(owner as usize) {
+            // The helper's first record has to come behind our answer (RFC 8446 4.6.3), which waits for a buffer.
+            let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
+            peer.outbox.push_back(Intent::Go { lease, want });
+            return Ok(());
+        }
+        let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
         let Some(conn) = self.conns[owner as usize].as_mut() else { return Ok(()) };
         let Some(key) = lend_key(conn) else {
             self.take_back(peer_index, lease);

@@ -6,7 +6,7 @@ use keyferry_decide::{Facts, Reason, decide};
 use keyferry_lease::lender::Stage;
 use keyferry_nic::Nic;
 use keyferry_time::Time;
-use keyferry_tls::{Alert, Content, SealError};
+use keyferry_tls::{Alert, Content, Fragment, SealError};
 
 use crate::answer::Why;
 use crate::conn::{Conn, Plain, Reply, Tls};
@@ -96,7 +96,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if let Some(keep_alive) = end {
             conn.close_after |= !keep_alive;
         }
-        if let Err(full) = conn.parts.try_push(Plain { chunk, last: end.is_some() }) {
+        if let Err(full) = conn.parts.try_push(Plain::new(chunk, end.is_some())) {
             self.pools.chunks.give(full.element().chunk);
         }
         if end.is_none()
@@ -129,6 +129,15 @@ impl<N: Nic, A: App> Worker<N, A> {
                     return;
                 }
             }
+            if conn.key_update_due {
+                if self.pools.records.is_empty() {
+                    return self.starve(index);
+                }
+                if !self.settle_key_update(index) {
+                    return self.reset(index);
+                }
+                continue;
+            }
             if let Some(alert) = conn.farewell {
                 if self.pools.records.is_empty() {
                     return self.starve(index);
@@ -146,12 +155,15 @@ impl<N: Nic, A: App> Worker<N, A> {
             if self.pools.records.is_empty() {
                 return self.starve(index);
             }
-            let Plain { chunk, last } = conn.parts.remove(0);
-            let sent = self.own_record(index, |conn, out| seal_into(conn, chunk.bytes(), out));
-            self.recycle(index, chunk, last);
-            if !sent {
+            if !self.own_record(index, seal_part) {
                 return self.reset(index);
             }
+            let Some(conn) = self.conns[index].as_mut() else { return };
+            if conn.parts.first().is_none_or(|part| !part.is_sealed()) {
+                continue;
+            }
+            let Plain { chunk, last, .. } = conn.parts.remove(0);
+            self.recycle(index, chunk, last);
             if last {
                 if let Some(conn) = self.conns[index].as_mut() {
                     conn.reply = Reply::None;
@@ -213,11 +225,25 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
     }
 
-    /// Answers a client's KeyUpdate (RFC 8446 4.6.3).
+    /// Answers a client's KeyUpdate (RFC 8446 4.6.3), as soon as TCP takes it: all that a client asks for while it does
+    /// not read are answered by one, so that they take no memory.
     pub(crate) fn answer_key_update(&mut self, index: usize) {
-        if !self.key_update(index) {
-            self.reset(index);
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        conn.key_update_due = true;
+        self.flush(index);
+    }
+
+    /// Answers the KeyUpdates that are not answered yet: data may only follow the answer, whoever seals it. `false`:
+    /// there was no buffer, or it could not be sealed.
+    pub(crate) fn settle_key_update(&mut self, index: usize) -> bool {
+        if self.conns[index].as_ref().is_none_or(|conn| !conn.key_update_due) {
+            return true;
         }
+        let answered = self.key_update(index);
+        if let Some(conn) = self.conns[index].as_mut() {
+            conn.key_update_due = !answered;
+        }
+        answered
     }
 
     fn key_update(&mut self, index: usize) -> bool {
@@ -229,9 +255,17 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Seals a few bytes of our own into the connection; it ends if that cannot be done.
     pub(crate) fn send_own(&mut self, index: usize, bytes: &[u8]) {
-        if !self.own_record(index, |conn, out| seal_into(conn, bytes, out)) {
+        if !self.send_bytes(index, bytes) {
             self.reset(index);
         }
+    }
+
+    /// Seals bytes of our own, in as many records as they need. `false`: there was no buffer, or they could not be sealed.
+    pub(crate) fn send_bytes(&mut self, index: usize, bytes: &[u8]) -> bool {
+        let Some(conn) = self.conns[index].as_ref() else { return false };
+        let mut parts = bytes.chunks(fragment(&conn.tls).bytes());
+        self.settle_key_update(index)
+            && parts.all(|part| self.own_record(index, |conn, out| seal_into(&mut conn.tls, part, out)))
     }
 
     /// Sends an alert.
@@ -339,9 +373,27 @@ impl<N: Nic, A: App> Worker<N, A> {
     }
 }
 
+/// Most plaintext of one record.
+fn fragment(tls: &Tls) -> Fragment {
+    match tls {
+        Tls::Open(session) => session.sealer.fragment(),
+        Tls::None | Tls::Handshake(_) | Tls::Over => Fragment::MAX,
+    }
+}
+
+/// Seals the next record of the first waiting chunk.
+fn seal_part(conn: &mut Conn, out: &mut [u8]) -> Result<usize, SealError> {
+    let fragment = fragment(&conn.tls);
+    let part = conn.parts.first_mut().ok_or(SealError::Bounds)?;
+    let bytes = part.next(fragment);
+    let (sealed, count) = (seal_into(&mut conn.tls, bytes, out)?, bytes.len());
+    part.advance(count);
+    Ok(sealed)
+}
+
 /// Seals application data; on a plain listener the bytes go as they are.
-pub(crate) fn seal_into(conn: &mut Conn, bytes: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
-    match &mut conn.tls {
+fn seal_into(tls: &mut Tls, bytes: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
+    match tls {
         Tls::Open(session) => session.sealer.seal(Content::Data, bytes, out),
         Tls::None => {
             out.get_mut(..bytes.len()).ok_or(SealError::Bounds)?.copy_from_slice(bytes);

@@ -154,7 +154,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if let Some((status, keep_alive)) = end {
             (state.job, state.status, state.keep_alive) = (None, status, keep_alive);
         }
-        if let Err(full) = state.parts.try_push(Plain { chunk, last }) {
+        if let Err(full) = state.parts.try_push(Plain::new(chunk, last)) {
             // The application produced more than it was given chunks for: our own mistake, the reply ends broken.
             state.aborted = true;
             self.pools.chunks.give(full.element().chunk);
@@ -281,12 +281,9 @@ fn seal_some(peer: &mut Peer, lease: LeaseId, emptied: &mut Vec<Chunk>) -> Resul
         let Some(staging) = peer.take_staging() else { return Ok(Progress::Stuck) };
         let Some(served) = peer.helper.served(lease) else { return Ok(Progress::Waiting) };
         served.slots.pop_front();
-        let part = served.state.parts.remove(0);
         let range = Peer::staging_range(staging, crate::peer::SLOT_BYTES);
-        let sealer = served.state.sealer.as_mut();
         let into = &mut peer.queue_pair.staging()[range];
-        let sealed = sealer.and_then(|sealer| sealer.seal_data(part.chunk.bytes(), into).ok());
-        emptied.push(part.chunk);
+        let (sealed, ended) = seal_next(&mut served.state, into, emptied);
         let Some(len) = sealed else {
             // The lent range is used up: the lender ends the connection.
             let done = outcome(served, false);
@@ -295,14 +292,30 @@ fn seal_some(peer: &mut Peer, lease: LeaseId, emptied: &mut Vec<Chunk>) -> Resul
         };
         served.records += 1;
         served.bytes += len as u64;
-        let done = part.last.then(|| outcome(served, true));
+        let done = ended.then(|| outcome(served, true));
         // The return behind the last record is its bell.
-        let bell = (!part.last).then(|| lease.doorbell());
+        let bell = (!ended).then(|| lease.doorbell());
         peer.write_record(staging, len, slot, bell)?;
         if let Some(done) = done {
             return Ok(Progress::Done(done));
         }
     }
+}
+
+/// Seals the next record of the first waiting chunk; `None` if the lent range is used up. Whether it was the reply's last.
+fn seal_next(state: &mut Served, into: &mut [u8], emptied: &mut Vec<Chunk>) -> (Option<usize>, bool) {
+    let (Some(sealer), Some(part)) = (state.sealer.as_mut(), state.parts.first_mut()) else {
+        return (None, false);
+    };
+    let bytes = part.next(sealer.fragment());
+    let (sealed, count) = (sealer.seal_data(bytes, into).ok(), bytes.len());
+    part.advance(count);
+    if !part.is_sealed() {
+        return (sealed, false);
+    }
+    let Plain { chunk, last, .. } = state.parts.remove(0);
+    emptied.push(chunk);
+    (sealed, last)
 }
 
 fn outcome(served: &keyferry_lease::helper::Served<Served>, complete: bool) -> Return {

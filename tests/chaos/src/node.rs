@@ -206,6 +206,8 @@ fn server(plan: &NodePlan, clock: &Clock) -> Server {
             Resumption::Tickets { lifetime }
         },
         suites: None,
+        fragment: keyferry_tls::Fragment::MAX,
+        key_log: None,
     };
     Server::with_provider(&options, crypto::provider(), Arc::new(clock.clone())).expect("a server")
 }

@@ -151,7 +151,7 @@ pub enum PeerFault {
     KeyUpdateRequest,
     /// Bytes behind a message that changes keys, in its record (RFC 8446 5.1).
     Unaligned,
-    /// More KeyUpdates in a row than [`KEY_UPDATES_MAX`](crate::open::KEY_UPDATES_MAX).
+    /// More KeyUpdates ahead of data than [`KEY_UPDATES_MAX`](crate::open::KEY_UPDATES_MAX).
     TooManyKeyUpdates,
     /// More empty records in a row than [`EMPTY_RECORDS_MAX`](crate::open::EMPTY_RECORDS_MAX).
     TooManyEmptyRecords,

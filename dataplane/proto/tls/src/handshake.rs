@@ -18,8 +18,8 @@ use crate::keys::TrafficKey;
 use crate::open::Opener;
 use crate::protect::Protector;
 use crate::record::{
-    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX,
-    RECORD13_BYTES_MAX, VERSION, record_len,
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, Fragment, HEADER_BYTES, PLAINTEXT_BYTES_MAX,
+    RECORD_BYTES_MAX, RECORD13_BYTES_MAX, VERSION, record_len,
 };
 use crate::schedule;
 use crate::seal::Sealer;
@@ -78,6 +78,7 @@ pub enum Step {
 pub struct Handshake {
     connection: Option<UnbufferedServerConnection>,
     hooks: Arc<Hooks>,
+    fragment: Fragment,
     /// Records that rustls has looked at but still needs: parts of a message that spans several.
     pending: Vec<u8>,
     /// Our change_cipher_spec of TLS 1.2 is out: what follows is sealed with keys that only rustls has.
@@ -103,6 +104,7 @@ impl Handshake {
         Handshake {
             connection: UnbufferedServerConnection::new(config).ok(),
             hooks,
+            fragment: server.fragment(),
             pending: Vec::new(),
             sealing12: false,
             over: None,
@@ -231,7 +233,7 @@ impl Handshake {
         let rx_key = traffic_key(suite, &rx.1).ok_or(INTERNAL)?;
         let tx_key = traffic_key(suite, &tx.1).ok_or(INTERNAL)?;
         let opener = Opener::new(&rx_key, client, rx.0);
-        let sealer = Sealer::new(&tx_key, server, tx.0);
+        let sealer = Sealer::new(&tx_key, server, tx.0, self.fragment);
         Ok(Box::new(Established { opener, sealer, info }))
     }
 }

@@ -22,6 +22,7 @@ pub(crate) struct Shared {
     pub(crate) certificates: Certificates,
     pub(crate) sessions: Arc<dyn StoresServerSessions>,
     pub(crate) tickets: Arc<dyn ProducesTickets>,
+    pub(crate) key_log: Option<Arc<crate::key_log::KeyLog>>,
 }
 
 /// The application traffic secrets of a TLS 1.3 connection (RFC 8446 7.1).
@@ -72,10 +73,14 @@ impl std::fmt::Debug for Hooks {
 
 impl KeyLog for Hooks {
     fn will_log(&self, label: &str) -> bool {
-        matches!(label, "CLIENT_TRAFFIC_SECRET_0" | "SERVER_TRAFFIC_SECRET_0")
+        self.shared.key_log.is_some()
+            || matches!(label, "CLIENT_TRAFFIC_SECRET_0" | "SERVER_TRAFFIC_SECRET_0")
     }
 
-    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        if let Some(log) = &self.shared.key_log {
+            log.log(label, client_random, secret);
+        }
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         match label {
             "CLIENT_TRAFFIC_SECRET_0" => secrets.client = Secret::new(secret),
@@ -185,6 +190,7 @@ mod tests {
                 certificates: Certificates::default(),
                 sessions: Arc::clone(&asked) as _,
                 tickets: Arc::clone(&asked) as _,
+                key_log: None,
             });
             let hooks = Hooks::new(shared);
             for _ in 0..LOOKUPS_MAX {

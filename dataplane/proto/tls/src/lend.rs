@@ -5,33 +5,35 @@
 
 use crate::keys::{IV_BYTES, KEY_BYTES_MAX, TrafficKey};
 use crate::protect::Protector;
-use crate::record::{APPLICATION_DATA, PLAINTEXT_BYTES_MAX};
+use crate::record::{APPLICATION_DATA, Fragment};
 use crate::seal::{RECORDS_RESERVED, SealError};
 use crate::suite::{Suite, Version};
 
 /// First byte of the wire form.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
-/// Offsets of the wire form: format, zero, suite, first, records, key, IV.
+/// Offsets of the wire form: format, zero, suite, first, records, key, IV, fragment.
 const SUITE_AT: usize = 2;
 const FIRST_AT: usize = 4;
 const RECORDS_AT: usize = 12;
 const KEY_AT: usize = 20;
 const IV_AT: usize = KEY_AT + KEY_BYTES_MAX;
+const FRAGMENT_AT: usize = IV_AT + IV_BYTES;
 
 /// A lent write key: may seal the sequence numbers `first .. first + records`. Erased on drop.
 pub struct RecordKey {
     key: TrafficKey,
     first: u64,
     records: u64,
+    fragment: Fragment,
 }
 
 impl RecordKey {
     /// Bytes of the wire form.
-    pub const WIRE_BYTES: usize = IV_AT + IV_BYTES;
+    pub const WIRE_BYTES: usize = FRAGMENT_AT + 2;
 
-    pub(crate) fn new(key: &TrafficKey, first: u64, records: u64) -> RecordKey {
-        let mut lent = RecordKey { key: TrafficKey::empty(key.suite), first, records };
+    pub(crate) fn new(key: &TrafficKey, first: u64, records: u64, fragment: Fragment) -> RecordKey {
+        let mut lent = RecordKey { key: TrafficKey::empty(key.suite), first, records, fragment };
         key.copy_to(&mut lent.key);
         lent
     }
@@ -67,18 +69,21 @@ impl RecordKey {
         out[FIRST_AT..RECORDS_AT].copy_from_slice(&self.first.to_be_bytes());
         out[RECORDS_AT..KEY_AT].copy_from_slice(&self.records.to_be_bytes());
         out[KEY_AT..IV_AT].copy_from_slice(self.key.padded_key());
-        out[IV_AT..].copy_from_slice(&self.key.iv);
+        out[IV_AT..FRAGMENT_AT].copy_from_slice(&self.key.iv);
+        out[FRAGMENT_AT..].copy_from_slice(&(self.fragment.bytes() as u16).to_be_bytes());
         RecordKey::WIRE_BYTES
     }
 
     /// The key of a wire form; `None` unless it is exactly one that [`encode`](RecordKey::encode) writes: known suite,
-    /// at least one record, the range within the suite's limit, a short key padded with zeros.
+    /// at least one record, the range within the suite's limit, a short key padded with zeros, a fragment within bounds.
     pub fn decode(bytes: &[u8]) -> Option<RecordKey> {
         let bytes: &[u8; RecordKey::WIRE_BYTES] = bytes.try_into().ok()?;
         let number = |at: usize| bytes[at..].first_chunk().map(|it| u64::from_be_bytes(*it));
         let suite = Suite::from_wire(u16::from_be_bytes([bytes[SUITE_AT], bytes[SUITE_AT + 1]]))?;
         let (first, records) = (number(FIRST_AT)?, number(RECORDS_AT)?);
         let end = first.checked_add(records)?;
+        let fragment =
+            Fragment::new(usize::from(u16::from_be_bytes([bytes[FRAGMENT_AT], bytes[FRAGMENT_AT + 1]])))?;
         let (key, padding) = bytes[KEY_AT..IV_AT].split_at(suite.key_bytes());
         let sound = bytes[..SUITE_AT] == [FORMAT, 0]
             && records > 0
@@ -87,9 +92,9 @@ impl RecordKey {
         if !sound {
             return None;
         }
-        let mut lent = RecordKey { key: TrafficKey::empty(suite), first, records };
+        let mut lent = RecordKey { key: TrafficKey::empty(suite), first, records, fragment };
         lent.key.key_mut().copy_from_slice(key);
-        lent.key.iv.copy_from_slice(&bytes[IV_AT..]);
+        lent.key.iv.copy_from_slice(&bytes[IV_AT..FRAGMENT_AT]);
         Some(lent)
     }
 }
@@ -100,13 +105,20 @@ pub struct LentSealer {
     first: u64,
     next: u64,
     end: u64,
+    fragment: Fragment,
 }
 
 impl LentSealer {
     /// The borrower's sealer. The key's bytes are erased on return; what stays is aws-lc's form of it.
     pub fn new(key: RecordKey) -> LentSealer {
         let end = key.first + key.records;
-        LentSealer { protector: Protector::new(&key.key), first: key.first, next: key.first, end }
+        let RecordKey { first, fragment, .. } = key;
+        LentSealer { protector: Protector::new(&key.key), first, next: first, end, fragment }
+    }
+
+    /// Most plaintext of one record, as the lender has it.
+    pub fn fragment(&self) -> Fragment {
+        self.fragment
     }
 
     /// Bytes of the record that `plaintext` bytes become.
@@ -133,7 +145,7 @@ impl LentSealer {
         if self.next >= self.end {
             return Err(SealError::Exhausted);
         }
-        if plaintext.len() > PLAINTEXT_BYTES_MAX || out.len() < self.sealed_len(plaintext.len()) {
+        if plaintext.len() > self.fragment.bytes() || out.len() < self.sealed_len(plaintext.len()) {
             return Err(SealError::Bounds);
         }
         let seq = self.next;

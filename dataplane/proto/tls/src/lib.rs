@@ -22,6 +22,7 @@ pub mod far_end;
 mod fault;
 pub mod handshake;
 mod hooks;
+pub mod key_log;
 mod keys;
 pub mod lend;
 mod messages;
@@ -42,7 +43,8 @@ pub use handshake::{Established, Group, Handshake, Info, Step};
 pub use lend::{LentSealer, RecordKey};
 pub use open::{Opened, Opener};
 pub use record::{
-    HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD13_BYTES_MAX, SEALED_BYTES_MAX, record_len,
+    Fragment, HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD13_BYTES_MAX, SEALED_BYTES_MAX,
+    record_len,
 };
 pub use seal::{Content, SealError, Sealer};
 pub use server::{ConfigError, Resumption, Server, ServerOptions};

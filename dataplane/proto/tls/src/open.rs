@@ -18,7 +18,8 @@ use crate::suite::{Suite, Version};
 /// Empty records in a row: they cost us work and bring nothing.
 pub const EMPTY_RECORDS_MAX: u8 = 32;
 
-/// KeyUpdates without data between them: each costs a key derivation.
+/// KeyUpdates that may come ahead of data: each costs a key derivation and each record of data pays for one, so that a
+/// client cannot have more of them than of records that mean something.
 pub const KEY_UPDATES_MAX: u8 = 32;
 
 /// Warnings that are ignored on one connection.
@@ -170,7 +171,7 @@ impl Opener {
             }
             APPLICATION_DATA => {
                 self.empty_records = 0;
-                self.key_updates = 0;
+                self.key_updates = self.key_updates.saturating_sub(1);
                 Ok(Opened::Data(data))
             }
             ALERT => self.alert(data),

@@ -10,6 +10,31 @@ pub const HEADER_BYTES: usize = 5;
 /// Most plaintext one record carries (RFC 8446 5.1; RFC 5246 6.2.1).
 pub const PLAINTEXT_BYTES_MAX: usize = 1 << 14;
 
+/// Most plaintext that a connection's records of data are given by us, between [`Fragment::BYTES_MIN`] and
+/// [`PLAINTEXT_BYTES_MAX`]. It is configured, not negotiated: rustls answers neither max_fragment_length (RFC 6066 4)
+/// nor record_size_limit (RFC 8449), as a server may. Shorter records let a client use the first bytes sooner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment(u16);
+
+impl Fragment {
+    /// Shortest: the least that max_fragment_length could ask for.
+    pub const BYTES_MIN: usize = 512;
+
+    /// As long as records may be.
+    pub const MAX: Fragment = Fragment(PLAINTEXT_BYTES_MAX as u16);
+
+    /// A limit of so many bytes; `None` outside of the bounds.
+    pub fn new(bytes: usize) -> Option<Fragment> {
+        let bounds = Fragment::BYTES_MIN..=PLAINTEXT_BYTES_MAX;
+        bounds.contains(&bytes).then(|| u16::try_from(bytes).ok().map(Fragment))?
+    }
+
+    /// Its bytes.
+    pub const fn bytes(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What TLS 1.3 allows protection to add: type, padding, tag (RFC 8446 5.2).
 const EXPANSION13_BYTES_MAX: usize = 256;
 

@@ -7,7 +7,7 @@ use crate::alert::Alert;
 use crate::keys::{Secret, TrafficKey};
 use crate::lend::RecordKey;
 use crate::protect::Protector;
-use crate::record::{ALERT, APPLICATION_DATA, HANDSHAKE, PLAINTEXT_BYTES_MAX};
+use crate::record::{ALERT, APPLICATION_DATA, Fragment, HANDSHAKE};
 use crate::schedule;
 use crate::suite::{Suite, Version};
 
@@ -59,6 +59,7 @@ pub struct Sealer {
     seq: u64,
     /// Records lent and not yet reclaimed.
     lent: Option<u64>,
+    fragment: Fragment,
 }
 
 struct Keys {
@@ -70,11 +71,11 @@ struct Keys {
 
 impl Sealer {
     /// A sealer whose next record is number `seq`.
-    pub(crate) fn new(record: &TrafficKey, secret: Option<Secret>, seq: u64) -> Sealer {
+    pub(crate) fn new(record: &TrafficKey, secret: Option<Secret>, seq: u64, fragment: Fragment) -> Sealer {
         let protector = Protector::new(record);
         let mut keys = Box::new(Keys { record: TrafficKey::empty(record.suite), secret });
         record.copy_to(&mut keys.record);
-        Sealer { protector, keys, seq, lent: None }
+        Sealer { protector, keys, seq, lent: None, fragment }
     }
 
     /// The suite agreed.
@@ -85,6 +86,11 @@ impl Sealer {
     /// The version agreed.
     pub fn version(&self) -> Version {
         self.suite().version()
+    }
+
+    /// Most plaintext of one record.
+    pub fn fragment(&self) -> Fragment {
+        self.fragment
     }
 
     /// Whether the key is lent.
@@ -103,7 +109,7 @@ impl Sealer {
         (self.suite().records_max() - RECORDS_RESERVED).saturating_sub(self.seq)
     }
 
-    /// Seals one record of at most [`PLAINTEXT_BYTES_MAX`] bytes into the start of `out`; returns its length.
+    /// Seals one record of at most [`fragment`](Sealer::fragment) bytes into the start of `out`; returns its length.
     ///
     /// # Errors
     /// See [`SealError`]; the sequence number is then unspent and `out` without meaning.
@@ -120,7 +126,7 @@ impl Sealer {
         }
         // Only data may be empty (RFC 8446 5.1, RFC 5246 6.2.1).
         let empty = plaintext.is_empty() && content != Content::Data;
-        if empty || plaintext.len() > PLAINTEXT_BYTES_MAX || out.len() < self.sealed_len(plaintext.len()) {
+        if empty || plaintext.len() > self.fragment.bytes() || out.len() < self.sealed_len(plaintext.len()) {
             return Err(SealError::Bounds);
         }
         let seq = self.seq;
@@ -186,7 +192,7 @@ impl Sealer {
             return Err(SealError::Exhausted);
         }
         self.lent = Some(records);
-        Ok(RecordKey::new(&self.keys.record, self.seq, records))
+        Ok(RecordKey::new(&self.keys.record, self.seq, records, self.fragment))
     }
 
     /// Takes the key back after the borrower has spent `records_used` of the lent sequence numbers.

@@ -6,10 +6,12 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ProducesTickets, StoresServerSessions};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 use crate::certificates::{CHAIN_MAX, CertificatePem, Certificates};
 use crate::hooks::{Hooks, Shared};
+use crate::key_log::KeyLog;
+use crate::record::{Fragment, HEADER_BYTES};
 use crate::session::{NoTable, Table};
 use crate::suite::{Suite, Version};
 use crate::ticket::{NoTickets, Ticketer};
@@ -36,8 +38,13 @@ pub struct ServerOptions {
     pub tls13: bool,
     /// How clients come back.
     pub resumption: Resumption,
-    /// IANA names of the cipher suites offered; `None`: all of [`Suite::ALL`]. The client's order decides.
+    /// IANA names of the cipher suites offered, the preferred first; `None`: all of [`Suite::ALL`]. Our order
+    /// decides: all are sound, and AES-128-GCM costs us least.
     pub suites: Option<Vec<String>>,
+    /// Most plaintext of one record of ours.
+    pub fragment: Fragment,
+    /// Where the secrets of all connections go. Whoever gets them reads the traffic: for an operator's own debugging.
+    pub key_log: Option<Arc<KeyLog>>,
 }
 
 /// How clients come back without a full handshake.
@@ -168,6 +175,7 @@ struct Inner {
     table: Option<Arc<Table>>,
     ticketer: Option<Arc<Ticketer>>,
     warnings: Vec<String>,
+    fragment: Fragment,
 }
 
 impl Server {
@@ -207,7 +215,7 @@ impl Server {
             Some(ticketer) => Arc::clone(ticketer) as _,
             None => Arc::new(NoTickets),
         };
-        let shared = Arc::new(Shared { certificates, sessions, tickets });
+        let shared = Arc::new(Shared { certificates, sessions, tickets, key_log: options.key_log.clone() });
         let provider = Arc::new(provider);
         let mut config = ServerConfig::builder_with_details(provider, clock)
             .with_protocol_versions(&versions)
@@ -216,13 +224,23 @@ impl Server {
             .with_cert_resolver(Hooks::new(Arc::clone(&shared)));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.enable_secret_extraction = true;
+        config.ignore_client_order = true;
         config.send_tls13_tickets = match options.resumption {
             Resumption::Off => 0,
             Resumption::Table { .. } | Resumption::Tickets { .. } => SESSIONS_PER_HANDSHAKE,
         };
+        // rustls counts the header in.
+        config.max_fragment_size = Some(options.fragment.bytes() + HEADER_BYTES);
         // Early data can be replayed to another node: refused.
         config.max_early_data_size = 0;
-        Ok(Server { inner: Arc::new(Inner { config, shared, table, ticketer, warnings }) })
+        Ok(Server {
+            inner: Arc::new(Inner { config, shared, table, ticketer, warnings, fragment: options.fragment }),
+        })
+    }
+
+    /// Most plaintext of one record of ours.
+    pub(crate) fn fragment(&self) -> Fragment {
+        self.inner.fragment
     }
 
     /// What is no error, but clients may notice: expired certificates, slow AES. Sentences for the log.
@@ -275,10 +293,15 @@ fn versions(
         let known = Suite::ALL.into_iter().find(|suite| suite.name() == name);
         wanted.push(known.ok_or_else(|| ConfigError::UnknownSuite { name: name.clone() })?);
     }
-    let is_wanted = |suite: &Suite| options.suites.is_none() || wanted.contains(suite);
-    provider
-        .cipher_suites
-        .retain(|it| Suite::from_wire(u16::from(it.suite())).as_ref().is_some_and(is_wanted));
+    if options.suites.is_none() {
+        wanted.extend(Suite::ALL);
+    }
+    let place = |it: &SupportedCipherSuite| {
+        let suite = Suite::from_wire(u16::from(it.suite()));
+        wanted.iter().position(|wanted| Some(*wanted) == suite)
+    };
+    provider.cipher_suites.retain(|it| place(it).is_some());
+    provider.cipher_suites.sort_by_key(place);
     let mut versions = Vec::new();
     for (version, on, theirs) in [
         (Version::Tls13, options.tls13, &rustls::version::TLS13),

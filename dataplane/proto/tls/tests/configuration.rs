@@ -81,3 +81,25 @@ fn an_expired_certificate_is_a_warning() {
     let server = Server::new(&options(&[&Identity::new(Kind::Ecdsa, &["a.test"])])).unwrap();
     assert!(server.warnings().is_empty(), "{:?}", server.warnings());
 }
+
+#[test]
+fn our_order_of_suites_decides() {
+    let identity = Identity::new(Kind::Ecdsa, &["kf.test"]);
+    let agreed = |suites: Option<&[Suite]>, tls13: bool| {
+        let names = suites.map(|suites| suites.iter().map(|it| it.name().to_owned()).collect());
+        let options = ServerOptions { suites: names, tls13, ..options(&[&identity]) };
+        // The client wants it the other way round.
+        let mut theirs = all_suites();
+        theirs
+            .sort_by_key(|it| Suite::ALL.iter().rev().position(|ours| ours.wire() == u16::from(it.suite())));
+        let config = std::sync::Arc::new(client_config(&[&identity], &theirs));
+        connect(&Server::new(&options).unwrap(), client(&config, "kf.test"), b"")
+            .map(|it| it.server.info.suite)
+    };
+    assert_eq!(agreed(None, true), Ok(Suite::Aes128GcmSha256));
+    assert_eq!(agreed(None, false), Ok(Suite::EcdheEcdsaAes128GcmSha256));
+    let mut turned = Suite::ALL;
+    turned.reverse();
+    assert_eq!(agreed(Some(&turned), true), Ok(Suite::Chacha20Poly1305Sha256));
+    assert_eq!(agreed(Some(&turned), false), Ok(Suite::EcdheEcdsaChacha20Poly1305));
+}

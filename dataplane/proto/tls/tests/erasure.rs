@@ -65,9 +65,11 @@ fn occurrences(needle: &Needle) -> Vec<String> {
 /// The wire form of a key nobody else has, as it arrives in a message.
 fn lent(suite: Suite) -> Box<[u8; RecordKey::WIRE_BYTES]> {
     let mut wire = Box::new([0; RecordKey::WIRE_BYTES]);
-    wire[0] = 1;
+    wire[0] = 2;
     wire[2..4].copy_from_slice(&suite.wire().to_be_bytes());
     wire[19] = 100;
+    let at = wire.len() - 2;
+    wire[at..].copy_from_slice(&(PLAINTEXT_BYTES_MAX as u16).to_be_bytes());
     let key_bytes = if suite.name().contains("AES_128") { 16 } else { 32 };
     // Straight from the kernel, so that no generator of ours has seen it.
     let mut random = File::open("/dev/urandom").unwrap();

@@ -475,12 +475,13 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let lease = LeaseId { index: 3, generation: 2 };
     let slots: SlotList = [5, 1, 9].into_iter().collect();
     let mut key = [0; RecordKey::WIRE_BYTES];
-    // Format 1, TLS_AES_128_GCM_SHA256, two records from number 7, a key of 16 bytes, an IV.
-    key[..4].copy_from_slice(&[1, 0, 0x13, 0x01]);
+    // Format 2, TLS_AES_128_GCM_SHA256, two records from number 7, a key of 16 bytes, an IV, the longest fragment.
+    key[..4].copy_from_slice(&[2, 0, 0x13, 0x01]);
     key[11] = 7;
     key[19] = 2;
     key[20..36].fill(0x4b);
-    key[52..].fill(0x1f);
+    key[52..64].fill(0x1f);
+    key[64..].copy_from_slice(&[0x40, 0]);
     let outcome = Return { records: 2, bytes: 1400, status: 200, keep_alive: true, complete: true };
     let all = [
         ("grant", Message::Grant { lease, head: b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", body: b"" }),

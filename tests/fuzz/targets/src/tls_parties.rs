@@ -131,6 +131,8 @@ pub(crate) fn server() -> &'static Server {
             tls13: true,
             resumption: Resumption::Table { sessions: 8, lifetime: Duration::from_secs(3600) },
             suites: None,
+            fragment: keyferry_tls::Fragment::MAX,
+            key_log: None,
         };
         Server::with_provider(&options, provider(), Arc::new(Clock)).expect("a server")
     })

@@ -157,3 +157,25 @@ fn a_secret_is_never_lent() {
     assert!(has(record.key()));
     assert!(!has(&secret.unwrap().bytes()[..16]));
 }
+
+/// What the lender gives its own records at most, the borrower gives its records at most.
+#[test]
+fn the_fragment_is_lent_with_the_key() {
+    let (record, secret) = key(Suite::Aes128GcmSha256, 3);
+    let fragment = Fragment::new(700).unwrap();
+    let mut sealer = Sealer::new(&record, secret, 0, fragment);
+    let mut out = vec![0; SEALED_BYTES_MAX];
+    assert_eq!(sealer.seal(Content::Data, &[0; 701], &mut out), Err(SealError::Bounds));
+    assert!(sealer.seal(Content::Data, &[0; 700], &mut out).is_ok());
+    let mut wire = [0; RecordKey::WIRE_BYTES];
+    sealer.lend(9).unwrap().encode(&mut wire);
+    let mut borrower = LentSealer::new(RecordKey::decode(&wire).unwrap());
+    assert_eq!(borrower.fragment(), fragment);
+    assert_eq!(borrower.seal_data(&[0; 701], &mut out), Err(SealError::Bounds));
+    assert!(borrower.seal_data(&[0; 700], &mut out).is_ok());
+    let at = wire.len() - 2;
+    for bytes in [0u16, 511, 16385, u16::MAX] {
+        wire[at..].copy_from_slice(&bytes.to_be_bytes());
+        assert!(RecordKey::decode(&wire).is_none(), "{bytes}");
+    }
+}

@@ -14,12 +14,13 @@ use rustls_pki_types::UnixTime;
 
 pub(super) use crate::far_end::key;
 use crate::open::Opener;
+use crate::record::Fragment;
 use crate::seal::Sealer;
 use crate::suite::Suite;
 
 pub(super) fn sealer(suite: Suite, seed: u8, seq: u64) -> Sealer {
     let (key, secret) = key(suite, seed);
-    Sealer::new(&key, secret, seq)
+    Sealer::new(&key, secret, seq, Fragment::MAX)
 }
 
 pub(super) fn opener(suite: Suite, seed: u8, seq: u64) -> Opener {

@@ -116,25 +116,33 @@ fn nothing_comes_inside_a_message() {
     }
 }
 
-#[test]
-fn key_updates_in_a_row_are_bounded_and_data_resets_the_count() {
-    let (mut sealer, mut opener) = ends(TLS13);
+/// Takes in a KeyUpdate, or a record of data, of a client.
+fn take(sealer: &mut Sealer, opener: &mut Opener, data: Option<&[u8]>) -> Result<(), Failure> {
     let mut out = vec![0; 64];
-    for _ in 0..2 {
-        for _ in 0..open::KEY_UPDATES_MAX {
-            let len = sealer.key_update(false, &mut out).unwrap();
-            assert_eq!(opener.open(&mut out[..len]), Ok(Opened::KeyUpdate { reply: false }));
-        }
-        let len = sealer.seal(Content::Data, b"x", &mut out).unwrap();
-        opener.open(&mut out[..len]).unwrap();
+    let len = match data {
+        None => sealer.key_update(false, &mut out),
+        Some(data) => sealer.seal(Content::Data, data, &mut out),
+    };
+    opener.open(&mut out[..len.unwrap()]).map(|_| ())
+}
+
+#[test]
+fn key_updates_are_bounded_and_each_record_of_data_pays_for_one() {
+    let (mut sealer, mut opener) = ends(TLS13);
+    for _ in 0..1000 {
+        take(&mut sealer, &mut opener, None).unwrap();
+        take(&mut sealer, &mut opener, Some(b"x")).unwrap();
     }
     for _ in 0..open::KEY_UPDATES_MAX {
-        let len = sealer.key_update(false, &mut out).unwrap();
-        opener.open(&mut out[..len]).unwrap();
+        take(&mut sealer, &mut opener, None).unwrap();
     }
-    let len = sealer.key_update(false, &mut out).unwrap();
-    let failure = opener.open(&mut out[..len]).unwrap_err();
+    take(&mut sealer, &mut opener, Some(b"x")).unwrap();
+    take(&mut sealer, &mut opener, None).unwrap();
+    // An empty record pays for nothing.
+    take(&mut sealer, &mut opener, Some(b"")).unwrap();
+    let failure = take(&mut sealer, &mut opener, None).unwrap_err();
     assert_eq!(failure.reason, FailureReason::Peer(PeerFault::TooManyKeyUpdates));
+    assert_eq!(failure.alert, Alert::UNEXPECTED_MESSAGE);
 }
 
 #[test]

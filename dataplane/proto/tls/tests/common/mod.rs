@@ -57,6 +57,8 @@ pub fn options(identities: &[&Identity]) -> ServerOptions {
         tls13: true,
         resumption: Resumption::Table { sessions: 100, lifetime: Duration::from_secs(3600) },
         suites: None,
+        fragment: Fragment::MAX,
+        key_log: None,
     }
 }
 
