@@ -345,9 +345,10 @@ fn applications(config: &Config, stop: &Arc<AtomicBool>) -> anyhow::Result<threa
     let jobs = config.limits.requests_in_app;
     let mut made = 0;
     let files = match &config.app {
-        config::App::Static { root } => Some(
+        config::App::Static { root, dotfiles } => Some(
             Static::open(root)
-                .with_context(|| format!("{} cannot be opened: check [app.static] root", root.display()))?,
+                .with_context(|| format!("{} cannot be opened: check [app.static] root", root.display()))?
+                .with_dotfiles(*dotfiles),
         ),
         config::App::Synthetic(_) => None,
     };

@@ -18,6 +18,8 @@ pub enum App {
     Static {
         /// The folder.
         root: PathBuf,
+        /// Names that begin with a dot are served.
+        dotfiles: bool,
     },
 }
 
@@ -60,11 +62,11 @@ const WANTS: &str =
 pub(super) fn read(mut section: Section<'_, '_>) -> Option<App> {
     let kind = section.choice("kind", KINDS, Kind::Synthetic);
     let synthetic = read_synthetic(section.section("synthetic"));
-    let root = read_static(section.section("static"), matches!(kind, Kind::Static));
+    let (root, dotfiles) = read_static(section.section("static"), matches!(kind, Kind::Static));
     section.finish();
     Some(match kind {
         Kind::Synthetic => App::Synthetic(synthetic),
-        Kind::Static => App::Static { root: root? },
+        Kind::Static => App::Static { root: root?, dotfiles },
     })
 }
 
@@ -76,13 +78,14 @@ fn read_synthetic(mut section: Section<'_, '_>) -> Synthetic {
     Synthetic { cost_us, bytes, burn }
 }
 
-fn read_static(mut section: Section<'_, '_>, wanted: bool) -> Option<PathBuf> {
+fn read_static(mut section: Section<'_, '_>, wanted: bool) -> (Option<PathBuf>, bool) {
     let mut root = section.file("root");
     if wanted {
         root = section.required("root", root, "the folder to serve");
     }
+    let dotfiles = section.flag("dotfiles", false);
     section.finish();
-    root
+    (root, dotfiles)
 }
 
 fn distribution(section: &mut Section<'_, '_>, key: &'static str, default: f64) -> Distribution {
@@ -103,7 +106,7 @@ fn distribution(section: &mut Section<'_, '_>, key: &'static str, default: f64) 
 
 /// Whether the folder to serve is one.
 pub(super) fn check(context: &Context<'_>, app: &App) {
-    let App::Static { root } = app else { return };
+    let App::Static { root, .. } = app else { return };
     if let Err(error) = std::fs::read_dir(root) {
         let what = format!("{} is not a folder this user can read ({error})", root.display());
         context.report("app.static.root", format!("{what}: create it, or name the right one"));
