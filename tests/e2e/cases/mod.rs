@@ -13,6 +13,7 @@ mod resumption;
 mod slow;
 mod smuggling;
 mod soak;
+mod static_files;
 mod suites;
 mod uploads;
 mod vanishing;

@@ -92,6 +92,18 @@ impl Tls {
         rest
     }
 
+    /// Reads to a sudden end of the connection; returns how many bytes came. An end in order fails the test.
+    pub fn read_broken(&mut self) -> u64 {
+        let (mut read, mut buffer) = (0, vec![0; 1 << 16]);
+        loop {
+            match self.0.read(&mut buffer) {
+                Ok(0) => panic!("the server ended in order after {read} bytes"),
+                Ok(bytes) => read += bytes as u64,
+                Err(_) => return read,
+            }
+        }
+    }
+
     /// Sends FIN, without close_notify: the application is gone, the kernel is not.
     pub fn half_close(&self) {
         self.0.sock.shutdown(std::net::Shutdown::Write).expect("the socket is connected");

@@ -27,6 +27,8 @@ pub struct Options {
     pub burn: bool,
     /// When to lend.
     pub decide: Decide,
+    /// The folder of the static application; `None`: the synthetic one.
+    pub root: Option<PathBuf>,
     /// `[tls] resumption`.
     pub resumption: &'static str,
     /// Further lines, by table: `("limits", "half_open = 4")`.
@@ -41,6 +43,7 @@ impl Options {
             apps: 0,
             burn: false,
             decide: Decide::Never,
+            root: None,
             resumption: "table",
             extra: Vec::new(),
         }
@@ -59,6 +62,11 @@ impl Options {
     /// Replies cost the core what they cost.
     pub fn burn(self) -> Options {
         Options { burn: true, ..self }
+    }
+
+    /// The files of a folder instead of synthetic replies.
+    pub fn root(self, root: &Path) -> Options {
+        Options { root: Some(root.to_owned()), ..self }
     }
 
     /// Resumption as said.
@@ -103,8 +111,9 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
         ("cores", format!("control = 0\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
         ("nic", nic(place, options)),
         ("tls", format!("resumption = {:?}", options.resumption)),
-        ("app", "kind = \"synthetic\"".to_owned()),
+        ("app", format!("kind = {:?}", if options.root.is_some() { "static" } else { "synthetic" })),
         ("app.synthetic", format!("burn = {}", options.burn)),
+        ("app.static", options.root.as_ref().map_or(String::new(), |root| format!("root = {root:?}"))),
         (
             "lease",
             // The machine may be shared: a helper that gets no processor for a while is not a silent one.
