@@ -81,7 +81,7 @@ counters! {
     leases_granted,
     /// Leases taken back because the client's connection ended first.
     leases_dropped,
-    /// Leases offered to this node as a helper. Each ends as one of the next four, or with its queue pair.
+    /// Leases offered to this node as a helper. Each ends as one of the next five.
     leases_taken,
     /// Leases returned whole by this node as a helper.
     leases_served,
@@ -91,6 +91,8 @@ counters! {
     leases_revoked,
     /// Leases returned by this node without a whole reply.
     leases_spoiled,
+    /// Leases that ended here with their queue pair.
+    leases_lost,
     /// Leases under way, as lender.
     leases_open,
     /// Leases under way, as helper.
@@ -231,6 +233,43 @@ counters! {
     /// Turns in which there was nothing to do.
     turns_idle,
 }
+
+/// Counters that add up, once nothing is under way: the first is the sum of the others. Of one worker, and of any
+/// number together.
+pub const SUMS: &[(&str, &[&str])] = &[
+    ("requests", &["replies_local", "replies_lent", "requests_answered", "requests_dropped"]),
+    (
+        "replies_own",
+        &[
+            "redirected",
+            "refused_syntax",
+            "refused_version",
+            "refused_head_too_large",
+            "refused_target_too_long",
+            "refused_host",
+            "refused_content_length",
+            "refused_both_lengths",
+            "refused_transfer_encoding",
+            "refused_framing",
+            "refused_chunk",
+            "refused_body_too_large",
+            "refused_method",
+            "refused_expectation",
+            "refused_late",
+            "refused_busy",
+            "refused_lost",
+            "refused_failed",
+        ],
+    ),
+    (
+        "leases_granted",
+        &["replies_lent", "leases_refused", "leases_failed", "leases_broken", "leases_dropped"],
+    ),
+    (
+        "leases_taken",
+        &["leases_served", "leases_declined", "leases_revoked", "leases_spoiled", "leases_lost"],
+    ),
+];
 
 /// Names of everything a worker publishes, in the order of its values.
 pub fn names() -> &'static [&'static str] {

@@ -387,6 +387,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         peer.queue_pair.fail();
         let served: Vec<LeaseId> = peer.helper.leases().collect();
         let owners: Vec<(LeaseId, LeaseStage, u32)> = peer.lender.owners().collect();
+        self.counters.leases_lost += served.len() as u64;
         for lease in served {
             if let Some(mut served) = peer.helper.end(lease) {
                 for part in served.parts.drain(..) {

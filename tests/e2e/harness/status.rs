@@ -2,11 +2,22 @@
 
 use std::fmt;
 
+use keyferry_worker::counters::SUMS;
 use serde_json::Value;
 
 /// Counters that are back to zero once every client is gone. The first that is not names the leak.
-const AT_REST: [&str; 6] =
-    ["flows", "leases_open", "chunks_out", "requests_in_app", "slots_out", "packets_in_use"];
+const AT_REST: [&str; 10] = [
+    "flows",
+    "leases_open",
+    "leases_serving",
+    "chunks_out",
+    "requests_out",
+    "records_out",
+    "gathers_out",
+    "requests_in_app",
+    "slots_out",
+    "packets_in_use",
+];
 
 /// One answer.
 pub struct Status(Value);
@@ -37,6 +48,12 @@ impl Status {
                 worker[counter].as_u64().unwrap_or_else(|| panic!("no counter {counter} in {self}"))
             })
             .collect()
+    }
+
+    /// The first counter that is not the sum of its parts, though the node is at rest.
+    pub fn unbalanced(&self) -> Option<&'static str> {
+        let sum = |parts: &[&str]| parts.iter().map(|part| self.total(part)).sum::<u64>();
+        SUMS.iter().find(|(total, parts)| self.total(total) != sum(parts)).map(|(total, _)| *total)
     }
 
     /// Whether nothing of any client is left.
