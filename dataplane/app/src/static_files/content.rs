@@ -38,7 +38,7 @@ impl State {
         State {
             length: u64::try_from(stat.st_size).unwrap_or(0),
             modified: u64::try_from(stat.st_mtime).unwrap_or(0),
-            nanoseconds: u64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            nanoseconds: stat.st_mtime_nsec,
         }
     }
 
@@ -86,8 +86,8 @@ pub(super) enum Content {
     Text(&'static str),
     /// A range of a file, or its rest.
     File(Source, Range<u64>),
-    /// Several.
-    Parts(Parts),
+    /// Several; boxed, they are much the larger and rare.
+    Parts(Box<Parts>),
 }
 
 impl Content {

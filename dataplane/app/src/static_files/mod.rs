@@ -153,7 +153,7 @@ fn reply(request: &Request, source: Source, content_type: &str) -> Result<Task, 
             _ => {
                 let parts = Parts::new(source, content_type, ranges);
                 let content_type = parts.content_type();
-                let content = Content::Parts(parts);
+                let content = Content::Parts(Box::new(parts));
                 Task { head: ReplyHead::new(206, content.left(), &content_type), content }
             }
         },
