@@ -5,6 +5,9 @@ use rustls::{Error, PeerIncompatible, PeerMisbehaved};
 
 use crate::alert::{Alert, Failure, FailureReason, Incompatible, OwnFault, PeerFault};
 
+/// What rustls says of a key that can sign with no scheme of the client's; a test holds it against the version in use.
+const NO_SCHEME: &str = "incompatible signing key";
+
 /// What ended a handshake, as rustls tells it.
 pub(crate) fn failure(error: &Error) -> Failure {
     match error {
@@ -20,6 +23,11 @@ pub(crate) fn failure(error: &Error) -> Failure {
             alert: Alert::NO_APPLICATION_PROTOCOL,
             reason: FailureReason::Incompatible(Incompatible::Application),
         },
+        // In TLS 1.2 the key may fit the suite and none of the schemes offered: the one such case rustls tells as a
+        // sentence.
+        Error::General(what) if what == NO_SCHEME => {
+            incompatible(&PeerIncompatible::NoSignatureSchemesInCommon)
+        }
         Error::AlertReceived(alert) => Failure::ended_by(Alert(u8::from(*alert))),
         _ => Failure::ours(OwnFault::Internal),
     }

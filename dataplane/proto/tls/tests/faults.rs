@@ -152,6 +152,22 @@ fn a_bad_finished_is_a_bad_record() {
 }
 
 #[test]
+fn a_key_that_fits_the_suite_and_no_scheme_is_nothing_in_common() {
+    let identity = Identity::new(Kind::Ecdsa, &["a.test"]);
+    let suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
+    let config = Arc::new(client_config(&[&identity], &suites));
+    let mut hello = from_client(&mut client(&config, "a.test"));
+    // Every scheme of signature_algorithms (RFC 5246 7.4.1.4.1) becomes Ed25519, which signs for the same suites.
+    let at = hello.windows(2).rposition(|it| it == [4, 3]).unwrap();
+    let list = (0..at).rev().find(|at| hello[*at..].starts_with(&[0, 13])).unwrap();
+    let bytes = usize::from(u16::from_be_bytes([hello[list + 4], hello[list + 5]]));
+    hello[list + 6..list + 6 + bytes].as_chunks_mut::<2>().0.fill([8, 7]);
+    let (failure, out) = fail(&server(), &hello);
+    assert_eq!(failure.reason, FailureReason::Incompatible(Incompatible::Signature));
+    assert_eq!(plain_alert(&out), Some(Alert::HANDSHAKE_FAILURE));
+}
+
+#[test]
 fn alerts_of_the_client_end_the_handshake_without_an_answer() {
     let (failure, out) = fail(&server(), &[21, 3, 3, 0, 2, 2, 40]);
     assert_eq!(failure.reason, FailureReason::PeerAlert(Alert::HANDSHAKE_FAILURE));

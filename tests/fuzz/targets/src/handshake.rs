@@ -92,7 +92,7 @@ impl Way<'_, '_> {
 
 /// The server's side of one connection.
 enum Side {
-    Shaking(Handshake),
+    Shaking(Box<Handshake>),
     Open(Box<Established>),
     Over(Failure),
 }
@@ -102,7 +102,7 @@ fn connect(config: &Arc<ClientConfig>, name: &'static str, input: &mut Input<'_>
     let name = name.try_into().expect("a name");
     let mut client = ClientConnection::new(Arc::clone(config), name).expect("a client");
     let mut way = Way { input, tampered: false, protected: false };
-    let mut side = Side::Shaking(Handshake::new(server()));
+    let mut side = Side::Shaking(Box::new(Handshake::new(server())));
     let (mut asked, mut got) = (false, Vec::new());
     for _ in 0..FLIGHTS_MAX {
         if !client.is_handshaking() && !asked {
