@@ -15,5 +15,6 @@ mod smuggling;
 mod soak;
 mod static_files;
 mod suites;
+mod tls_corners;
 mod uploads;
 mod vanishing;

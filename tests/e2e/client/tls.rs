@@ -115,6 +115,25 @@ impl Tls {
         assert_eq!(bytes, 0, "nothing follows");
     }
 
+    /// Sends so many KeyUpdates, each in a record of its own, as far as the server takes them.
+    pub fn key_updates(&mut self, count: usize) {
+        let mut wire = Vec::new();
+        for _ in 0..count {
+            self.0.conn.refresh_traffic_keys().expect("TLS 1.3 has key updates");
+            while self.0.conn.wants_write() {
+                self.0.conn.write_tls(&mut wire).expect("memory takes bytes");
+            }
+        }
+        let _ = self.0.sock.write_all(&wire);
+    }
+
+    /// Waits for the server's fatal alert.
+    pub fn expect_alert(&mut self, alert: rustls::AlertDescription) {
+        let error = self.0.read(&mut [0; 1]).expect_err("an alert, no data");
+        let told = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        assert_eq!(told, Some(&rustls::Error::AlertReceived(alert)), "{error}");
+    }
+
     /// What is below TLS, for leaving.
     pub fn into_tcp(self) -> TcpStream {
         self.0.into_parts().1
