@@ -22,6 +22,7 @@ mod net;
 mod packets;
 mod records;
 mod shm_hello;
+mod static_files;
 mod tcp_options;
 mod tls_parties;
 
@@ -45,7 +46,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub static TARGETS: [&Target; 11] = [
+pub static TARGETS: [&Target; 12] = [
     &client_hello::TARGET,
     &config::TARGET,
     &handshake::TARGET,
@@ -56,6 +57,7 @@ pub static TARGETS: [&Target; 11] = [
     &packets::TARGET,
     &records::TARGET,
     &shm_hello::TARGET,
+    &static_files::TARGET,
     &tcp_options::TARGET,
 ];
 
