@@ -1,4 +1,5 @@
-//! Slow requests: 408 for what does not come, patience with what comes slowly but steadily.
+//! Slow and long requests: 408 for what does not come, patience with what comes slowly but steadily, an answer to who
+//! goes on sending.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use crate::client::{Reply, Tls, assert_is_pattern, fnv1a, pattern};
 use crate::harness::{Cluster, Decide, NAME, Options};
 use crate::with_one_and_two_workers;
 
-with_one_and_two_workers!(drip, steady, expectation);
+with_one_and_two_workers!(drip, steady, expectation, refused_amid_an_upload);
 
 /// Heads and bodies that come a byte now and then: the whole is timed, not the pause.
 fn drip(workers: usize) {
@@ -91,5 +92,29 @@ fn expectation(workers: usize) {
         assert!(tls.rest().is_empty());
     });
     cluster.expect_replies(0, 3);
+    cluster.finish();
+}
+
+/// A client that sends on and on hears why it was refused: what it sends is drained, nothing is reset.
+fn refused_amid_an_upload(workers: usize) {
+    const SENT: usize = 4 << 20;
+    let cluster = Cluster::start(&Options::new(workers).decide(Decide::Always));
+    let ca = cluster.ca().to_owned();
+    cluster.clients().enter(|| {
+        for (framing, status) in [
+            (format!("Content-Length: {SENT}"), 413),
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked".to_owned(), 400),
+        ] {
+            let mut tls = Tls::connect(&ca);
+            tls.send(format!("POST / HTTP/1.1\r\nHost: {NAME}\r\n{framing}\r\n\r\n").as_bytes());
+            // All of it is sent before the answer is read.
+            for piece in pattern(1, SENT).chunks(1 << 14) {
+                tls.send(piece);
+            }
+            let reply = Reply::read(&mut tls, false);
+            assert!(reply.status == status && reply.closes(), "{reply:?}");
+            assert!(tls.rest().is_empty());
+        }
+    });
     cluster.finish();
 }
