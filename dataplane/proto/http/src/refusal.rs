@@ -13,7 +13,6 @@ pub struct Refusal {
 
 /// What is wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Reason {
     /// Request line or header field not well-formed: bad bytes, bare CR or LF, obs-fold.
     Syntax,
@@ -44,42 +43,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 13] = [
-        Reason::Syntax,
-        Reason::Version,
-        Reason::HeadTooLarge,
-        Reason::TargetTooLong,
-        Reason::Host,
-        Reason::ContentLength,
-        Reason::BothLengths,
-        Reason::TransferEncoding,
-        Reason::Framing,
-        Reason::Chunk,
-        Reason::BodyTooLarge,
-        Reason::Method,
-        Reason::Expectation,
-    ];
-
-    /// Its name in counters.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Reason::Syntax => "syntax",
-            Reason::Version => "version",
-            Reason::HeadTooLarge => "head_too_large",
-            Reason::TargetTooLong => "target_too_long",
-            Reason::Host => "host",
-            Reason::ContentLength => "content_length",
-            Reason::BothLengths => "both_lengths",
-            Reason::TransferEncoding => "transfer_encoding",
-            Reason::Framing => "framing",
-            Reason::Chunk => "chunk",
-            Reason::BodyTooLarge => "body_too_large",
-            Reason::Method => "method",
-            Reason::Expectation => "expectation",
-        }
-    }
-
     /// The refusal with the status for this reason (RFC 9110 15.5, 15.6).
     pub fn refusal(self) -> Refusal {
         let status = match self {
@@ -97,17 +60,5 @@ impl Reason {
             Reason::Version => 505,
         };
         Refusal { status, reason: self, head_only: false }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reasons_are_listed_by_their_numbers() {
-        for (number, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, number, "{}", reason.name());
-        }
     }
 }
