@@ -117,7 +117,14 @@ fn parts(
         tls: server(),
         app: Port::inline(Runner::new(Synthetic::new(options), 1024, Box::new(SystemClock::default()))),
         receive: Receive::new(Handover::between(1, 64).remove(0)),
-        pools: PoolSizes { records: 512, gathers: 512, requests: 2048, chunks: 2048, head_bytes: 1024 },
+        pools: PoolSizes {
+            records: 512,
+            gathers: 512,
+            requests: 2048,
+            chunks: 2048,
+            head_bytes: 1024,
+            body_bytes: 64 << 20,
+        },
         nic,
         mailbox,
     }

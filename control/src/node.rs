@@ -34,6 +34,9 @@ use crate::config::{self, Config, Protocol, files};
 use crate::counters::Registry;
 use crate::{key_log, memory, peers};
 
+/// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
+const BODIES_BYTES: usize = 64 << 20;
+
 /// Bytes of packet memory a chunk of the application, a record or a gathering buffer takes is far below a
 /// connection's TCP buffers, so their number follows the requests that may be under way.
 const GATHERS_PER_CONNECTION: usize = 2;
@@ -233,6 +236,7 @@ fn parts<N: Nic>(
             requests: connections.min(4 * requests) + requests,
             chunks: 2 * requests,
             head_bytes: 1024,
+            body_bytes: BODIES_BYTES.max(2 * config.limits.body_bytes),
         },
         mailbox,
     })

@@ -17,6 +17,9 @@ use crate::segment::Outgoing;
 /// Chunks of one reply that wait to be sealed: as many as the application is given at once.
 pub const PARTS_MAX: usize = CHUNKS_PER_JOB;
 
+/// Records that may wait for TCP before nothing more of the client is opened.
+pub const BACKLOG_MAX: usize = 16;
+
 /// What a listener's port does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -33,6 +36,8 @@ pub enum Service {
 pub enum Tls {
     /// Plain HTTP listener.
     None,
+    /// Not a whole record has come: there is no handshake yet that could cost anything.
+    Silent,
     /// Handshake under way.
     Handshake(Box<Handshake>),
     /// Records flow.
@@ -144,8 +149,10 @@ pub struct Conn {
     pub farewell: Option<Alert>,
     /// Its TLS handshake is not over.
     pub handshaking: bool,
-    /// It is in the list of those that wait for a buffer.
-    pub starved: bool,
+    /// Since when it holds buffers while its client is waited for, if it is known to.
+    pub held_since: Time,
+    /// Bytes of a body being read that count against all bodies being read.
+    pub body_bytes: usize,
     /// When the handshake, or the request being read, is too late.
     pub deadline: Time,
 }
@@ -175,7 +182,8 @@ impl Conn {
             closing: false,
             farewell: None,
             handshaking: false,
-            starved: false,
+            held_since: crate::shed::NOT_HELD,
+            body_bytes: 0,
             deadline: Time::NEVER,
         }
     }
@@ -186,9 +194,14 @@ impl Conn {
         matches!(self.reply, Reply::Lent { gone: true, .. })
     }
 
-    /// Whether another record may be taken from TCP: not while the key is out, nor while opened bytes wait.
+    /// Whether another record may be taken from TCP: not while the key is out, nor while opened bytes wait, nor while
+    /// the client does not take what its records make us answer.
     pub fn may_open(&self) -> bool {
-        !self.closing && !self.is_lent_out() && self.waiting.is_none() && !matches!(self.tls, Tls::Over)
+        self.backlog.len() < BACKLOG_MAX
+            && !self.closing
+            && !self.is_lent_out()
+            && self.waiting.is_none()
+            && !matches!(self.tls, Tls::Over)
     }
 
     /// Whether part of a request, or of a record, has come and none is being answered.

@@ -4,16 +4,14 @@ use keyferry_app::App;
 use keyferry_nic::Nic;
 use keyferry_tcp::{CloseReason, ConnId};
 use keyferry_time::Time;
-use keyferry_tls::{Alert, Handshake};
+use keyferry_tls::Alert;
 
 use crate::answer::Why;
 use crate::conn::{Conn, Reply, Service, Tls};
 use crate::input::{self, Inputs, Taken};
 use crate::segment::Outgoing;
+use crate::shed::RECORDS_A_VISIT;
 use crate::turn::Worker;
-
-/// Records of one connection taken in before others have their turn.
-const RECORDS_A_TURN: usize = 64;
 
 impl<N: Nic, A: App> Worker<N, A> {
     /// A new connection.
@@ -24,32 +22,27 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.counters.connections_opened += 1;
         let tls = match service {
             Service::Redirect { .. } => Tls::None,
-            Service::Https if self.counters.handshakes_open >= self.config.handshakes => {
-                self.counters.handshakes_failed += 1;
-                return self.tcp.abort(id);
-            }
-            Service::Https => Tls::Handshake(Box::new(Handshake::new(&self.tls))),
+            Service::Https => Tls::Silent,
         };
-        self.counters.handshakes_open += u64::from(service == Service::Https);
         let mut conn = Box::new(Conn::new(id, service, tls));
-        conn.handshaking = service == Service::Https;
         conn.deadline = self.now + self.config.handshake_timeout;
         self.deadlines.set(index as u32, conn.deadline);
         self.conns[index] = Some(conn);
+        self.shed.unproven.push_back(index as u32);
+        self.make_place();
     }
 
     /// Looks at a connection again later this turn.
     pub(crate) fn pump_again(&mut self, index: usize) {
-        if let Some(conn) = self.conns[index].as_ref() {
-            self.ready.push_back(conn.id);
+        if self.conns[index].is_some() {
+            self.ready.push_back(index as u32);
         }
     }
 
     /// Puts a connection aside until a buffer comes back.
     pub(crate) fn starve(&mut self, index: usize) {
-        if let Some(conn) = self.conns[index].as_mut().filter(|conn| !conn.starved) {
-            conn.starved = true;
-            self.starved.push_back(conn.id);
+        if self.conns[index].is_some() {
+            self.starved.push_back(index as u32);
         }
     }
 
@@ -59,10 +52,17 @@ impl<N: Nic, A: App> Worker<N, A> {
         if self.conns[index].as_ref().is_none_or(|conn| conn.id != id) {
             return;
         }
-        for _ in 0..RECORDS_A_TURN {
+        for _ in 0..RECORDS_A_VISIT {
+            if self.shed.records == 0 {
+                break;
+            }
+            if self.handshake_waits(index) {
+                return;
+            }
+            self.shed.records -= 1;
             match self.take_in(id) {
                 None => return self.maybe_eof(index),
-                Some(Taken::Starved) => return self.starve(index),
+                Some(Taken::Starved) => return self.short_of_buffers(index),
                 // A record may go on behind the end of TCP's ring.
                 Some(Taken::Wait) if self.tcp.readable(id) > 0 => {}
                 Some(Taken::Wait) => {
@@ -79,7 +79,12 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn take_in(&mut self, id: ConnId) -> Option<Taken> {
         let conn = self.conns[id.index()].as_deref_mut().filter(|conn| conn.id == id)?;
         self.flight.clear();
-        let mut with = Inputs { pools: &mut self.pools, limits: &self.config.http, flight: &mut self.flight };
+        let mut with = Inputs {
+            pools: &mut self.pools,
+            limits: &self.config.http,
+            flight: &mut self.flight,
+            tls: &self.tls,
+        };
         if conn.closing {
             // The client may still send; it is read and dropped so that our last words are not lost to a RST.
             while self.tcp.receive(id, |bytes| (bytes.len(), bytes.len()))? > 0 {}
@@ -94,7 +99,27 @@ impl<N: Nic, A: App> Worker<N, A> {
         if matches!(conn.tls, Tls::None) && conn.reply != Reply::None {
             return None;
         }
-        self.tcp.receive(id, |bytes| input::take(conn, bytes, &mut with))
+        if conn.body_bytes > 0 && with.pools.body_bytes >= with.pools.body_bytes_max {
+            return (self.tcp.readable(id) > 0).then_some(Taken::Starved);
+        }
+        let handshaking = !matches!(conn.tls, Tls::None | Tls::Open(_));
+        let taken = self.tcp.receive(id, |bytes| input::take(conn, bytes, &mut with))?;
+        if handshaking {
+            self.handshake_took(id.index(), &taken);
+        }
+        Some(taken)
+    }
+
+    /// A record of a handshake was taken in, or part of one.
+    fn handshake_took(&mut self, index: usize, taken: &Taken) {
+        if matches!(taken, Taken::Flight | Taken::Established { .. } | Taken::Failed(_)) {
+            self.shed.handshake_records = self.shed.handshake_records.saturating_sub(1);
+        }
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        if !conn.handshaking && !matches!(conn.tls, Tls::Silent) {
+            conn.handshaking = true;
+            self.handshake_began(index);
+        }
     }
 
     fn taken(&mut self, index: usize, taken: Taken) {
@@ -139,6 +164,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// The first byte of a request, or of a record that may hold it, starts the clock of its head; the end of its
     /// head that of its body, which what has come of it prolongs.
     fn watch_request(&mut self, index: usize) {
+        self.note(index);
         let Some(conn) = self.conns[index].as_mut() else { return };
         if conn.closing || !conn.is_amid_request() {
             return;
@@ -160,6 +186,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     fn established(&mut self, index: usize, resumed: bool) {
         self.counters.handshakes_open -= 1;
+        self.shed.proven(index);
         if resumed {
             self.counters.handshakes_resumed += 1;
         } else {
@@ -190,6 +217,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// A whole request: redirected, or on to the decision.
     fn request(&mut self, index: usize) {
+        self.shed.unproven.remove(index as u32);
         let Some(conn) = self.conns[index].as_mut() else { return };
         conn.asked = true;
         self.counters.requests += 1;
@@ -251,7 +279,8 @@ impl<N: Nic, A: App> Worker<N, A> {
         if !conn.deadline.is_due(self.now) {
             return self.deadlines.set(index as u32, conn.deadline);
         }
-        let (handshaking, amid) = (matches!(conn.tls, Tls::Handshake(_)), conn.is_amid_request());
+        let handshaking = matches!(conn.tls, Tls::Silent | Tls::Handshake(_));
+        let amid = conn.is_amid_request();
         if let Some(conn) = self.conns[index].as_mut() {
             conn.deadline = Time::NEVER;
         }
@@ -273,6 +302,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.counters.closed_reset += u64::from(reason == CloseReason::Reset);
         self.drop_request(index);
         self.deadlines.cancel(index as u32);
+        self.forget_claims(index);
         let Some(mut conn) = self.conns[index].take() else { return };
         self.counters.handshakes_open -= u64::from(conn.handshaking);
         while let Some(segment) = conn.backlog.pop_front() {

@@ -163,6 +163,16 @@ counters! {
     closed_unanswered,
     /// Connections reset because a lease broke.
     closed_lease,
+    /// Connections ended: their clients held buffers for too long when others needed them.
+    closed_slow,
+    /// Connections reset: no handshake done when places ran short.
+    closed_silent,
+    /// Connections reset amid their handshake: too many handshakes were under way.
+    closed_handshake,
+    /// Requests answered 503: the application has too many.
+    refused_busy,
+    /// Times a connection waited for a buffer.
+    starved,
     /// Packets received from the port. With `rx_handover` they are all there is: each is handed over, taken by the
     /// link layer, a handshake, a flow or TIME-WAIT, or dropped and counted by its reason.
     rx_packets,
@@ -224,6 +234,10 @@ counters! {
     records_out,
     /// Gathering buffers out of the pool.
     gathers_out,
+    /// Connections that hold buffers while their clients are waited for.
+    holding,
+    /// Bytes of request bodies being read.
+    body_bytes,
     /// Requests the application has.
     requests_in_app,
     /// Reply slots granted or taken.

@@ -5,7 +5,7 @@
 //! because TCP's memory is given back.
 
 use keyferry_http::{Limits, Progress, Refusal, Request};
-use keyferry_tls::{Failure, Opened, Step};
+use keyferry_tls::{Failure, Handshake, Opened, Server, Step};
 
 use crate::conn::{Conn, Reply, Session, Tls};
 use crate::pool::{Gather, Pools};
@@ -52,6 +52,8 @@ pub struct Inputs<'a> {
     pub limits: &'a Limits,
     /// What the handshake wants sent.
     pub flight: &'a mut Vec<u8>,
+    /// What handshakes begin with.
+    pub tls: &'a Server,
 }
 
 /// Takes in bytes TCP lends. Returns how many it used.
@@ -114,8 +116,16 @@ fn gather(conn: &mut Conn, bytes: &[u8], with: &mut Inputs<'_>) -> (usize, Taken
     }
 }
 
+/// The first record makes a handshake of a silent connection.
+fn begin(conn: &mut Conn, with: &Inputs<'_>) {
+    if matches!(conn.tls, Tls::Silent) {
+        conn.tls = Tls::Handshake(Box::new(Handshake::new(with.tls)));
+    }
+}
+
 /// A record that cannot be: during the handshake its alert has to come from rustls' keys.
 fn refused(conn: &mut Conn, failure: Failure, with: &mut Inputs<'_>) -> Taken {
+    begin(conn, with);
     if let Tls::Handshake(handshake) = &mut conn.tls {
         handshake.refuse(failure, with.flight);
     }
@@ -124,8 +134,9 @@ fn refused(conn: &mut Conn, failure: Failure, with: &mut Inputs<'_>) -> Taken {
 
 /// Takes in one whole record.
 fn record(conn: &mut Conn, record: &mut [u8], with: &mut Inputs<'_>) -> Taken {
+    begin(conn, with);
     match &mut conn.tls {
-        Tls::None | Tls::Over => Taken::More,
+        Tls::None | Tls::Silent | Tls::Over => Taken::More,
         Tls::Handshake(handshake) => match handshake.advance(record, with.flight) {
             Step::Continue => Taken::Flight,
             Step::Failed(failure) => Taken::Failed(failure),
@@ -160,7 +171,12 @@ fn request_bytes(conn: &mut Conn, data: &[u8], with: &mut Inputs<'_>) -> (usize,
         conn.request = with.pools.requests.take();
     }
     let Some(request) = conn.request.as_deref_mut() else { return (0, Taken::Starved) };
-    feed(&mut conn.reader, request, data, with.limits)
+    let before = request.body().len();
+    let fed = feed(&mut conn.reader, request, data, with.limits);
+    let grown = request.body().len().saturating_sub(before);
+    conn.body_bytes += grown;
+    with.pools.body_bytes += grown;
+    fed
 }
 
 fn feed(

@@ -27,6 +27,11 @@ impl<T> Pool<T> {
         self.free.push(value);
     }
 
+    /// Values there are, in the pool and out.
+    pub fn made(&self) -> usize {
+        self.made
+    }
+
     /// Whether there is nothing to take.
     pub fn is_empty(&self) -> bool {
         self.free.is_empty()
@@ -78,6 +83,10 @@ pub struct Pools {
     pub requests: Pool<Box<Request>>,
     /// Application chunks.
     pub chunks: Pool<Chunk>,
+    /// Bytes of bodies being read.
+    pub body_bytes: usize,
+    /// Bytes of bodies being read beyond which no more is opened until some come back.
+    pub body_bytes_max: usize,
 }
 
 /// How many of each.
@@ -93,6 +102,8 @@ pub struct PoolSizes {
     pub chunks: usize,
     /// Bytes of a request's head at first; it grows to the limits.
     pub head_bytes: usize,
+    /// Bytes of all bodies being read, at most, but for the last record of each.
+    pub body_bytes: usize,
 }
 
 impl Pools {
@@ -104,6 +115,8 @@ impl Pools {
             gathers: Pool::new(sizes.gathers, || Gather { bytes: bytes(), start: 0, end: 0 }),
             requests: Pool::new(sizes.requests, || Box::new(Request::with_capacity(sizes.head_bytes, 0))),
             chunks: Pool::new(sizes.chunks, Chunk::new),
+            body_bytes: 0,
+            body_bytes_max: sizes.body_bytes,
         }
     }
 

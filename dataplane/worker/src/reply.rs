@@ -9,7 +9,7 @@ use keyferry_time::Time;
 use keyferry_tls::{Alert, Content, Fragment, SealError};
 
 use crate::answer::Why;
-use crate::conn::{Conn, Plain, Reply, Tls};
+use crate::conn::{BACKLOG_MAX, Conn, Plain, Reply, Tls};
 use crate::job::Owner;
 use crate::lend::RECORDS_TO_LEND;
 use crate::segment::Outgoing;
@@ -31,6 +31,7 @@ fn facts(conn: &Conn) -> Facts {
 impl<N: Nic, A: App> Worker<N, A> {
     /// A whole request is here: decides where it runs.
     pub(crate) fn dispatch(&mut self, index: usize) {
+        self.read_whole(index);
         let Some(conn) = self.conns[index].as_mut() else { return };
         conn.deadline = Time::NEVER;
         conn.body_since = None;
@@ -56,6 +57,14 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
     }
 
+    /// A request is no longer being read.
+    fn read_whole(&mut self, index: usize) {
+        self.shed.holding.remove(index as u32);
+        if let Some(conn) = self.conns[index].as_mut() {
+            self.pools.body_bytes -= std::mem::take(&mut conn.body_bytes);
+        }
+    }
+
     fn count(&mut self, reason: Reason) {
         let counter = match reason {
             Reason::Off => &mut self.counters.kept_off,
@@ -72,6 +81,10 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Gives a request to the application here; 503 if it has too many.
     pub(crate) fn run_here(&mut self, index: usize) {
+        if self.pools.chunks.is_empty() {
+            // Those who do not read their replies hold them.
+            self.shed_slowest();
+        }
         let Some(conn) = self.conns[index].as_mut() else { return };
         let Some(request) = conn.request.take() else { return };
         let Some(chunk) = self.pools.chunks.take() else {
@@ -84,6 +97,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if let Err(job) = self.app.submit(Job { id, request, chunk }) {
             self.pools.give_request(job.request);
             self.pools.chunks.give(job.chunk);
+            self.shed_slowest();
             self.answer(index, Why::Busy);
         }
     }
@@ -126,7 +140,11 @@ impl<N: Nic, A: App> Worker<N, A> {
             while let Some(segment) = conn.backlog.pop_front() {
                 if let Err(segment) = self.tcp.send(conn.id, segment) {
                     conn.backlog.push_front(segment);
-                    return;
+                    return self.note(index);
+                }
+                if conn.backlog.len() + 1 == BACKLOG_MAX {
+                    // Its records may be opened again.
+                    self.ready.push_back(index as u32);
                 }
             }
             if conn.key_update_due {
@@ -153,7 +171,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 return;
             }
             if self.pools.records.is_empty() {
-                return self.starve(index);
+                return self.short_of_buffers(index);
             }
             if !self.own_record(index, seal_part) {
                 return self.reset(index);
@@ -170,6 +188,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                     conn.asked = false;
                     self.counters.replies_local += 1;
                 }
+                self.note(index);
                 self.reply_done(index);
             }
         }
@@ -317,6 +336,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         conn.deadline = Time::NEVER;
         self.tcp.set_idle_timeout(conn.id, Some(self.config.idle_timeout));
         self.flush(index);
+        self.note(index);
         self.pump_again(index);
     }
 
@@ -336,6 +356,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Forgets the request and reply of a connection: its job is cancelled, its lease taken back.
     pub(crate) fn drop_request(&mut self, index: usize) {
+        self.read_whole(index);
         let Some(conn) = self.conns[index].as_mut() else { return };
         let reply = std::mem::replace(&mut conn.reply, Reply::None);
         self.counters.requests_dropped += u64::from(std::mem::take(&mut conn.asked));
@@ -399,6 +420,6 @@ fn seal_into(tls: &mut Tls, bytes: &[u8], out: &mut [u8]) -> Result<usize, SealE
             out.get_mut(..bytes.len()).ok_or(SealError::Bounds)?.copy_from_slice(bytes);
             Ok(bytes.len())
         }
-        Tls::Handshake(_) | Tls::Over => Err(SealError::Bounds),
+        Tls::Silent | Tls::Handshake(_) | Tls::Over => Err(SealError::Bounds),
     }
 }

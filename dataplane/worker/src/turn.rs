@@ -9,7 +9,7 @@ use keyferry_fabric::{BURST as COMPLETIONS, Completion};
 use keyferry_lease::lender::Stage as LeaseStage;
 use keyferry_lease::{LeaseId, Message, helper, lender};
 use keyferry_nic::{BURST, Nic};
-use keyferry_tcp::{ConnId, Event, Tcp};
+use keyferry_tcp::{Event, List, Tcp};
 use keyferry_time::{Time, Wheel};
 use keyferry_tls::Server;
 use zeroize::Zeroize;
@@ -25,6 +25,7 @@ use crate::port::Port;
 use crate::probe::{Probe, Stage};
 use crate::receive::Receive;
 use crate::segment::Outgoing;
+use crate::shed::Shed;
 use crate::tls_counters::TlsCounters;
 
 /// Receive bursts handled before the rest of the turn runs.
@@ -32,6 +33,9 @@ const BURSTS_A_TURN: usize = 2;
 
 /// Completion bursts handled for one queue pair a turn.
 const COMPLETION_BURSTS_A_TURN: usize = 4;
+
+/// Connections without a buffer that are looked at again in a turn.
+const STARVED_A_TURN: usize = 256;
 
 /// One core's share of the data plane: its queue of the port, its connections, its queue pairs. Shared with nobody.
 pub struct Worker<N: Nic, A: App> {
@@ -56,10 +60,12 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) draining: bool,
     /// Counts decisions, so that ties go round the peers.
     pub(crate) decisions: usize,
-    /// Connections to look at again this turn.
-    pub(crate) ready: std::collections::VecDeque<ConnId>,
+    /// Connections to look at again.
+    pub(crate) ready: List,
     /// Connections that wait for a buffer.
-    pub(crate) starved: std::collections::VecDeque<ConnId>,
+    pub(crate) starved: List,
+    /// Budgets, and who is let go when something runs short.
+    pub(crate) shed: Shed,
     /// Storage of one call, kept to save its allocation.
     pub(crate) flight: Vec<u8>,
     pub(crate) views: Vec<keyferry_decide::Peer>,
@@ -93,8 +99,9 @@ impl<N: Nic, A: App> Worker<N, A> {
             mailbox,
             draining: false,
             decisions: 0,
-            ready: std::collections::VecDeque::with_capacity(1024),
-            starved: std::collections::VecDeque::with_capacity(1024),
+            ready: List::new(config.connections),
+            starved: List::new(config.connections),
+            shed: Shed::new(config.connections),
             flight: Vec::with_capacity(16 * 1024),
             views: Vec::with_capacity(crate::peer::PEERS_MAX),
             late: Vec::with_capacity(64),
@@ -119,6 +126,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let mut busy = self.read_mail();
         busy |= self.take_packets();
         probe.end_of(Stage::Packets);
+        busy |= self.take_left_over();
         busy |= self.take_events();
         probe.end_of(Stage::Requests);
         busy |= self.take_parts();
@@ -128,6 +136,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         probe.end_of(Stage::Fabric);
         busy |= self.take_ready();
+        busy |= self.take_starved();
         self.app.flush();
         self.timers();
         probe.end_of(Stage::Timers);
@@ -144,6 +153,9 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// When the next turn is due though nothing arrives.
     pub fn poll_at(&self) -> Option<Time> {
+        if self.has_left_over() {
+            return Some(self.now);
+        }
         let deadlines =
             [self.tcp.poll_at(), self.deadlines.next(), self.port.link.poll_at(), self.app.poll_at()];
         deadlines.into_iter().flatten().min()
@@ -303,21 +315,28 @@ impl<N: Nic, A: App> Worker<N, A> {
         outcome
     }
 
-    /// Connections that were put aside: after a reply, or for want of a buffer that may be there now.
-    fn take_ready(&mut self) -> bool {
+    /// Connections that were put aside: after a reply, or after their share of a turn.
+    pub(crate) fn take_ready(&mut self) -> bool {
         let mut busy = false;
         for _ in 0..self.ready.len() {
-            let Some(id) = self.ready.pop_front() else { break };
-            busy = true;
-            self.pump(id);
-        }
-        for _ in 0..self.starved.len() {
-            let Some(id) = self.starved.pop_front() else { break };
-            if let Some(conn) = self.conns[id.index()].as_mut().filter(|conn| conn.id == id) {
-                conn.starved = false;
-                self.flush(id.index());
-                self.pump(id);
+            if self.shed.records == 0 {
+                break;
             }
+            let Some(index) = self.ready.pop_front() else { break };
+            busy = true;
+            self.pump_index(index);
+        }
+        busy
+    }
+
+    /// Connections that waited for a buffer that may be there now, as many as may get one.
+    fn take_starved(&mut self) -> bool {
+        let mut busy = false;
+        for _ in 0..self.starved.len().min(STARVED_A_TURN) {
+            let Some(index) = self.starved.pop_front() else { break };
+            self.flush(index as usize);
+            self.pump_index(index);
+            busy |= !self.starved.contains(index);
         }
         busy
     }
@@ -325,9 +344,10 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Memory TCP is done with.
     fn take_released(&mut self) -> bool {
         let mut busy = false;
-        while let Some((_, segment)) = self.tcp.released() {
+        while let Some((id, segment)) = self.tcp.released() {
             busy = true;
             self.release(segment);
+            self.progress(id);
         }
         busy
     }
@@ -430,6 +450,8 @@ impl<N: Nic, A: App> Worker<N, A> {
         all.syn_acks_again = tcp.syn_acks_again;
         all.half_open = tcp.half_open;
         all.time_wait = tcp.time_wait;
+        all.holding = self.shed.holding.len() as u64;
+        all.body_bytes = self.pools.body_bytes as u64;
         all.flows = self.tcp.connections() as u64;
         all.chunks_out = self.pools.chunks.out() as u64;
         all.requests_out = self.pools.requests.out() as u64;
