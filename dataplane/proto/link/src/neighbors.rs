@@ -16,7 +16,9 @@ use crate::cidr::mapped;
 const WAYS: usize = 8;
 /// Sets of the cache, a power of two.
 const SETS: usize = 256;
-/// Neighbours known at a time, at most; a further one replaces the one of its set heard of least recently.
+/// Neighbours known at a time, at most; a further one replaces the one of its set that matters least: one that only
+/// asked, then one that has not answered, then one that has. Of equals the one heard of least recently goes. So a flood
+/// of askers, or of packets from addresses nobody has, cannot push out a neighbour that is in use.
 pub const NEIGHBORS_MAX: usize = WAYS * SETS;
 
 /// How long a confirmation holds (RFC 4861 section 10, REACHABLE_TIME).
@@ -147,7 +149,7 @@ impl Neighbors {
     pub(crate) fn learn(&mut self, now: Time, address: IpAddr, mac: [u8; 6], word: Word) -> bool {
         let Some(at) = self.find(address) else {
             // Nobody asked: only who is about to talk to us is worth a place (RFC 4861 sections 7.2.3, 7.2.5).
-            if word == Word::Asked {
+            if word == Word::Asked && self.has_place(address) {
                 let at = self.place(now, address, State::Stale);
                 self.neighbors[at].mac = mac;
                 self.wheel.set(at as u32, now + FORGET);
@@ -231,16 +233,27 @@ impl Neighbors {
         self.keys[set..set + WAYS].iter().position(|probe| *probe == key).map(|way| set + way)
     }
 
-    /// A place for a new neighbour: an empty one of its set, else the one unconfirmed for longest.
+    /// How much a place's neighbour matters.
+    fn worth(&self, at: usize) -> (u8, Time) {
+        match (self.keys[at], self.neighbors[at].state) {
+            (EMPTY, _) => (0, Time::ZERO),
+            (_, State::Stale) => (1, self.neighbors[at].since),
+            (_, State::Incomplete) => (2, self.neighbors[at].since),
+            (_, State::Reachable | State::Probe) => (3, self.neighbors[at].since),
+        }
+    }
+
+    /// Whether there is a place for a neighbour that nobody asked for: not that of one in use.
+    fn has_place(&self, address: IpAddr) -> bool {
+        let set = set_of(mapped(address));
+        (set..set + WAYS).any(|at| self.worth(at).0 < 2)
+    }
+
+    /// A place for a new neighbour: that of the one of its set that matters least.
     fn place(&mut self, now: Time, address: IpAddr, state: State) -> usize {
         let key = mapped(address);
         let set = set_of(key);
-        let at = (set..set + WAYS)
-            .min_by_key(|at| match self.keys[*at] {
-                EMPTY => (0, Time::ZERO),
-                _ => (1, self.neighbors[*at].since),
-            })
-            .unwrap_or(set);
+        let at = (set..set + WAYS).min_by_key(|at| self.worth(*at)).unwrap_or(set);
         self.keys[at] = key;
         self.neighbors[at] = Neighbor { address, mac: [0; 6], state, used: false, solicits: 0, since: now };
         self.wheel.cancel(at as u32);

@@ -1,0 +1,240 @@
+//! A node of one or two workers on a simulated port, with the synthetic application inside each.
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use keyferry_app::synthetic::{Distribution, Options as AppOptions, Synthetic};
+use keyferry_app::{Clock, Port, Runner};
+use keyferry_decide::Policy;
+use keyferry_link::{Cidr, Link, Route};
+use keyferry_nic::handover::Handover;
+use keyferry_nic::sim::{Net, PortOptions, Queue};
+use keyferry_nic::{Nic, Packet as _};
+use keyferry_tcp::{RxChecksum, Tcp};
+use keyferry_time::Time;
+use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_worker::conn::Service;
+use keyferry_worker::mailbox::MAIL_MAX;
+use keyferry_worker::peer::LeaseLimits;
+use keyferry_worker::pool::PoolSizes;
+use keyferry_worker::receive::Receive;
+use keyferry_worker::{Config, Parts, Worker};
+
+/// The node's address, in a /8 of which most belongs to nobody.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// The way to every client.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+pub const PORT: u16 = 443;
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a test may want otherwise.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub workers: u16,
+    pub connections: u32,
+    pub half_open: u32,
+    pub handshakes: u64,
+    pub pools: PoolSizes,
+    pub jobs: usize,
+    pub packets: usize,
+    pub descriptors: usize,
+    pub handover: usize,
+    pub receive_bytes: usize,
+    pub send_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            workers: 1,
+            connections: 1024,
+            half_open: 256,
+            handshakes: 64,
+            pools: PoolSizes {
+                records: 256,
+                gathers: 128,
+                requests: 128,
+                chunks: 256,
+                head_bytes: 1024,
+                body_bytes: 4 << 20,
+            },
+            jobs: 128,
+            packets: 4096,
+            descriptors: 512,
+            handover: 256,
+            receive_bytes: 8192,
+            send_bytes: 16_384,
+        }
+    }
+}
+
+/// Virtual time, for the application.
+#[derive(Clone, Default)]
+pub struct VirtualClock(Arc<AtomicU64>);
+
+impl VirtualClock {
+    pub fn set(&self, now_ns: u64) {
+        self.0.store(now_ns, Ordering::Relaxed);
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Time {
+        Time(self.0.load(Ordering::Relaxed))
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        1_700_000_000 + self.0.load(Ordering::Relaxed) / 1_000_000_000
+    }
+}
+
+/// Workers and the far end of their port.
+pub struct Node {
+    pub workers: Vec<Worker<Queue, Synthetic>>,
+    pub net: Net,
+    pub wire: Queue,
+    pub time: VirtualClock,
+    pub injected: Cell<u64>,
+}
+
+impl Node {
+    /// Sends a frame from the clients' end; false if its ring is full.
+    pub fn inject(&mut self, frame: &[u8]) -> bool {
+        let Some(mut packet) = self.wire.alloc() else { return false };
+        packet.set_len(frame.len());
+        packet.bytes_mut().copy_from_slice(frame);
+        let mut packets = arrayvec::ArrayVec::from_iter([packet]);
+        let sent = self.wire.tx_burst(&mut packets) == 1;
+        self.injected.set(self.injected.get() + u64::from(sent));
+        sent
+    }
+}
+
+pub fn node(options: &Options) -> Node {
+    let mut net = Net::with_frames(65_536);
+    // A port that segments would hide how replies are cut; a port without RSS needs the hand-over.
+    let port = PortOptions {
+        mac: MAC,
+        queues: options.workers,
+        packets: options.packets * usize::from(options.workers),
+        descriptors: options.descriptors,
+        tso: false,
+        rss: options.workers == 1,
+        ..PortOptions::default()
+    };
+    let queues = net.port(port);
+    // The clients' end takes frames larger than the node's may be.
+    let far = PortOptions {
+        mac: [2, 0, 0, 0, 0, 2],
+        mtu: 9_000,
+        packets: 16_384,
+        descriptors: 8_192,
+        tso: false,
+        tx_checksum: false,
+        ..PortOptions::default()
+    };
+    let wire = net.port(far).remove(0);
+    net.connect(queues[0].port(), wire.port(), 0);
+    let time = VirtualClock::default();
+    let server = server();
+    let handovers = Handover::between(usize::from(options.workers), options.handover);
+    let workers = queues
+        .into_iter()
+        .zip(handovers)
+        .map(|(queue, handover)| Worker::new(parts(options, queue, handover, server.clone(), time.clone())))
+        .collect();
+    Node { workers, net, wire, time, injected: Cell::new(0) }
+}
+
+fn parts(
+    options: &Options,
+    nic: Queue,
+    handover: Handover<keyferry_nic::sim::Packet>,
+    tls: Server,
+    time: VirtualClock,
+) -> Parts<Queue, Synthetic> {
+    let caps = nic.caps();
+    let address = Cidr::new(IpAddr::V4(ADDRESS), 8).expect("a prefix of 8 bits");
+    let everywhere = Cidr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).expect("a prefix of 0 bits");
+    let app = AppOptions {
+        cost_us: Distribution::Fixed(0.0),
+        bytes: Distribution::Fixed(1024.0),
+        burn: false,
+        seed: 1,
+    };
+    Parts {
+        config: Config {
+            services: vec![(PORT, Service::Https)],
+            connections: options.connections,
+            handshakes: options.handshakes,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: IDLE_TIMEOUT,
+            http: keyferry_http::Limits::default(),
+            app_threads: 1,
+            policy: Policy::Never,
+            eager: false,
+            leases: LeaseLimits {
+                leases: 64,
+                credits: 16,
+                claim_timeout: Duration::from_secs(5),
+                silence_timeout: Duration::from_secs(5),
+            },
+            message_bytes: 8192,
+        },
+        link: Link::new(keyferry_link::Config {
+            mac: caps.mac,
+            addresses: vec![address],
+            routes: vec![Route { to: everywhere, via: IpAddr::V4(GATEWAY) }],
+            vlan: None,
+            mtu: caps.mtu,
+        }),
+        tcp: Tcp::new(keyferry_tcp::Config {
+            addresses: vec![IpAddr::V4(ADDRESS)],
+            ports: vec![PORT],
+            mtu: caps.mtu,
+            connections: options.connections,
+            half_open: options.half_open,
+            half_open_timeout: HANDSHAKE_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            receive_bytes: options.receive_bytes,
+            send_bytes: options.send_bytes,
+            rx_checksum: RxChecksum::Trust,
+            tx_checksum_offload: caps.tx_checksum,
+            tso_bytes_max: caps.tso_bytes_max,
+            seed: 1,
+        }),
+        tls,
+        app: Port::inline(Runner::new(Synthetic::new(app), options.jobs, Box::new(time))),
+        receive: Receive::new(handover),
+        pools: options.pools,
+        nic,
+        mailbox: Arc::new(ArrayQueue::new(MAIL_MAX)),
+    }
+}
+
+/// A server with a P-256 certificate made for the occasion.
+fn server() -> Server {
+    let made = rcgen::generate_simple_self_signed(vec!["flood.test".into()]).expect("a certificate");
+    let server = Server::new(&ServerOptions {
+        certificates: vec![CertificatePem {
+            chain: made.cert.pem().into_bytes(),
+            key: made.signing_key.serialize_pem().into_bytes().into(),
+            source: "floods".into(),
+        }],
+        tls12: true,
+        tls13: true,
+        resumption: Resumption::Off,
+        suites: None,
+    })
+    .expect("a server");
+    server.warm_up();
+    server
+}
