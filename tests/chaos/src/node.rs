@@ -138,7 +138,7 @@ fn config(plan: &NodePlan) -> Config {
 
 fn pools(plan: &NodePlan) -> PoolSizes {
     let [records, gathers, requests, chunks] = plan.pools;
-    PoolSizes { records, gathers, requests, chunks, head_bytes: 512 }
+    PoolSizes { records, gathers, requests, chunks, head_bytes: 512, body_bytes: 1 << 20 }
 }
 
 fn link(number: usize, queue: &Queue) -> Link<<Queue as Nic>::Packet> {
