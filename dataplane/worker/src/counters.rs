@@ -169,8 +169,6 @@ counters! {
     closed_silent,
     /// Connections reset amid their handshake: too many handshakes were under way.
     closed_handshake,
-    /// Requests answered 503: the application has too many.
-    refused_busy,
     /// Times a connection waited for a buffer.
     starved,
     /// Packets received from the port. With `rx_handover` they are all there is: each is handed over, taken by the

@@ -11,6 +11,7 @@ use keyferry_nic::Nic;
 use keyferry_tcp::{ConnId, List};
 use keyferry_time::Time;
 
+use crate::answer::Why;
 use crate::conn::{Conn, Reply, Tls};
 use crate::turn::Worker;
 
@@ -134,7 +135,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.shed.holding.remove(index as u32);
         if reads && speaks && !self.pools.records.is_empty() {
             // RFC 9110 section 15.5.9: it did not send the request in the time we were prepared to wait.
-            self.answer(index, 408);
+            self.answer(index, Why::Late);
         } else {
             self.reset(index);
         }
