@@ -177,7 +177,7 @@ fn parts(
             handshake_timeout: HANDSHAKE_TIMEOUT,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(600),
-            body_rate: keyferry_http::Rate::bytes_per_second(1),
+            body_rate: keyferry_worker::config::Rate::bytes_per_second(1),
             idle_timeout: IDLE_TIMEOUT,
             http: keyferry_http::Limits::default(),
             app_threads: 1,
