@@ -149,6 +149,8 @@ pub struct Conn {
     pub farewell: Option<Alert>,
     /// Its TLS handshake is not over.
     pub handshaking: bool,
+    /// A request of it has been answered whole: it may use what is kept in reserve.
+    pub served: bool,
     /// Since when it holds buffers while its client is waited for, if it is known to.
     pub held_since: Time,
     /// Bytes of a body being read that count against all bodies being read.
@@ -182,6 +184,7 @@ impl Conn {
             closing: false,
             farewell: None,
             handshaking: false,
+            served: false,
             held_since: crate::shed::NOT_HELD,
             body_bytes: 0,
             deadline: Time::NEVER,

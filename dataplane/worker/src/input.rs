@@ -70,9 +70,9 @@ pub fn take(conn: &mut Conn, bytes: &mut [u8], with: &mut Inputs<'_>) -> (usize,
     }
     match keyferry_tls::record_len(bytes) {
         Err(failure) => (bytes.len(), refused(conn, failure, with)),
-        // A record once opened cannot be opened again: a buffer for what it may leave over has to be there first.
-        Ok(Some(len)) if len <= bytes.len() && with.pools.gathers.is_empty() => (0, Taken::Starved),
+        Ok(Some(len)) if len <= bytes.len() && !has_buffers(conn, with.pools) => (0, Taken::Starved),
         Ok(Some(len)) if len <= bytes.len() => (len, record(conn, &mut bytes[..len], with)),
+        Ok(_) if !with.pools.gathers.has_for(conn.served) => (0, Taken::Starved),
         Ok(_) => match with.pools.gathers.take() {
             None => (0, Taken::Starved),
             Some(gather_into) => {
@@ -81,6 +81,13 @@ pub fn take(conn: &mut Conn, bytes: &mut [u8], with: &mut Inputs<'_>) -> (usize,
             }
         },
     }
+}
+
+/// Whether a record can be opened. Once opened it cannot be opened again: a request to feed, and a buffer for what it
+/// may leave over, have to be there first.
+fn has_buffers(conn: &Conn, pools: &Pools) -> bool {
+    let feeds = matches!(conn.tls, Tls::Open(_)) && conn.reply == Reply::None && conn.request.is_none();
+    !pools.gathers.is_empty() && (!feeds || pools.requests.has_for(conn.served))
 }
 
 /// Adds bytes to a record that arrives in pieces, and takes it in once whole.
@@ -97,7 +104,7 @@ fn gather(conn: &mut Conn, bytes: &[u8], with: &mut Inputs<'_>) -> (usize, Taken
             Ok(Some(len)) => len,
         };
         if partial.end == want && want > keyferry_tls::HEADER_BYTES {
-            if with.pools.gathers.is_empty() {
+            if !has_buffers(conn, with.pools) {
                 conn.partial = Some(partial);
                 return (used, Taken::Starved);
             }
@@ -167,7 +174,7 @@ fn request_bytes(conn: &mut Conn, data: &[u8], with: &mut Inputs<'_>) -> (usize,
     if conn.reply != Reply::None {
         return (0, Taken::More);
     }
-    if conn.request.is_none() {
+    if conn.request.is_none() && with.pools.requests.has_for(conn.served) {
         conn.request = with.pools.requests.take();
     }
     let Some(request) = conn.request.as_deref_mut() else { return (0, Taken::Starved) };

@@ -3,6 +3,9 @@
 use keyferry_app::Chunk;
 use keyferry_http::Request;
 
+/// One in this many of a pool's values is kept for clients that have been served before.
+const RESERVE_SHARE: usize = 4;
+
 /// A stack of recycled values, bounded by what it was made with.
 pub struct Pool<T> {
     free: Vec<T>,
@@ -30,6 +33,18 @@ impl<T> Pool<T> {
     /// Values there are, in the pool and out.
     pub fn made(&self) -> usize {
         self.made
+    }
+
+    /// Whether a value may be taken by one that may hold it for long: the last quarter is for those that give it back
+    /// at once, or have shown that they do.
+    pub fn has_for(&self, trusted: bool) -> bool {
+        let reserve = if trusted { 0 } else { self.made / RESERVE_SHARE };
+        self.free.len() > reserve
+    }
+
+    /// Whether so few are left that they are for those who give them back at once.
+    pub fn is_low(&self) -> bool {
+        self.free.len() <= self.made / RESERVE_SHARE
     }
 
     /// Whether there is nothing to take.

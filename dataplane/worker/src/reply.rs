@@ -6,7 +6,12 @@ use keyferry_decide::{Facts, Reason, decide};
 use keyferry_lease::lender::Stage;
 use keyferry_nic::Nic;
 use keyferry_time::Time;
-use keyferry_tls::{Alert, Content, Fragment, SealError};
+            // The last records are for those whose TCP takes them at once; the others go on when it does.
+            if self.pools.records.is_low() && !self.tcp.has_room(conn.id, RECORD_BYTES_MAX) {
+                self.note(index);
+                return self.short_of_buffers(index);
+            }
+            if !self.own_record(index, seal_part) {
 
 use crate::answer::Why;
 use crate::conn::{BACKLOG_MAX, Conn, Plain, Reply, Tls};
@@ -173,6 +178,11 @@ impl<N: Nic, A: App> Worker<N, A> {
             if self.pools.records.is_empty() {
                 return self.short_of_buffers(index);
             }
+            // The last records are for those whose TCP takes them at once; the others go on when it does.
+            if self.pools.records.is_low() && !self.tcp.has_room(conn.id, RECORD_BYTES_MAX) {
+                self.note(index);
+                return self.short_of_buffers(index);
+            }
             if !self.own_record(index, seal_part) {
                 return self.reset(index);
             }
@@ -186,6 +196,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 if let Some(conn) = self.conns[index].as_mut() {
                     conn.reply = Reply::None;
                     conn.asked = false;
+                    conn.served = true;
                     self.counters.replies_local += 1;
                 }
                 self.note(index);

@@ -94,7 +94,9 @@ fn holds(conn: &Conn, unsent: usize) -> bool {
     match conn.reply {
         Reply::Lent { .. } => false,
         Reply::None if conn.request.is_some() || conn.partial.is_some() => true,
-        Reply::None | Reply::Local(_) => unsent > 0 || !conn.backlog.is_empty(),
+        Reply::None => unsent > 0 || !conn.backlog.is_empty(),
+        // What cannot be sealed yet waits for the client as well.
+        Reply::Local(_) => unsent > 0 || !conn.backlog.is_empty() || !conn.parts.is_empty(),
     }
 }
 

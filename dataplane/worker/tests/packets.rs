@@ -34,7 +34,7 @@ fn flood(options: Options, seed: u64, mut each: impl FnMut(&mut World, usize)) -
         each(&mut world, step);
         world.step();
         step += 1;
-        assert!(step < 2 * STEPS, "a newcomer waits: {:?} {:#?}", world.clients[late], world.totals());
+        assert!(step < 2 * STEPS, "a newcomer waits: {:?} {:#?}", world.clients[late], world.counted());
     }
     world
 }

@@ -226,6 +226,15 @@ impl<S: Segment> Tcp<S> {
         self.alive(id).map_or(0, Connection::unsent)
     }
 
+    /// Whether the send buffer takes `bytes` at once: nothing waits before them, and there is room for them, or the
+    /// buffer is empty.
+    pub fn has_room(&self, id: ConnId, bytes: usize) -> bool {
+        self.alive(id).is_some_and(|connection| {
+            let queued = connection.queues().1;
+            connection.unsent() == 0 && (queued == 0 || queued + bytes <= self.config.send_bytes)
+        })
+    }
+
     /// A segment that TCP no longer needs: copied out whole, or its connection has ended.
     pub fn released(&mut self) -> Option<(ConnId, S)> {
         while let Some(index) = self.releasing.front() {

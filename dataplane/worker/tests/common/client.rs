@@ -71,6 +71,7 @@ pub struct Client {
     text: Vec<u8>,
     waiting: bool,
     polls: u64,
+    refusal: Option<u32>,
     trickle: VecDeque<u8>,
 }
 
@@ -137,6 +138,7 @@ impl Client {
             text: Vec::new(),
             waiting: false,
             polls: 0,
+            refusal: None,
             trickle: VecDeque::new(),
         }
     }
@@ -144,6 +146,11 @@ impl Client {
     /// What it sends next.
     pub fn sequence(&self) -> u32 {
         self.sequence
+    }
+
+    /// Its ClientHello is on the wire.
+    pub fn has_said_hello(&self) -> bool {
+        self.connected && self.flight > 0
     }
 
     /// Its handshakes are done, and its first request is answered if it waits for one.
@@ -190,6 +197,9 @@ impl Client {
             return;
         }
         let late = now_ns >= self.sent_at + RETRY_NS;
+        if let Some(sequence) = self.refusal.take() {
+            out.push(Segment { sequence, acknowledged: 0, ..self.segment(RST, 0, &[]) }.frame());
+        }
         if !self.connected {
             if !self.started || late {
                 (self.started, self.sent_at) = (true, now_ns);
@@ -289,6 +299,11 @@ impl Client {
         }
         if flags & RST != 0 {
             self.reset = true;
+            return;
+        }
+        if !self.connected && flags & SYN == 0 {
+            // The node answers for a connection this one took the place of (RFC 9293 section 3.5.1, figure 9).
+            self.refusal = Some(acknowledges);
             return;
         }
         if flags & SYN != 0 {
