@@ -6,12 +6,7 @@ use keyferry_decide::{Facts, Reason, decide};
 use keyferry_lease::lender::Stage;
 use keyferry_nic::Nic;
 use keyferry_time::Time;
-            // The last records are for those whose TCP takes them at once; the others go on when it does.
-            if self.pools.records.is_low() && !self.tcp.has_room(conn.id, RECORD_BYTES_MAX) {
-                self.note(index);
-                return self.short_of_buffers(index);
-            }
-            if !self.own_record(index, seal_part) {
+use keyferry_tls::{Alert, Content, Fragment, RECORD_BYTES_MAX, SealError};
 
 use crate::answer::Why;
 use crate::conn::{BACKLOG_MAX, Conn, Plain, Reply, Tls};
@@ -409,7 +404,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 fn fragment(tls: &Tls) -> Fragment {
     match tls {
         Tls::Open(session) => session.sealer.fragment(),
-        Tls::None | Tls::Handshake(_) | Tls::Over => Fragment::MAX,
+        Tls::None | Tls::Silent | Tls::Handshake(_) | Tls::Over => Fragment::MAX,
     }
 }
 

@@ -235,6 +235,8 @@ fn server() -> Server {
         tls13: true,
         resumption: Resumption::Off,
         suites: None,
+        fragment: keyferry_tls::Fragment::MAX,
+        key_log: None,
     })
     .expect("a server");
     server.warm_up();
