@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::client::{Tls, output_of};
+use crate::client::{Tls, output_of, reset};
 use crate::harness::{A4, Cluster, Decide, NAME, Options};
 use crate::with_one_and_two_workers;
 
@@ -16,6 +16,7 @@ with_one_and_two_workers!(
     closed_and_truncated,
     short_records,
     key_updates_without_end,
+    key_updates_nobody_reads,
     key_log
 );
 
@@ -73,6 +74,24 @@ fn key_updates_without_end(workers: usize) {
     cluster.expect_counts("the flood is told apart", |a, _| {
         let names = ["closed_tls_too_many_key_updates", "alerts_sent_unexpected_message"];
         names.map(|name| a.total(name)) == [1, 1]
+    });
+    cluster.finish();
+}
+
+fn key_updates_nobody_reads(workers: usize) {
+    // Several times more answers than TCP takes.
+    const COUNT: usize = 1000;
+    let cluster = Cluster::start(&lending(workers).line("limits", "send_buffer = 4096"));
+    cluster.clients().enter(|| {
+        let mut client = Tls::connect(cluster.ca());
+        client.narrow();
+        client.send(b"GET / HTTP/1.1\r\nHost: kf.test\r\nX-Long: ");
+        client.send_with_key_updates(&[b'a'; COUNT]);
+        let taken = "every one is taken, the connection lives, answers TCP does not take have no buffers";
+        cluster.a().wait_for(taken, Duration::from_secs(30), |a| {
+            a.total("key_updates") == COUNT as u64 && a.total("flows") == 1 && a.total("records_out") < 16
+        });
+        reset(client.into_tcp());
     });
     cluster.finish();
 }

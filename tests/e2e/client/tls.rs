@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -125,6 +125,26 @@ impl Tls {
             }
         }
         let _ = self.0.sock.write_all(&wire);
+    }
+
+    /// Sends bytes one by one, behind each a KeyUpdate that asks for one in return, without reading any.
+    pub fn send_with_key_updates(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(100) {
+            let mut wire = Vec::new();
+            for byte in part {
+                self.0.conn.writer().write_all(&[*byte]).expect("memory takes bytes");
+                self.0.conn.refresh_traffic_keys().expect("TLS 1.3 has key updates");
+                while self.0.conn.wants_write() {
+                    self.0.conn.write_tls(&mut wire).expect("memory takes bytes");
+                }
+            }
+            self.0.sock.write_all(&wire).expect("the server takes bytes");
+        }
+    }
+
+    /// Takes as few bytes as the kernel lets it before the client reads them.
+    pub fn narrow(&self) {
+        set_socket_recv_buffer_size(&self.0.sock, 1).expect("a socket has a buffer");
     }
 
     /// Waits for the server's fatal alert.
