@@ -3,6 +3,7 @@
 mod bodies;
 mod commands;
 mod deciding;
+mod floods;
 mod helper_killed;
 mod http;
 mod key_update;
