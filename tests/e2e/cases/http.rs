@@ -69,7 +69,7 @@ fn pipelined_in_one_write(workers: usize) {
     cluster.clients().enter(|| {
         let mut tls = Tls::connect(&ca);
         let size = |seed: u64| (seed as usize * 977) % 9_000;
-        let lend = |seed: u64| u64::from(seed % 3 != 0);
+        let lend = |seed: u64| u64::from(!seed.is_multiple_of(3));
         let burst: String = (0..20)
             .map(|seed| wire_request(&format!("/?bytes={}&seed={seed}&lend={}", size(seed), lend(seed))))
             .collect();
