@@ -55,6 +55,14 @@ type App = Builtin;
 /// # Errors
 /// What keeps it from starting; each sentence says what to do.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    run_between(config, |queue_pair| queue_pair)
+}
+
+/// As [`run`], with something between the workers and their queue pairs.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_between(config: &Config, between: peers::Between) -> anyhow::Result<()> {
     log_to_stderr();
     end_on_panic();
     for warning in memory::protect(config.node.core_dumps) {
@@ -124,7 +132,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let links = if config.peers.is_empty() {
         Vec::new()
     } else {
-        peers::start(local(config, mailboxes.clone(), &stop), &config.fabric.socket, &config.peers)?
+        let local = local(config, mailboxes.clone(), between, &stop);
+        peers::start(local, &config.fabric.socket, &config.peers)?
     };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
@@ -192,7 +201,12 @@ fn drain(mailboxes: &[Arc<ArrayQueue<Mail>>], registry: &Registry) {
     }
 }
 
-fn local(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, stop: &Arc<AtomicBool>) -> peers::Local {
+fn local(
+    config: &Config,
+    mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
+    between: peers::Between,
+    stop: &Arc<AtomicBool>,
+) -> peers::Local {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let slots = usize::from(config.fabric.slots);
     peers::Local {
@@ -206,6 +220,7 @@ fn local(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, stop: &Arc<Atom
             staging_bytes: slots * SLOT_BYTES,
         },
         mailboxes,
+        between,
         stop: Arc::clone(stop),
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
 use keyferry_fabric::shm::{self, Hello};
-use keyferry_fabric::{Fence, Limits, QueuePair as _};
+use keyferry_fabric::{Fence, Limits, QueuePair};
 use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
 use keyferry_worker::mailbox::{Connect, Mail};
 use tracing::{info, warn};
@@ -36,6 +36,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// How often a waiting thread looks whether the node stops.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Stands between a worker and a queue pair just made. What tests of failures put there drops, repeats or forges
+/// messages; a node puts nothing there.
+pub type Between = fn(Box<dyn QueuePair>) -> Box<dyn QueuePair>;
+
 /// What every link needs of this node.
 pub struct Local {
     /// This node's name.
@@ -46,6 +50,8 @@ pub struct Local {
     pub limits: Limits,
     /// The workers' mailboxes.
     pub mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
+    /// What each queue pair goes through on its way to its worker.
+    pub between: Between,
     /// The node ends.
     pub stop: Arc<AtomicBool>,
 }
@@ -224,7 +230,7 @@ fn establish(local: &Local, link: &Link, stream: &UnixStream) -> anyhow::Result<
             Incarnation { random: [first.0, second.0], incarnation: [first.1, second.1], pair: pair.index };
         let receives = pair.queue_pair.limits().receives as u32;
         let channel = Channel::new(&link.secret, &life, link.role, receives);
-        let connect = Connect { queue_pair: Box::new(pair.queue_pair), channel };
+        let connect = Connect { queue_pair: (local.between)(Box::new(pair.queue_pair)), channel };
         let mailbox = &local.mailboxes[usize::from(pair.local_worker)];
         fences.push(pair.fence);
         if mailbox.push(Mail::Peer(Box::new(connect))).is_err() {

@@ -9,6 +9,7 @@ mod cases;
 mod client;
 #[path = "../smuggling/corpus.rs"]
 mod corpus;
+mod faulty;
 mod harness;
 
 /// Makes two tests of each function: with one worker a node and with two.

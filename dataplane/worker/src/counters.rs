@@ -103,8 +103,16 @@ counters! {
     leases_failed,
     /// Leases that ended after go without a whole reply; their connections were reset.
     leases_broken,
-    /// Queue pairs ended because the peer broke the protocol.
+    /// Queue pairs ended because the peer broke the protocol; by reason in the next four.
     peer_violations,
+    /// Queue pairs ended by a message that was forged, replayed or out of order.
+    violations_forged,
+    /// Queue pairs ended by a message that was sealed well and is no message.
+    violations_malformed,
+    /// Queue pairs ended by a message that gave back receives never used.
+    violations_credit,
+    /// Queue pairs ended by a message, record or doorbell that does not fit its lease.
+    violations_lease,
     /// Queue pairs lost.
     peers_lost,
     /// Queue pairs ready.

@@ -7,7 +7,7 @@ use crossbeam_queue::ArrayQueue;
 use keyferry_app::App;
 use keyferry_fabric::{BURST as COMPLETIONS, Completion};
 use keyferry_lease::lender::Stage as LeaseStage;
-use keyferry_lease::{LeaseId, Message, helper, lender};
+use keyferry_lease::{Breach, LeaseId, Message, helper, lender};
 use keyferry_nic::{BURST, Nic};
 use keyferry_tcp::{Event, List, Tcp};
 use keyferry_time::{Time, Wheel};
@@ -233,8 +233,8 @@ impl<N: Nic, A: App> Worker<N, A> {
             }
             busy = true;
             for completion in completions {
-                if self.completion(peer_index, completion).is_err() {
-                    self.counters.peer_violations += 1;
+                if let Err(why) = self.completion(peer_index, completion) {
+                    self.count_violation(why);
                     self.lose_peer(peer_index);
                     return true;
                 }
@@ -247,6 +247,16 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.unstick(peer_index);
         self.speak(peer_index);
         busy
+    }
+
+    fn count_violation(&mut self, why: Broken) {
+        self.counters.peer_violations += 1;
+        *match why {
+            Broken::Message(Breach::Forged) => &mut self.counters.violations_forged,
+            Broken::Message(Breach::Malformed) => &mut self.counters.violations_malformed,
+            Broken::Message(Breach::Credit) => &mut self.counters.violations_credit,
+            Broken::Lease => &mut self.counters.violations_lease,
+        } += 1;
     }
 
     fn completion(&mut self, peer_index: usize, completion: Completion) -> Result<(), Broken> {
@@ -275,7 +285,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     fn message(&mut self, peer_index: usize, bytes: &mut [u8]) -> Result<(), Broken> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
-        let opened = peer.channel.open(bytes).map_err(|_| Broken)?;
+        let opened = peer.channel.open(bytes).map_err(Broken::Message)?;
         let mut held_key = false;
         let outcome = match opened {
             Message::Grant { lease, head, body } => {
@@ -470,16 +480,21 @@ impl<N: Nic, A: App> Worker<N, A> {
 
 /// The peer broke the protocol: its queue pair has to end.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Broken;
+pub(crate) enum Broken {
+    /// A message cannot be from the peer, in order.
+    Message(Breach),
+    /// What it says or writes does not fit the lease.
+    Lease,
+}
 
 impl From<lender::Violation> for Broken {
     fn from(_: lender::Violation) -> Broken {
-        Broken
+        Broken::Lease
     }
 }
 
 impl From<helper::Violation> for Broken {
     fn from(_: helper::Violation) -> Broken {
-        Broken
+        Broken::Lease
     }
 }

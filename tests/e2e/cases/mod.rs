@@ -7,6 +7,7 @@ mod floods;
 mod helper_killed;
 mod http;
 mod key_update;
+mod lease_faults;
 mod memory;
 mod network;
 mod peers;

@@ -103,12 +103,8 @@ impl Cluster {
         };
         // B first: A then finds its peer at once.
         cluster.start_b();
-        cluster.a = Some(Node::start("a", &config_file(&cluster.directory, "a"), &cluster.a_netns));
-        // A node serves before its peers are there, so tests of lending wait for them: each worker has one.
-        for node in [cluster.a(), cluster.b()] {
-            let is_linked = |status: &Status| status.total("peers_ready") == options.workers as u64;
-            node.wait_for("linked to its peer", LINKED_MAX, is_linked);
-        }
+        cluster.start_a();
+        cluster.wait_linked(options.workers);
         cluster
     }
 
@@ -131,6 +127,41 @@ impl Cluster {
     pub fn kill_b(&mut self) {
         self.b.take().expect("B runs").kill();
         self.restarted = true;
+    }
+
+    /// Starts A, again after its end.
+    pub fn start_a(&mut self) {
+        self.a = Some(Node::start("a", &config_file(&self.directory, "a"), &self.a_netns));
+    }
+
+    /// Starts A or B anew, with the faults of `script`; what ran before is killed.
+    pub fn start_faulty(&mut self, name: &str, script: &str) {
+        let (node, netns) = match name {
+            "a" => (&mut self.a, &self.a_netns),
+            _ => (&mut self.b, &self.b_netns),
+        };
+        if let Some(before) = node.take() {
+            before.kill();
+        }
+        *node = Some(Node::start_faulty(name, &config_file(&self.directory, name), netns, script));
+    }
+
+    /// A, which is about to end.
+    pub fn take_a(&mut self) -> Node {
+        self.a.take().expect("A runs")
+    }
+
+    /// B, which is about to end.
+    pub fn take_b(&mut self) -> Node {
+        self.b.take().expect("B runs")
+    }
+
+    /// Waits until each worker of both nodes has its peer. A node serves before, so tests of lending wait for it.
+    pub fn wait_linked(&self, workers: usize) {
+        for node in [self.a(), self.b()] {
+            let is_linked = |status: &Status| status.total("peers_ready") == workers as u64;
+            node.wait_for("linked to its peer", LINKED_MAX, is_linked);
+        }
     }
 
     /// The clients' namespace.

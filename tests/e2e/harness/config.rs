@@ -31,6 +31,9 @@ pub struct Options {
     pub root: Option<PathBuf>,
     /// `[tls] resumption`.
     pub resumption: &'static str,
+    /// `[lease] silence_timeout_ms`. The machine may be shared: a helper that gets no processor for a while is not a
+    /// silent one.
+    pub silence_timeout_ms: u32,
     /// Further lines, by table: `("limits", "half_open = 4")`.
     pub extra: Vec<(&'static str, String)>,
 }
@@ -45,6 +48,7 @@ impl Options {
             decide: Decide::Never,
             root: None,
             resumption: "table",
+            silence_timeout_ms: 20_000,
             extra: Vec::new(),
         }
     }
@@ -72,6 +76,11 @@ impl Options {
     /// Resumption as said.
     pub fn resumption(self, resumption: &'static str) -> Options {
         Options { resumption, ..self }
+    }
+
+    /// A silent helper is given up this soon.
+    pub fn silence_timeout_ms(self, silence_timeout_ms: u32) -> Options {
+        Options { silence_timeout_ms, ..self }
     }
 
     /// One more line in a table.
@@ -116,9 +125,9 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
         ("app.static", options.root.as_ref().map_or(String::new(), |root| format!("root = {root:?}"))),
         (
             "lease",
-            // The machine may be shared: a helper that gets no processor for a while is not a silent one.
             format!(
-                "silence_timeout_ms = 20000\ndecide = {:?}",
+                "silence_timeout_ms = {}\ndecide = {:?}",
+                options.silence_timeout_ms,
                 match options.decide {
                     Decide::Never => "never",
                     Decide::Always => "always",

@@ -14,5 +14,6 @@ mod status;
 pub use certificates::{NAME, NAME_OTHER, NAME_RSA};
 pub use cluster::{A4, A6, B4, Cluster};
 pub use config::{Decide, Options};
+pub use netns::Netns;
 pub use node::Node;
 pub use status::Status;

@@ -13,11 +13,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::netns::Netns;
 use super::status::Status;
+use crate::faulty;
 
 /// Longest start: the first use of DPDK and of the random number generator included.
 const START_MAX: Duration = Duration::from_secs(60);
 /// Longest orderly end.
 const STOP_MAX: Duration = Duration::from_secs(20);
+/// Longest time until a node has met the fault its script has for it.
+const FAULT_MAX: Duration = Duration::from_secs(20);
 /// Between looks at a process or at counters that are to change.
 pub const PAUSE: Duration = Duration::from_millis(20);
 
@@ -37,10 +40,18 @@ pub struct Node {
 impl Node {
     /// Starts the node and waits until it says that it serves.
     pub fn start(name: &str, config: &Path, netns: &Netns) -> Node {
-        let mut child = netns
-            .command(keyferry())
-            .args(["node", "--config"])
-            .arg(config)
+        let mut command = netns.command(keyferry());
+        command.args(["node", "--config"]).arg(config);
+        Node::start_as(command, name, config)
+    }
+
+    /// As [`start`](Node::start), with the faults of `script` between its workers and their queue pairs.
+    pub fn start_faulty(name: &str, config: &Path, netns: &Netns, script: &str) -> Node {
+        Node::start_as(faulty::command(config, script, netns), name, config)
+    }
+
+    fn start_as(mut command: Command, name: &str, config: &Path) -> Node {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -133,6 +144,34 @@ impl Node {
         self.signal(Signal::KILL);
         let status: ExitStatus = self.child.wait().expect("the node is our child");
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "it died before:\n{}", self.log());
+    }
+
+    /// Waits until the node has been killed by its own hand.
+    pub fn wait_killed(mut self) {
+        let deadline = Instant::now() + FAULT_MAX;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("the node is our child") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "node {} was to die:\n{}", self.name, self.log());
+            std::thread::sleep(PAUSE);
+        };
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "it ended otherwise:\n{}", self.log());
+    }
+
+    /// Waits until the node has stopped itself.
+    pub fn wait_stopped(&self) {
+        let deadline = Instant::now() + FAULT_MAX;
+        let file = format!("/proc/{}/status", self.child.id());
+        while !fs::read_to_string(&file).expect("the node runs").contains("State:\tT") {
+            assert!(Instant::now() < deadline, "node {} was to stop:\n{}", self.name, self.log());
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Lets a stopped node go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Resident memory in KiB, from the kernel's books.
