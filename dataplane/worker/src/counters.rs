@@ -289,6 +289,10 @@ pub const SUMS: &[(&str, &[&str])] = &[
         "leases_taken",
         &["leases_served", "leases_declined", "leases_revoked", "leases_spoiled", "leases_lost"],
     ),
+    (
+        "peer_violations",
+        &["violations_forged", "violations_malformed", "violations_credit", "violations_lease"],
+    ),
 ];
 
 /// Names of everything a worker publishes, in the order of its values.

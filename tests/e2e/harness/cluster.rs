@@ -143,16 +143,19 @@ impl Cluster {
         if let Some(before) = node.take() {
             before.kill();
         }
+        self.restarted = true;
         *node = Some(Node::start_faulty(name, &config_file(&self.directory, name), netns, script));
     }
 
-    /// A, which is about to end.
+    /// A, which is about to end and to be started again.
     pub fn take_a(&mut self) -> Node {
+        self.restarted = true;
         self.a.take().expect("A runs")
     }
 
-    /// B, which is about to end.
+    /// B, which is about to end and to be started again.
     pub fn take_b(&mut self) -> Node {
+        self.restarted = true;
         self.b.take().expect("B runs")
     }
 
