@@ -312,7 +312,8 @@ impl Client {
             200 => !request.fails || request.bytes == 0,
             500 => request.fails,
             502 => request.post,
-            503 => true,
+            // Buffers run short: the request is not taken, or a slow one is let go.
+            408 | 503 => true,
             _ => false,
         };
         if !possible {
