@@ -113,6 +113,8 @@ counters! {
     violations_credit,
     /// Queue pairs ended by a message, record or doorbell that does not fit its lease.
     violations_lease,
+    /// Queue pairs ended: the peer asked for answers and gave no receives for them.
+    violations_flood,
     /// Queue pairs lost.
     peers_lost,
     /// Queue pairs ready.
@@ -291,7 +293,13 @@ pub const SUMS: &[(&str, &[&str])] = &[
     ),
     (
         "peer_violations",
-        &["violations_forged", "violations_malformed", "violations_credit", "violations_lease"],
+        &[
+            "violations_forged",
+            "violations_malformed",
+            "violations_credit",
+            "violations_lease",
+            "violations_flood",
+        ],
     ),
 ];
 

@@ -12,7 +12,7 @@ use keyferry_decide::{Freshness, LoadWord};
 use keyferry_fabric::{BURST, Completion, PostError, QueuePair, Slots, State, WrId};
 use keyferry_lease::channel::TAG_BYTES;
 use keyferry_lease::message::{Declined, GRANT_BYTES, Return};
-use keyferry_lease::{Channel, Helper, LeaseId, Lender, Message, SlotList, lender};
+use keyferry_lease::{CREDITS_MAX, Channel, Helper, LeaseId, Lender, Message, SlotList, lender};
 use keyferry_time::Time;
 use keyferry_tls::{LentSealer, SEALED_BYTES_MAX};
 
@@ -23,6 +23,9 @@ pub const SLOT_BYTES: usize = SEALED_BYTES_MAX.next_multiple_of(64);
 
 /// Messages that wait for the peer's receives or the send queue; each lease has at most one of each kind under way.
 const OUTBOX_START: usize = 64;
+
+/// Messages of one lease that may wait at once: slots for each record released, and one of each other kind.
+const MESSAGES_A_LEASE: usize = CREDITS_MAX + 8;
 
 /// A load word is fresh this long after we saw it change.
 const LOAD_LIFETIME: Duration = Duration::from_millis(20);
@@ -134,6 +137,8 @@ pub struct Peer {
     pub helper: Helper<Served>,
     /// Messages waiting for room.
     pub outbox: VecDeque<Intent>,
+    /// Messages that may wait.
+    outbox_max: usize,
     /// Leases served here that wait for receives, slots or staging.
     pub stuck: VecDeque<LeaseId>,
     /// The peer's load.
@@ -168,6 +173,7 @@ impl Peer {
             lender,
             helper: Helper::new(limits.leases),
             outbox: VecDeque::with_capacity(OUTBOX_START.max(limits.leases)),
+            outbox_max: OUTBOX_START + 2 * limits.leases * MESSAGES_A_LEASE,
             stuck: VecDeque::with_capacity(limits.leases),
             load: Freshness::new(LOAD_LIFETIME),
             granted_us: 0,
@@ -193,6 +199,11 @@ impl Peer {
     /// Whether one more message can be posted now.
     pub fn message_room(&self) -> bool {
         self.channel.room() > 0 && self.post_room() > 0
+    }
+
+    /// Whether more messages wait than leases of both sides could have to say: the peer asks and takes no answers.
+    pub fn is_flooded(&self) -> bool {
+        self.outbox.len() > self.outbox_max
     }
 
     /// Whether a request of this size fits one grant.

@@ -235,7 +235,8 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn show_life(&mut self, peer_index: usize) {
         let Some(peer) = self.peers[peer_index].as_mut() else { return };
         let often = self.config.leases.silence_timeout / SIGNS_OF_LIFE;
-        if peer.helper.open() == 0 {
+        // What cannot be said now is no sign of life later.
+        if peer.helper.open() == 0 || !peer.message_room() {
             return;
         }
         for served in peer.helper.all() {

@@ -256,6 +256,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             Broken::Message(Breach::Malformed) => &mut self.counters.violations_malformed,
             Broken::Message(Breach::Credit) => &mut self.counters.violations_credit,
             Broken::Lease => &mut self.counters.violations_lease,
+            Broken::Flood => &mut self.counters.violations_flood,
         } += 1;
     }
 
@@ -322,7 +323,8 @@ impl<N: Nic, A: App> Worker<N, A> {
         if held_key {
             bytes.zeroize();
         }
-        outcome
+        let flooded = self.peers[peer_index].as_ref().is_some_and(Peer::is_flooded);
+        outcome.and(if flooded { Err(Broken::Flood) } else { Ok(()) })
     }
 
     /// Connections that were put aside: after a reply, or after their share of a turn.
@@ -485,6 +487,8 @@ pub(crate) enum Broken {
     Message(Breach),
     /// What it says or writes does not fit the lease.
     Lease,
+    /// It wants more answers than it has receives for.
+    Flood,
 }
 
 impl From<lender::Violation> for Broken {
