@@ -109,7 +109,7 @@ def main():
     parser.add_argument("--results", type=pathlib.Path)
     parser.add_argument("--logs", type=pathlib.Path)
     parser.add_argument("--only", default="", help="regular expression for scripts")
-    parser.add_argument("--seconds", type=int, default=420, help="longest run of a script")
+    parser.add_argument("--seconds", type=int, default=600, help="longest run of a script")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     wanted = [(name, extra) for name, extra in scripts(args.certificate) if re.search(args.only, name)]
