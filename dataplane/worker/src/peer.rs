@@ -201,6 +201,13 @@ impl Peer {
         self.channel.room() > 0 && self.post_room() > 0
     }
 
+    /// Ends a lease served for the peer and hands out what hangs on it, but for the key: that is wiped where it lies,
+    /// because a move would leave its bytes behind.
+    pub fn end_served(&mut self, lease: LeaseId) -> Option<Served> {
+        self.helper.served(lease)?.state.sealer = None;
+        self.helper.end(lease)
+    }
+
     /// Whether more messages wait than leases of both sides could have to say: the peer asks and takes no answers.
     pub fn is_flooded(&self) -> bool {
         self.outbox.len() > self.outbox_max

@@ -79,7 +79,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.pools.give_request(job.request);
             self.pools.chunks.give(job.chunk);
             if let Some(peer) = self.peers[peer_index].as_mut() {
-                peer.helper.end(lease);
+                peer.end_served(lease);
             }
             return Ok(Some(Declined::Busy));
         }
@@ -130,7 +130,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Forgets a lent request: its job is cancelled, its key wiped.
     pub(crate) fn end_served(&mut self, peer_index: usize, lease: LeaseId) -> bool {
         let Some(peer) = self.peers[peer_index].as_mut() else { return false };
-        let Some(mut served) = peer.helper.end(lease) else { return false };
+        let Some(mut served) = peer.end_served(lease) else { return false };
         for part in served.parts.drain(..) {
             self.pools.chunks.give(part.chunk);
         }

@@ -421,7 +421,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let owners: Vec<(LeaseId, LeaseStage, u32)> = peer.lender.owners().collect();
         self.counters.leases_lost += served.len() as u64;
         for lease in served {
-            if let Some(mut served) = peer.helper.end(lease) {
+            if let Some(mut served) = peer.end_served(lease) {
                 for part in served.parts.drain(..) {
                     self.pools.chunks.give(part.chunk);
                 }

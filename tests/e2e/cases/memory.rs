@@ -16,12 +16,13 @@ use crate::client::{tcp, wire_request};
 use crate::harness::{Cluster, Decide, NAME, Node, Options};
 
 /// Version and suite of each client.
-const CLIENTS: [(SslVersion, &str); 5] = [
+const CLIENTS: [(SslVersion, &str); 6] = [
     (SslVersion::TLS1_3, "TLS_AES_128_GCM_SHA256"),
     (SslVersion::TLS1_3, "TLS_AES_256_GCM_SHA384"),
     (SslVersion::TLS1_3, "TLS_CHACHA20_POLY1305_SHA256"),
     (SslVersion::TLS1_2, "ECDHE-ECDSA-AES128-GCM-SHA256"),
     (SslVersion::TLS1_2, "ECDHE-ECDSA-AES256-GCM-SHA384"),
+    (SslVersion::TLS1_2, "ECDHE-ECDSA-CHACHA20-POLY1305"),
 ];
 
 /// Lent replies of each client; the last bytes of one are followed by those of the next.
@@ -53,6 +54,10 @@ fn lent_keys_are_wiped_and_core_dumps_hold_none() {
     }
     let found = search(&dump(cluster.b(), Memory::All, directory), &lent);
     assert!(found.is_empty(), "B has wiped all it was lent, but has {found:?}");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", cluster.a().pid())).expect("A runs");
+    let core =
+        limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit of the kernel's");
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "the kernel writes no core dump of A: {core}");
     let found = search(&dump(cluster.a(), Memory::AsCoreDump, directory), &all);
     assert!(found.is_empty(), "a core dump of A holds no key, but has {found:?}");
     drop(clients);
@@ -152,8 +157,8 @@ fn search(dump: &File, secrets: &[Secret]) -> HashMap<String, usize> {
     let mut windows: HashMap<[u8; WINDOW], &str> = HashMap::new();
     let mut first = vec![false; 1 << 16];
     for secret in secrets {
-        for window in secret.bytes.chunks_exact(WINDOW) {
-            let window: [u8; WINDOW] = window.try_into().expect("chunks are exact");
+        for window in secret.bytes.windows(WINDOW) {
+            let window: [u8; WINDOW] = window.try_into().expect("windows are exact");
             first[usize::from(u16::from_le_bytes([window[0], window[1]]))] = true;
             windows.insert(window, &secret.name);
         }

@@ -89,9 +89,10 @@ pub fn server_write(suite: &str, log: &[String], randoms: &[[u8; 32]; 2]) -> Vec
     } else {
         let [client, server] = randoms;
         let seed = [b"key expansion", &server[..], &client[..]].concat();
-        let block = prf(hash, &secret("CLIENT_RANDOM"), &seed, 2 * (key_len + 4));
-        // Four bytes of IV are too few to be looked for.
-        (block[key_len..2 * key_len].to_vec(), Vec::new())
+        // ChaCha20-Poly1305 has twelve bytes of IV (RFC 7905); the four of AES-GCM are too few to be looked for.
+        let iv_len = if suite.contains("CHACHA20") { 12 } else { 4 };
+        let block = prf(hash, &secret("CLIENT_RANDOM"), &seed, 2 * (key_len + iv_len));
+        (block[key_len..2 * key_len].to_vec(), block[2 * key_len + iv_len..].to_vec())
     };
     let named = |what: &str, bytes| Secret { name: format!("{suite} {what}"), bytes };
     let mut all = vec![named("IV", iv)];
