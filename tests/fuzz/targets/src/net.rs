@@ -110,6 +110,8 @@ impl Egress for Out {
 /// What the server's application knows of a connection.
 struct Conn {
     peer: Peer,
+    /// The number of the first byte of its host's stream.
+    first: u32,
     read: u32,
     sent: u32,
     /// Segments queued and not yet released.
@@ -119,12 +121,14 @@ struct Conn {
     eof: bool,
 }
 
-/// What a host knows of the server: the first number of its stream, and how much acknowledges everything seen.
+/// What a host knows of the server: the first number of its stream, how much acknowledges everything seen, and which
+/// SYN of the host was answered last: the one a connection begins with, among several that differ.
 #[derive(Clone, Copy, Default)]
 struct Known {
     isn: u32,
     next: u32,
     mss: Option<u16>,
+    answered: u32,
 }
 
 /// The receive path and everything around it.
@@ -270,8 +274,7 @@ impl Net {
     pub(crate) fn read(&mut self, pick: u8, most: usize) {
         let Some(id) = self.any(pick) else { return };
         let conn = &self.conns[&id];
-        let (start, readable) =
-            (conn.peer.isn().wrapping_add(1).wrapping_add(conn.read), self.tcp.readable(id));
+        let (start, readable) = (conn.first.wrapping_add(conn.read), self.tcp.readable(id));
         let taken = self.tcp.receive(id, |bytes| {
             assert!(bytes.len() <= readable && !bytes.is_empty(), "as much as was said");
             for (place, byte) in bytes.iter().enumerate() {
@@ -352,10 +355,13 @@ impl Net {
         let seq = tcp.seq_number().0 as u32;
         let known = &mut self.known[peer.0];
         if tcp.syn() && seq != known.isn {
-            *known = Known { isn: seq, next: seq.wrapping_add(1), mss: self.offered[peer.0] };
+            *known = Known { isn: seq, next: seq.wrapping_add(1), mss: self.offered[peer.0], ..*known };
         } else if tcp.syn() && known.mss != self.offered[peer.0] {
             // Sent again, or begun anew in the same tick of the clock: either offer may be the one that counts.
             known.mss = None;
+        }
+        if tcp.syn() {
+            known.answered = tcp.ack_number().0 as u32;
         }
         if tcp.rst() {
             return;
@@ -399,7 +405,8 @@ impl Net {
             match event {
                 Event::Opened(id) => {
                     let peer = Peer::of(self.tcp.peer(id)).expect("only hosts open connections");
-                    let fresh = Conn { peer, read: 0, sent: 0, queued: 0, done: false, eof: false };
+                    let first = self.known[peer.0].answered;
+                    let fresh = Conn { peer, first, read: 0, sent: 0, queued: 0, done: false, eof: false };
                     assert!(self.conns.insert(id, fresh).is_none(), "opened twice");
                     assert!(self.conns.len() <= CONNECTIONS as usize);
                 }
