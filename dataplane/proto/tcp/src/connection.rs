@@ -14,7 +14,7 @@ use crate::config::{ACK_DELAY, Config, PROBE, SEGMENTS_MAX};
 use crate::counters::CloseReason;
 use crate::flow::Flow;
 use crate::half_open::HalfOpen;
-use crate::packet::Mark;
+use crate::packet::{Mark, Offer};
 use crate::seam::Segment;
 
 /// Where a connection is between the caller and its socket.
@@ -95,6 +95,8 @@ pub(crate) struct Connection<S> {
     pub(crate) armed: Time,
     /// Of the packets sent; `None` before the first.
     pub(crate) mark: Option<Mark>,
+    /// What the peer is ready to take.
+    pub(crate) offer: Offer,
 }
 
 impl<S: Segment> Connection<S> {
@@ -132,6 +134,7 @@ impl<S: Segment> Connection<S> {
             fin_wait: Time::NEVER,
             armed: Time::NEVER,
             mark: None,
+            offer: half_open.offer(),
         }
     }
 

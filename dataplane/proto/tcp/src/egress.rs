@@ -100,6 +100,7 @@ impl<S: Segment> Tcp<S> {
                 caps: &self.caps,
                 counters: &mut self.counters,
                 mark: &mut connection.mark,
+                offer: Some(connection.offer),
             };
             let sent = self.interface.poll_egress(instant(now), &mut wire, sockets);
             let poll_at = self.interface.poll_at(instant(now), sockets);

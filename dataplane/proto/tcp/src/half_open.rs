@@ -13,7 +13,7 @@ use smoltcp::wire::{TcpControl, TcpSeqNumber};
 use crate::config::{Config, SYN_ACK_RETRY, TICK};
 use crate::flow::{Flow, FlowTable};
 use crate::list::List;
-use crate::packet::{Bare, Mark, SynOptions};
+use crate::packet::{Bare, Mark, Offer, SynOptions};
 
 /// Doublings of the time between two SYN-ACKs, at most.
 const DOUBLINGS_MAX: u32 = 6;
@@ -60,6 +60,11 @@ impl HalfOpen {
     /// The next sequence number expected of the peer.
     pub(crate) fn next(&self) -> TcpSeqNumber {
         self.theirs + 1
+    }
+
+    /// What the peer is ready to take.
+    pub(crate) fn offer(&self) -> Offer {
+        Offer::new(self.theirs, self.ours + 1, self.options)
     }
 
     /// What an acknowledgement outside of the handshake says.

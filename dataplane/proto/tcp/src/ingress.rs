@@ -110,6 +110,9 @@ impl<S: Segment> Tcp<S> {
         let (unread, unacked) = connection.queues();
         let window = self.config.receive_bytes.saturating_sub(unread);
         let acceptable = header.is_acceptable(connection.next, window);
+        if let Some(mark) = connection.mark {
+            connection.offer.hear(header, mark);
+        }
         let Some(sockets) = connection.sockets.as_mut() else {
             return false;
         };
@@ -119,6 +122,7 @@ impl<S: Segment> Tcp<S> {
             caps: &self.caps,
             counters: &mut self.counters,
             mark: &mut connection.mark,
+            offer: Some(connection.offer),
         };
         self.interface.poll_ingress_single(instant(now), &mut wire, sockets);
         let (unread_now, unacked_now) = connection.queues();
@@ -215,7 +219,7 @@ impl<S: Segment> Tcp<S> {
     /// without sockets.
     pub(crate) fn refuse(&mut self, now: Time, packet: &[u8], out: &mut impl Egress) {
         let (caps, counters) = (&self.caps, &mut self.counters);
-        let mut wire = Wire { packet: Some(packet), out, caps, counters, mark: &mut None };
+        let mut wire = Wire { packet: Some(packet), out, caps, counters, mark: &mut None, offer: None };
         self.interface.poll_ingress_single(instant(now), &mut wire, &mut SocketSet::new(&mut [][..]));
     }
 }

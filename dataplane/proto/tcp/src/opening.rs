@@ -115,6 +115,7 @@ impl<S: Segment> Tcp<S> {
                 caps: &self.caps,
                 counters: &mut Counters::default(),
                 mark: &mut connection.mark,
+                offer: None,
             };
             self.interface.poll_ingress_single(then, &mut wire, sockets);
             self.interface.poll_egress(then, &mut wire, sockets);
@@ -159,7 +160,7 @@ impl<S: Segment> Tcp<S> {
     /// Sends a segment of a flow without a socket, if there is room.
     pub(crate) fn send_bare(&mut self, bare: &Bare, out: &mut impl Egress) {
         let (caps, counters) = (&self.caps, &mut self.counters);
-        let mut wire = Wire { packet: None, out, caps, counters, mark: &mut None };
+        let mut wire = Wire { packet: None, out, caps, counters, mark: &mut None, offer: None };
         match wire.transmit(Instant::ZERO) {
             Some(tx) => tx.consume(bare.len(), |packet| bare.emit(packet, &self.caps.checksum)),
             None => self.counters.drop(DropReason::NoRoom),

@@ -23,6 +23,8 @@ pub(crate) struct Header {
     pub(crate) seq: TcpSeqNumber,
     /// Means something if `ack` is set.
     pub(crate) acknowledges: TcpSeqNumber,
+    /// As it stands in the header, not scaled.
+    pub(crate) window: u16,
     /// Bytes of payload.
     pub(crate) payload: usize,
 }
@@ -73,6 +75,7 @@ impl Header {
             rst: tcp.rst(),
             seq: tcp.seq_number(),
             acknowledges: tcp.ack_number(),
+            window: tcp.window_len(),
             payload: tcp.payload().len(),
         })
     }
@@ -138,6 +141,53 @@ pub(crate) struct Mark {
     pub(crate) ack: TcpSeqNumber,
 }
 
+/// What the peer is ready to take (RFC 9293 section 3.3.1, SND.WND and what told of it).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    /// The first sequence number beyond its window (SND.UNA + SND.WND).
+    end: TcpSeqNumber,
+    /// Sequence number of the segment that told (SND.WL1).
+    seq: TcpSeqNumber,
+    /// What that segment acknowledged (SND.WL2).
+    acknowledges: TcpSeqNumber,
+    /// Bits a window is shifted by (RFC 7323 section 2).
+    scale: u8,
+}
+
+impl Offer {
+    /// Of a peer whose SYN has the number `seq` and is acknowledged from `ours` on; a SYN's window is not scaled.
+    pub(crate) fn new(seq: TcpSeqNumber, ours: TcpSeqNumber, options: SynOptions) -> Offer {
+        // RFC 7323 section 2.3: a larger shift counts as 14.
+        let scale = options.window_scale.unwrap_or(0).min(14);
+        Offer { end: ours + usize::from(options.window), seq, acknowledges: ours, scale }
+    }
+
+    /// Takes note of a segment, unless it is older than the one that told last: RFC 9293 section 3.10.7.4, but that
+    /// a peer which acknowledges more is newer even where it sends something again, be it acceptable or not: that is
+    /// what an answer has to fit. What acknowledges more than was sent (RFC 5961 section 5) tells nothing; a window
+    /// probe may be beyond `mark`.
+    pub(crate) fn hear(&mut self, header: &Header, mark: Mark) {
+        let newer = self.acknowledges < header.acknowledges
+            || (self.acknowledges == header.acknowledges && self.seq <= header.seq);
+        if header.ack && newer && header.acknowledges <= mark.seq + 1 {
+            self.end = header.acknowledges + (usize::from(header.window) << self.scale);
+            self.seq = header.seq;
+            self.acknowledges = header.acknowledges;
+        }
+    }
+
+    /// The sequence number of a segment without payload, of a connection that sent all before `next`.
+    ///
+    /// A peer short of memory may take its window back (RFC 9293 section 3.8.6; Linux does) and with it what it was
+    /// sent: it then takes no segment beyond the new window, not even for what it acknowledges, and each side would
+    /// send again what the other has long had. A reset has to be exact (RFC 5961 section 3): what scaling may have
+    /// rounded off the window does not count for it.
+    fn bare_seq(&self, next: TcpSeqNumber, rst: bool) -> TcpSeqNumber {
+        let rounded = if rst { (1 << self.scale) - 1 } else { 0 };
+        if next > self.end + rounded { self.end } else { next }
+    }
+}
+
 /// Finishes a packet a socket built: the pseudo-header sum where the port fills in checksums.
 ///
 /// DPDK's convention: with segmentation the sum leaves the length out, because each segment has its own
@@ -165,8 +215,9 @@ pub(crate) fn offload_checksum(packet: &mut [u8], segmented: bool) {
 /// After a retransmission time-out smoltcp sends everything again from the oldest byte, and meanwhile gives bare
 /// acknowledgements and resets a sequence number its peer has left behind. Such segments are not acceptable
 /// (RFC 9293 section 3.10.7.4): the peer ignores what they acknowledge, and two such peers wait for each other
-/// for ever. They must carry SND.NXT, the highest sequence number sent. Answers whether the packet was changed.
-pub(crate) fn advance(mark: &mut Option<Mark>, packet: &mut [u8]) -> bool {
+/// for ever. They must carry SND.NXT, the highest sequence number sent, or the end of a window taken back: see
+/// [`Offer::bare_seq`]. Answers whether the packet was changed.
+pub(crate) fn advance(mark: &mut Option<Mark>, offer: Option<Offer>, packet: &mut [u8]) -> bool {
     let at = if packet.first().is_some_and(|first| first >> 4 == 4) { 20 } else { 40 };
     let mut tcp = TcpPacket::new_unchecked(&mut packet[at..]);
     let (seq, len) = (tcp.seq_number(), tcp.segment_len());
@@ -177,9 +228,10 @@ pub(crate) fn advance(mark: &mut Option<Mark>, packet: &mut [u8]) -> bool {
     if tcp.ack() {
         mark.ack = tcp.ack_number();
     }
-    if len == 0 && tcp.ack() && seq < mark.seq {
-        tcp.set_seq_number(mark.seq);
-        return true;
+    if len == 0 && tcp.ack() && seq <= mark.seq {
+        let right = offer.map_or(mark.seq, |offer| offer.bare_seq(mark.seq, tcp.rst()));
+        tcp.set_seq_number(right);
+        return right != seq;
     }
     // A single byte may be a window probe, which a peer without window does not take.
     if len != 1 || tcp.fin() || tcp.syn() {

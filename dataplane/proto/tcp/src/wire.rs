@@ -9,7 +9,7 @@ use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxT
 use smoltcp::time::Instant;
 
 use crate::config::{Config, TSO_PACKET_BYTES_MAX};
-use crate::packet::{self, Mark};
+use crate::packet::{self, Mark, Offer};
 use crate::{Counters, DropReason, Egress};
 
 /// Room for the largest answer made without looking for room: headers with every option.
@@ -43,6 +43,8 @@ pub(crate) struct Wire<'a, E> {
     pub(crate) counters: &'a mut Counters,
     /// The connection's, moved on by each packet sent; `None` where there is no connection yet.
     pub(crate) mark: &'a mut Option<Mark>,
+    /// What its peer is ready to take.
+    pub(crate) offer: Option<Offer>,
 }
 
 impl<E: Egress> Device for Wire<'_, E> {
@@ -76,6 +78,7 @@ impl<E: Egress> Wire<'_, E> {
             out: &mut *self.out,
             counters: &mut *self.counters,
             mark: &mut *self.mark,
+            offer: self.offer,
             offload: !self.caps.checksum.tcp.tx(),
             room,
             segment_bytes: 0,
@@ -95,6 +98,7 @@ pub(crate) struct Tx<'t, E> {
     out: &'t mut E,
     counters: &'t mut Counters,
     mark: &'t mut Option<Mark>,
+    offer: Option<Offer>,
     offload: bool,
     room: bool,
     segment_bytes: u16,
@@ -108,10 +112,10 @@ impl<E: Egress> TxToken for Tx<'_, E> {
             return f(&mut [0; ANSWER_BYTES_MAX][..len]);
         }
         self.counters.packets_out += 1;
-        let (segment_bytes, offload, mark) = (self.segment_bytes, self.offload, self.mark);
+        let (segment_bytes, offload, mark, offer) = (self.segment_bytes, self.offload, self.mark, self.offer);
         self.out.packet(len, segment_bytes, |packet| {
             let result = f(packet);
-            let mended = packet::advance(mark, packet);
+            let mended = packet::advance(mark, offer, packet);
             if offload {
                 packet::offload_checksum(packet, segment_bytes > 0);
             } else if mended {

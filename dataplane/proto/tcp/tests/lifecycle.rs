@@ -412,6 +412,34 @@ fn bare_acknowledgements_carry_the_highest_sequence_number_sent() {
 }
 
 #[test]
+fn an_acknowledgement_keeps_to_a_window_that_was_taken_back() {
+    let (mut raw, id) = Raw::open(config());
+    assert!(raw.world.send(id, vec![7; 2_000]));
+    let sent = raw.take();
+    assert_eq!(sent.iter().map(|packet| payload(packet).len()).sum::<usize>(), 2_000);
+    // The peer had memory for the first segment only, says so, and goes on sending.
+    raw.hear(&sent[..1]);
+    let mut full = packet(raw.port, ACK, raw.seq, raw.ack, b"one");
+    full[34..36].copy_from_slice(&[0, 0]);
+    refill(&mut full);
+    raw.seq += 3;
+    let answers = [raw.give(full), raw.wait(20 * MS)].concat();
+    let bare = answers.iter().find(|packet| payload(packet).is_empty()).unwrap();
+    assert_eq!(fields(bare), (ACK, raw.ack, raw.seq), "a number the peer takes");
+    // With memory again it hears the highest number, and is sent the rest.
+    let answers = [raw.say(ACK, b"two"), raw.wait(20 * MS)].concat();
+    let bare = answers.iter().find(|packet| payload(packet).is_empty()).unwrap();
+    assert_eq!(fields(bare), (ACK, fields(&sent[0]).1 + 2_000, raw.seq));
+    for _ in 0..4 {
+        let packets = raw.wait(Duration::from_secs(1));
+        raw.hear(&packets);
+        let packets = raw.say(ACK, &[]);
+        raw.hear(&packets);
+    }
+    assert_eq!(raw.ack, fields(&sent[0]).1 + 2_000);
+}
+
+#[test]
 fn an_old_zero_window_at_the_time_out_does_not_stall_for_ever() {
     let (mut raw, id) = Raw::open(config());
     assert!(raw.world.send(id, vec![7; 1_000]));
