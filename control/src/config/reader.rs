@@ -23,6 +23,8 @@ const TABLES_MAX: usize = 1024;
 /// What every section of one file shares: the text, and what was found so far.
 pub(super) struct Context<'t> {
     text: &'t str,
+    /// Where each line ends, in bytes: a file of errors asks for many lines.
+    line_ends: Vec<usize>,
     folder: PathBuf,
     problems: RefCell<Vec<Problem>>,
     /// Every key that was asked for, `nic.mtu`; tables of one kind count as one.
@@ -35,6 +37,7 @@ impl<'t> Context<'t> {
     pub(super) fn new(text: &'t str, file: &Path) -> Context<'t> {
         Context {
             text,
+            line_ends: text.match_indices('\n').map(|(at, _)| at).collect(),
             folder: file.parent().unwrap_or(Path::new("")).to_owned(),
             problems: RefCell::default(),
             schema: RefCell::default(),
@@ -85,8 +88,7 @@ impl<'t> Context<'t> {
     }
 
     fn line_of(&self, span: &Range<usize>) -> usize {
-        let before = self.text.as_bytes().iter().take(span.start);
-        1 + before.filter(|byte| **byte == b'\n').count()
+        1 + self.line_ends.partition_point(|end| *end < span.start)
     }
 }
 
