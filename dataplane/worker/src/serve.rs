@@ -51,7 +51,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if self.draining {
             return Ok(Some(Declined::Draining));
         }
-        if !peer.helper.has_room(lease) {
+        if !peer.helper.has_room(lease)? {
             return Ok(Some(Declined::Busy));
         }
         let Some(mut request) = self.pools.requests.take() else { return Ok(Some(Declined::Busy)) };

@@ -61,8 +61,15 @@ impl<T> Helper<T> {
     }
 
     /// Whether a grant of this lease can be taken; `false` is answered with a decline.
-    pub fn has_room(&self, lease: LeaseId) -> bool {
-        usize::from(lease.index) < self.entries.len()
+    ///
+    /// # Errors
+    /// As [`grant`](Helper::grant): to be known before anything is taken for the lease.
+    pub fn has_room(&self, lease: LeaseId) -> Result<bool, Violation> {
+        match self.entries.get(usize::from(lease.index)) {
+            None => Ok(false),
+            Some(None) => Ok(true),
+            Some(Some(_)) => Err(Violation),
+        }
     }
 
     /// Takes a granted lease.
@@ -144,6 +151,7 @@ mod tests {
     fn nothing_is_sealed_before_go_and_nothing_after_the_end() {
         let mut helper = Helper::new(2);
         helper.grant(LEASE, "job").unwrap();
+        assert_eq!(helper.has_room(LEASE), Err(Violation));
         assert_eq!(helper.grant(LEASE, "again"), Err(Violation));
         let slots: SlotList = [4, 5].into_iter().collect();
         assert_eq!(helper.more_slots(LEASE, &slots), Err(Violation), "no slots without a key");
@@ -159,7 +167,7 @@ mod tests {
     fn an_index_beyond_our_bound_is_declined_and_never_indexed() {
         let mut helper = Helper::<()>::new(2);
         let far = LeaseId { index: 2, generation: 1 };
-        assert!(!helper.has_room(far));
+        assert_eq!(helper.has_room(far), Ok(false));
         assert_eq!(helper.grant(far, ()), Err(Violation));
         assert!(helper.served(far).is_none());
     }

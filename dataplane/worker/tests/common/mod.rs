@@ -7,6 +7,7 @@
 pub mod client;
 pub mod frame;
 pub mod node;
+pub mod peer;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -132,6 +133,7 @@ impl World {
     fn turn(&mut self) {
         for _ in 0..20 {
             self.node.net.advance(self.now_ns);
+            self.node.fabric.advance(self.now_ns);
             let now = Time(self.now_ns);
             let mut busy = false;
             for worker in &mut self.node.workers {
@@ -281,6 +283,8 @@ impl World {
             "holding",
             "body_bytes",
             "requests_in_app",
+            "leases_open",
+            "leases_serving",
         ] {
             assert_eq!(totals[gauge], 0, "{gauge}: {:#?}", self.counted());
         }

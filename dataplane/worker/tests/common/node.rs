@@ -10,6 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use keyferry_app::synthetic::{Distribution, Options as AppOptions, Synthetic};
 use keyferry_app::{Clock, Port, Runner};
 use keyferry_decide::Policy;
+use keyferry_fabric::sim::Net as Fabric;
 use keyferry_link::{Cidr, Link, Route};
 use keyferry_nic::handover::Handover;
 use keyferry_nic::sim::{Net, PortOptions, Queue};
@@ -18,7 +19,7 @@ use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_time::Time;
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
 use keyferry_worker::conn::Service;
-use keyferry_worker::mailbox::MAIL_MAX;
+use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::LeaseLimits;
 use keyferry_worker::pool::PoolSizes;
 use keyferry_worker::receive::Receive;
@@ -100,6 +101,9 @@ pub struct Node {
     pub workers: Vec<Worker<Queue, Synthetic>>,
     pub net: Net,
     pub wire: Queue,
+    pub fabric: Fabric,
+    /// By worker.
+    pub mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
     pub time: VirtualClock,
     pub injected: Cell<u64>,
 }
@@ -145,12 +149,12 @@ pub fn node(options: &Options) -> Node {
     let time = VirtualClock::default();
     let server = server();
     let handovers = Handover::between(usize::from(options.workers), options.handover);
-    let workers = queues
+    let parts = queues
         .into_iter()
         .zip(handovers)
-        .map(|(queue, handover)| Worker::new(parts(options, queue, handover, server.clone(), time.clone())))
-        .collect();
-    Node { workers, net, wire, time, injected: Cell::new(0) }
+        .map(|(queue, handover)| parts(options, queue, handover, server.clone(), time.clone()));
+    let (mailboxes, workers) = parts.map(|parts| (Arc::clone(&parts.mailbox), Worker::new(parts))).unzip();
+    Node { workers, net, wire, fabric: Fabric::new(), mailboxes, time, injected: Cell::new(0) }
 }
 
 fn parts(

@@ -387,11 +387,13 @@ impl Serving {
         let known = self.leases.contains(&id);
         match kind {
             0 => {
-                if !self.helper.has_room(id) {
+                let in_use = self.leases.iter().any(|other| other.index == id.index);
+                let room = self.helper.has_room(id);
+                assert_eq!(room.is_err(), in_use, "told before anything is taken for it");
+                if room == Ok(false) {
                     assert!(self.helper.grant(id, 0).is_err(), "beyond our bound");
                     return Ok(());
                 }
-                let in_use = self.leases.iter().any(|other| other.index == id.index);
                 let granted = self.helper.grant(id, input.u8());
                 assert_eq!(granted.is_err(), in_use, "one lease an index");
                 granted?;

@@ -1,0 +1,66 @@
+//! The far end of a queue pair: a node with the right keys that does whatever a test wants it to.
+
+use arrayvec::ArrayVec;
+use keyferry_fabric::sim::QueuePair;
+use keyferry_fabric::{BURST, Completion, Limits, QueuePair as _, State, WrId};
+use keyferry_lease::{Channel, Incarnation, Message, PairSecret, Role};
+use keyferry_worker::mailbox::{Connect, Mail};
+use keyferry_worker::peer::SLOT_BYTES;
+
+use super::World;
+
+const MESSAGE_BYTES: usize = 8192;
+const SLOTS: usize = 32;
+const LATENCY_NS: u64 = 2_000;
+const LIMITS: Limits = Limits {
+    message_bytes_max: MESSAGE_BYTES,
+    receives: 64,
+    posted_max: 512,
+    slots_bytes: SLOTS * SLOT_BYTES,
+    staging_bytes: SLOTS * SLOT_BYTES,
+};
+
+/// One end of a queue pair whose other end is the first worker's.
+pub struct Peer {
+    queue_pair: QueuePair,
+    /// Its end of the sealed channel.
+    pub channel: Channel,
+}
+
+impl Peer {
+    /// Connects one, and waits until the worker has it.
+    pub fn connect(world: &mut World) -> Peer {
+        let before = world.total("peers_ready");
+        let (queue_pair, theirs) = world.node.fabric.pair(LIMITS, LATENCY_NS);
+        let secret = PairSecret::new([7; 32]);
+        let life = Incarnation { random: [[1; 32], [2; 32]], incarnation: [3, 4], pair: 0 };
+        let channel = |role| Channel::new(&secret, &life, role, LIMITS.receives as u32);
+        let connect = Connect { queue_pair: Box::new(theirs), channel: channel(Role::Second) };
+        let sent = world.node.mailboxes[0].push(Mail::Peer(Box::new(connect)));
+        assert!(sent.is_ok(), "a letter box has room");
+        world.until(10, "the worker has the queue pair", |world| world.total("peers_ready") > before);
+        Peer { queue_pair, channel: channel(Role::First) }
+    }
+
+    /// Seals and sends a message, whatever the worker's credit. Nothing once the queue pair is in error.
+    pub fn say(&mut self, message: &Message<'_>) {
+        let mut sealed = [0; MESSAGE_BYTES];
+        let len = self.channel.seal(message, &mut sealed).expect("a message fits");
+        self.send(&sealed[..len]);
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let mut completions = ArrayVec::<Completion, BURST>::new();
+        // What the worker said stays unread, and its receive is not posted again.
+        self.queue_pair.poll(&mut completions);
+        if !self.is_over() {
+            self.queue_pair.send(WrId(0), bytes).expect("what was posted is done");
+        }
+    }
+
+    /// Whether the worker has ended the queue pair.
+    pub fn is_over(&self) -> bool {
+        self.queue_pair.state() == State::Error
+    }
+}
