@@ -156,6 +156,12 @@ pub(crate) struct Tcpish<'a> {
     pub(crate) payload: usize,
 }
 
+/// Bytes of options at most.
+const OPTIONS_MAX: usize = 40;
+
+/// Below this a host's segment size is not believed.
+const SEGMENT_SIZE_MIN: u16 = 48;
+
 pub(crate) const FIN: u8 = 1;
 pub(crate) const SYN: u8 = 2;
 pub(crate) const RST: u8 = 4;
@@ -377,7 +383,7 @@ impl Net {
         }
         // A host without the option takes 536 or 1,220 bytes (RFC 9293 3.7.1); one that offers less than 48 is not
         // taken at its word by anybody.
-        if let Some(mss) = known.mss.filter(|mss| *mss >= 48) {
+        if let Some(mss) = known.mss.filter(|mss| *mss >= SEGMENT_SIZE_MIN) {
             assert!(payload.len() <= usize::from(mss), "{} bytes for a host that takes {mss}", payload.len());
         }
         // A keep-alive's byte is none of the stream's: it stands where one stood that was acknowledged (RFC 9293 3.8.4).
@@ -483,25 +489,30 @@ fn parse(packet: &[u8]) -> (SocketAddr, TcpPacket<&[u8]>) {
     (SocketAddr::new(to.into(), tcp.dst_port()), tcp)
 }
 
-/// The largest segment size among the options, read as RFC 9293 3.1 writes them: said twice, either may count.
-fn segment_size(mut options: &[u8]) -> Option<u16> {
-    let mut largest = None;
-    while let [kind, rest @ ..] = options {
-        options = match (kind, rest) {
+/// The segment size among the options, read as RFC 9293 3.1 writes them. Said twice, either may count, so the largest; but
+/// one that nobody takes at its word makes all of it mean nothing.
+fn segment_size(options: &[u8]) -> Option<u16> {
+    // As on the wire: filled up to a whole word.
+    let padded = [&options[..options.len().min(OPTIONS_MAX)], &[0; 3]].concat();
+    let mut rest = &padded[..padded.len() / 4 * 4];
+    let mut sizes = Vec::new();
+    while let [kind, behind @ ..] = rest {
+        rest = match (kind, behind) {
             (0, _) => break,
-            (1, _) => rest,
-            (_, [len, ..]) if *len >= 2 => options.get(usize::from(*len)..).unwrap_or_default(),
+            (1, _) => behind,
+            (_, [len, ..]) if *len >= 2 => rest.get(usize::from(*len)..).unwrap_or_default(),
             _ => break,
         };
-        if let (2, [4, high, low, ..]) = (kind, rest) {
-            largest = largest.max(Some(u16::from_be_bytes([*high, *low])));
+        if let (2, [4, high, low, ..]) = (kind, behind) {
+            sizes.push(u16::from_be_bytes([*high, *low]));
         }
     }
-    largest
+    let least = sizes.iter().copied().min()?;
+    if least < SEGMENT_SIZE_MIN { Some(least) } else { sizes.into_iter().max() }
 }
 
 fn build(peer: Peer, what: &Tcpish<'_>, seq: u32, ack: u32) -> Vec<u8> {
-    let options = &what.options[..what.options.len().min(40)];
+    let options = &what.options[..what.options.len().min(OPTIONS_MAX)];
     let header = 20 + options.len().div_ceil(4) * 4;
     let payload = what.payload.min(1400);
     let ipv4 = peer.ip().is_ipv4();
