@@ -322,6 +322,7 @@ fn connection(suite: Suite) -> (ClientConnection, Opener) {
             match handshake.advance(record, &mut out) {
                 Step::Continue => {}
                 Step::Done(established) => return (client, established.opener),
+                Step::Absent(_) => panic!("sessions are kept here"),
                 Step::Failed(failure) => panic!("{failure}"),
             }
         }

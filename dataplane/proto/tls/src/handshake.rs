@@ -15,6 +15,7 @@ use crate::alert::{Alert, Failure, FailureReason, OwnFault, PeerFault};
 use crate::fault;
 use crate::hooks::{Hooks, Secrets};
 use crate::keys::TrafficKey;
+use crate::offered::{Offered, Search, Sought};
 use crate::open::Opener;
 use crate::protect::Protector;
 use crate::record::{
@@ -24,6 +25,7 @@ use crate::record::{
 use crate::schedule;
 use crate::seal::Sealer;
 use crate::server::Server;
+use crate::session::Session;
 use crate::suite::{Suite, Version};
 
 /// Bytes kept of records whose handshake message is not whole yet. A message has at most 64 KiB (rustls refuses
@@ -62,12 +64,17 @@ pub struct Established {
     pub sealer: Sealer,
     /// What was agreed.
     pub info: Info,
+    /// Sessions made, for whoever is to keep them ([`Resumption::Shared`](crate::Resumption::Shared)).
+    pub sessions: Vec<Session>,
 }
 
 /// How far a handshake is. `out` may have got bytes to send in each case.
 pub enum Step {
     /// The client's next record is needed.
     Continue,
+    /// The client offers sessions that are not here. Nothing goes on before [`Handshake::go_on`], which is to bring one
+    /// of them if another node has it.
+    Absent(Offered),
     /// Done: every later record is the opener's.
     Done(Box<Established>),
     /// Over. `out` ends with the alert, unless the client itself ended the handshake or no key for it is at hand.
@@ -76,7 +83,12 @@ pub enum Step {
 
 /// A handshake under way.
 pub struct Handshake {
+    server: Server,
     connection: Option<UnbufferedServerConnection>,
+    /// Until the ClientHello is whole.
+    search: Option<Search>,
+    /// The record that made it whole, while absent sessions are looked for.
+    held: Option<Vec<u8>>,
     hooks: Arc<Hooks>,
     fragment: Fragment,
     /// Records that rustls has looked at but still needs: parts of a message that spans several.
@@ -102,7 +114,10 @@ impl Handshake {
     pub fn new(server: &Server) -> Handshake {
         let (config, hooks) = server.handshake();
         Handshake {
+            server: server.clone(),
             connection: UnbufferedServerConnection::new(config).ok(),
+            search: server.search(),
+            held: None,
             hooks,
             fragment: server.fragment(),
             pending: Vec::new(),
@@ -111,7 +126,7 @@ impl Handshake {
         }
     }
 
-    /// Takes in exactly one record; appends to `out` what is to be sent.
+    /// Takes in exactly one record; appends to `out` what is to be sent. None may come while sessions are looked for.
     pub fn advance(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Step {
         if let Some(failure) = self.over {
             return Step::Failed(failure);
@@ -127,6 +142,43 @@ impl Handshake {
             let failure = Failure::peer(Alert::DECODE_ERROR, PeerFault::HandshakeTooLong);
             return self.fail(failure, false, out);
         }
+        if self.held.is_some() {
+            return self.fail(Failure::ours(OwnFault::Internal), false, out);
+        }
+        if let Some(absent) = self.seek(record) {
+            self.held = Some(record.to_vec());
+            return Step::Absent(absent);
+        }
+        self.step(record, out)
+    }
+
+    /// Goes on after [`Step::Absent`], with the session that was found.
+    pub fn go_on(&mut self, found: Option<Session>, out: &mut Vec<u8>) -> Step {
+        if let Some(failure) = self.over {
+            return Step::Failed(failure);
+        }
+        if let Some(session) = found {
+            self.hooks.bring(session);
+        }
+        match self.held.take() {
+            Some(mut record) => self.step(&mut record, out),
+            None => Step::Continue,
+        }
+    }
+
+    /// Looks for sessions that are not here; `None`: there is nothing to wait for.
+    fn seek(&mut self, record: &[u8]) -> Option<Offered> {
+        let sought = self.search.as_mut()?.take_in(record, self.server.has_tls13());
+        let absent = match sought {
+            Sought::More => return None,
+            Sought::Whole(offered) => self.server.absent(offered),
+            Sought::Nothing => Offered::new(),
+        };
+        self.search = None;
+        (!absent.is_empty()).then_some(absent)
+    }
+
+    fn step(&mut self, record: &mut [u8], out: &mut Vec<u8>) -> Step {
         match self.take_in(record, out) {
             Driven::Blocked => Step::Continue,
             Driven::Agreed => match self.take_over() {
@@ -173,6 +225,7 @@ impl Handshake {
     fn fail(&mut self, failure: Failure, alerted: bool, out: &mut Vec<u8>) -> Step {
         self.over = Some(failure);
         self.pending = Vec::new();
+        self.held = None;
         if !alerted && !matches!(failure.reason, FailureReason::PeerAlert(_)) {
             self.append_alert(failure.alert, out);
         }
@@ -223,6 +276,8 @@ impl Handshake {
             retried: kind == Some(HandshakeKind::FullWithHelloRetryRequest),
             group,
         };
+        let mut sessions = self.hooks.take_made();
+        sessions.iter_mut().for_each(|session| session.once = suite.version() == Version::Tls13);
         let Secrets { client, server } = self.hooks.take_secrets();
         if suite.version() == Version::Tls13 && (client.is_none() || server.is_none()) {
             return Err(INTERNAL);
@@ -234,7 +289,7 @@ impl Handshake {
         let tx_key = traffic_key(suite, &tx.1).ok_or(INTERNAL)?;
         let opener = Opener::new(&rx_key, client, rx.0);
         let sealer = Sealer::new(&tx_key, server, tx.0, self.fragment);
-        Ok(Box::new(Established { opener, sealer, info }))
+        Ok(Box::new(Established { opener, sealer, info, sessions }))
     }
 }
 

@@ -10,17 +10,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::KeyLog;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, StoresServerSessions};
 use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
 
 use crate::certificates::Certificates;
 use crate::keys::Secret;
+use crate::session::{Session, SessionId};
 
 /// Sessions looked up for one ClientHello. It may offer as many as fit into 64 KiB, and rustls would try them all.
 pub const LOOKUPS_MAX: u32 = 8;
+
+/// Sessions one handshake makes at most: rustls makes one, or those that [`Server`](crate::Server) gives a client.
+const MADE_MAX: usize = 8;
 
 /// What all handshakes of a server share.
 pub(crate) struct Shared {
     pub(crate) certificates: Certificates,
     pub(crate) sessions: Arc<dyn StoresServerSessions>,
+    /// Sessions made here go to whoever is to keep them.
+    pub(crate) is_shared: bool,
     pub(crate) tickets: Arc<dyn ProducesTickets>,
     pub(crate) key_log: Option<Arc<crate::key_log::KeyLog>>,
 }
@@ -38,6 +45,10 @@ pub(crate) struct Hooks {
     secrets: Mutex<Secrets>,
     sni: AtomicBool,
     lookups: AtomicU32,
+    /// Fetched from other nodes for this handshake.
+    brought: Mutex<Vec<Session>>,
+    /// Made by this handshake, to be kept somewhere.
+    made: Mutex<Vec<Session>>,
 }
 
 impl Hooks {
@@ -47,12 +58,29 @@ impl Hooks {
             secrets: Mutex::new(Secrets::default()),
             sni: AtomicBool::new(false),
             lookups: AtomicU32::new(0),
+            brought: Mutex::default(),
+            made: Mutex::default(),
         })
     }
 
     /// Takes the secrets captured so far; nothing of them stays here.
     pub(crate) fn take_secrets(&self) -> Secrets {
         std::mem::take(&mut *self.secrets.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A session that another node kept.
+    pub(crate) fn bring(&self, session: Session) {
+        self.brought.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+    }
+
+    /// Takes the sessions this handshake has made.
+    pub(crate) fn take_made(&self) -> Vec<Session> {
+        std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn brought(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        brought.iter().find(|session| session.identity == *key).map(|session| session.value().to_vec())
     }
 
     /// Whether the client named the server it wants.
@@ -99,15 +127,24 @@ impl ResolvesServerCert for Hooks {
 
 impl StoresServerSessions for Hooks {
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
-        self.shared.sessions.put(key, value)
+        if !self.shared.is_shared {
+            return self.shared.sessions.put(key, value);
+        }
+        let value = Zeroizing::new(value);
+        let session = SessionId::try_from(key).ok().and_then(|it| Session::new(it, true, &value));
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = session.is_some() && made.len() < MADE_MAX;
+        made.extend(session.filter(|_| kept));
+        kept
     }
 
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.may_look_up().then(|| self.shared.sessions.get(key))?
+        self.may_look_up().then(|| self.brought(key).or_else(|| self.shared.sessions.get(key)))?
     }
 
+    /// One that was brought is this handshake's alone, so that it stays does no harm.
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.may_look_up().then(|| self.shared.sessions.take(key))?
+        self.may_look_up().then(|| self.brought(key).or_else(|| self.shared.sessions.take(key)))?
     }
 
     fn can_cache(&self) -> bool {
@@ -189,6 +226,7 @@ mod tests {
             let shared = Arc::new(Shared {
                 certificates: Certificates::default(),
                 sessions: Arc::clone(&asked) as _,
+                is_shared: false,
                 tickets: Arc::clone(&asked) as _,
                 key_log: None,
             });

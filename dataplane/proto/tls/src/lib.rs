@@ -26,6 +26,7 @@ pub mod key_log;
 mod keys;
 pub mod lend;
 mod messages;
+mod offered;
 pub mod open;
 mod protect;
 mod reason;
@@ -41,6 +42,7 @@ pub use alert::{Alert, Failure, FailureReason, Incompatible, OwnFault, PeerFault
 pub use certificates::CertificatePem;
 pub use handshake::{Established, Group, Handshake, Info, Step};
 pub use lend::{LentSealer, RecordKey};
+pub use offered::{OFFERED_MAX, Offered};
 pub use open::{Opened, Opener};
 pub use record::{
     Fragment, HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD13_BYTES_MAX, SEALED_BYTES_MAX,
@@ -48,6 +50,7 @@ pub use record::{
 };
 pub use seal::{Content, SealError, Sealer};
 pub use server::{ConfigError, Resumption, Server, ServerOptions};
+pub use session::{IDENTITY_BYTES, SESSION_BYTES_MAX, Session, SessionId};
 pub use suite::{Suite, Version};
 
 #[cfg(test)]

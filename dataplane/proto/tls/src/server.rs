@@ -11,8 +11,9 @@ use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use crate::certificates::{CHAIN_MAX, CertificatePem, Certificates};
 use crate::hooks::{Hooks, Shared};
 use crate::key_log::KeyLog;
+use crate::offered::{Offered, Search};
 use crate::record::{Fragment, HEADER_BYTES};
-use crate::session::{NoTable, Table};
+use crate::session::{NoTable, Session, SessionId, Table};
 use crate::suite::{Suite, Version};
 use crate::ticket::{NoTickets, Ticketer};
 
@@ -55,6 +56,13 @@ pub enum Resumption {
     /// By sessions kept here.
     Table {
         /// Sessions kept at most.
+        sessions: usize,
+        /// How long.
+        lifetime: Duration,
+    },
+    /// By sessions kept by the cluster: a handshake tells which sessions it made, and asks for those that are not here.
+    Shared {
+        /// Sessions kept here at most.
         sessions: usize,
         /// How long.
         lifetime: Duration,
@@ -176,6 +184,7 @@ struct Inner {
     ticketer: Option<Arc<Ticketer>>,
     warnings: Vec<String>,
     fragment: Fragment,
+    tls13: bool,
 }
 
 impl Server {
@@ -215,7 +224,9 @@ impl Server {
             Some(ticketer) => Arc::clone(ticketer) as _,
             None => Arc::new(NoTickets),
         };
-        let shared = Arc::new(Shared { certificates, sessions, tickets, key_log: options.key_log.clone() });
+        let is_shared = matches!(options.resumption, Resumption::Shared { .. });
+        let key_log = options.key_log.clone();
+        let shared = Arc::new(Shared { certificates, sessions, is_shared, tickets, key_log });
         let provider = Arc::new(provider);
         let mut config = ServerConfig::builder_with_details(provider, clock)
             .with_protocol_versions(&versions)
@@ -227,14 +238,24 @@ impl Server {
         config.ignore_client_order = true;
         config.send_tls13_tickets = match options.resumption {
             Resumption::Off => 0,
-            Resumption::Table { .. } | Resumption::Tickets { .. } => SESSIONS_PER_HANDSHAKE,
+            Resumption::Table { .. } | Resumption::Shared { .. } | Resumption::Tickets { .. } => {
+                SESSIONS_PER_HANDSHAKE
+            }
         };
         // rustls counts the header in.
         config.max_fragment_size = Some(options.fragment.bytes() + HEADER_BYTES);
         // Early data can be replayed to another node: refused.
         config.max_early_data_size = 0;
         Ok(Server {
-            inner: Arc::new(Inner { config, shared, table, ticketer, warnings, fragment: options.fragment }),
+            inner: Arc::new(Inner {
+                config,
+                shared,
+                table,
+                ticketer,
+                warnings,
+                fragment: options.fragment,
+                tls13: options.tls13,
+            }),
         })
     }
 
@@ -269,6 +290,36 @@ impl Server {
         if let Some(ticketer) = &self.inner.ticketer {
             ticketer.expire();
         }
+    }
+
+    /// Keeps a session a handshake has made, here or at another node. Without a table it is dropped.
+    pub fn keep(&self, session: Session) {
+        if let Some(table) = &self.inner.table {
+            table.keep(session);
+        }
+    }
+
+    /// Gives a session kept here to a handshake of another node. One that may go on once is gone here.
+    pub fn give(&self, identity: &SessionId) -> Option<Session> {
+        self.inner.table.as_ref()?.give(identity)
+    }
+
+    /// Of the sessions a client offers, those that are not here, if others may keep them; nothing if one is here.
+    pub(crate) fn absent(&self, offered: Offered) -> Offered {
+        match &self.inner.table {
+            Some(table) if !offered.iter().any(|identity| table.has(identity)) => offered,
+            _ => Offered::new(),
+        }
+    }
+
+    /// How a handshake looks for sessions offered, if it has to.
+    pub(crate) fn search(&self) -> Option<Search> {
+        self.inner.shared.is_shared.then(Search::default)
+    }
+
+    /// Whether it offers TLS 1.3.
+    pub(crate) fn has_tls13(&self) -> bool {
+        self.inner.tls13
     }
 
     /// The configuration of one handshake, with hooks of its own.
@@ -327,12 +378,14 @@ fn resumption(
 ) -> Result<Resumers, ConfigError> {
     match how {
         Resumption::Off => Ok((None, None)),
-        Resumption::Table { lifetime, .. } | Resumption::Tickets { lifetime }
+        Resumption::Table { lifetime, .. }
+        | Resumption::Shared { lifetime, .. }
+        | Resumption::Tickets { lifetime }
             if lifetime < Duration::from_secs(1) || lifetime > SESSION_LIFETIME_MAX =>
         {
             Err(ConfigError::SessionLifetime)
         }
-        Resumption::Table { sessions, lifetime } => {
+        Resumption::Table { sessions, lifetime } | Resumption::Shared { sessions, lifetime } => {
             Ok((Some(Arc::new(Table::new(sessions, lifetime, Arc::clone(clock)))), None))
         }
         Resumption::Tickets { lifetime } => {

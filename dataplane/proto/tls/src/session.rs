@@ -18,15 +18,41 @@ const SHARDS: usize = 16;
 const SHARDED_SESSIONS_MIN: usize = 1024;
 
 /// Bytes of an identity: rustls draws that many at random.
-const IDENTITY_BYTES: usize = 32;
+pub const IDENTITY_BYTES: usize = 32;
 
 /// Longest session kept. One of rustls' without client certificate has some 200 bytes.
-const SESSION_BYTES_MAX: usize = 1024;
+pub const SESSION_BYTES_MAX: usize = 1024;
 
 /// No slot.
 const NIL: u32 = u32::MAX;
 
-type Identity = [u8; IDENTITY_BYTES];
+/// What a session is called, by client and server: a session ID of TLS 1.2, a PSK identity of TLS 1.3.
+pub type SessionId = [u8; IDENTITY_BYTES];
+
+/// A session on its way between nodes.
+pub struct Session {
+    /// Its name.
+    pub identity: SessionId,
+    /// It may go on once: of TLS 1.3 (RFC 8446 appendix C.4). One of TLS 1.2 is copied.
+    pub once: bool,
+    value: Zeroizing<Vec<u8>>,
+}
+
+impl Session {
+    /// A session of these bytes; `None` if there are more than any session has.
+    pub fn new(identity: SessionId, once: bool, value: &[u8]) -> Option<Session> {
+        (value.len() <= SESSION_BYTES_MAX).then(|| Session {
+            identity,
+            once,
+            value: Zeroizing::new(value.to_vec()),
+        })
+    }
+
+    /// What rustls makes of it: secrets.
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+}
 
 /// Sessions by identity.
 pub(crate) struct Table {
@@ -39,14 +65,15 @@ pub(crate) struct Table {
 /// expires first.
 struct Shard {
     slots: Vec<Slot>,
-    index: HashMap<Identity, u32>,
+    index: HashMap<SessionId, u32>,
     free: u32,
     oldest: u32,
     newest: u32,
 }
 
 struct Slot {
-    identity: Identity,
+    identity: SessionId,
+    once: bool,
     value: Zeroizing<Vec<u8>>,
     expires_s: u64,
     older: u32,
@@ -60,6 +87,29 @@ impl Table {
         let each = sessions.div_ceil(shards).clamp(1, NIL as usize - 1);
         let shards = (0..shards).map(|_| Mutex::new(Shard::new(each))).collect();
         Table { shards, lifetime_s: lifetime.as_secs(), clock }
+    }
+
+    /// Keeps a session; one of that name goes.
+    pub(crate) fn keep(&self, session: Session) {
+        let now_s = self.now_s();
+        let expires_s = now_s.saturating_add(self.lifetime_s);
+        self.shard(&session.identity).put(session, now_s, expires_s);
+    }
+
+    /// Gives a session to another node: the only one there is, if it may go on once.
+    pub(crate) fn give(&self, identity: &SessionId) -> Option<Session> {
+        let mut shard = self.shard(identity);
+        let (at, slot) = shard.find(identity, self.now_s())?;
+        let (identity, once, value) = (slot.identity, slot.once, Zeroizing::new(slot.value.to_vec()));
+        if once {
+            shard.remove(at);
+        }
+        Some(Session { identity, once, value })
+    }
+
+    /// Whether a session is here.
+    pub(crate) fn has(&self, identity: &SessionId) -> bool {
+        self.shard(identity).find(identity, self.now_s()).is_some()
     }
 
     /// Drops what is over.
@@ -76,7 +126,7 @@ impl Table {
     }
 
     /// Identities in the table are random, and others are not found in any shard.
-    fn shard(&self, identity: &Identity) -> MutexGuard<'_, Shard> {
+    fn shard(&self, identity: &SessionId) -> MutexGuard<'_, Shard> {
         self.shards[usize::from(identity[0]) % self.shards.len()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -87,6 +137,7 @@ impl Shard {
     fn new(sessions: usize) -> Shard {
         let slot = |at: usize| Slot {
             identity: [0; IDENTITY_BYTES],
+            once: true,
             value: Zeroizing::new(Vec::new()),
             expires_s: 0,
             older: NIL,
@@ -96,7 +147,8 @@ impl Shard {
         Shard { slots: (0..sessions).map(slot).collect(), index, free: 0, oldest: NIL, newest: NIL }
     }
 
-    fn put(&mut self, identity: Identity, value: Vec<u8>, now_s: u64, expires_s: u64) {
+    fn put(&mut self, session: Session, now_s: u64, expires_s: u64) {
+        let Session { identity, once, value } = session;
         if let Some(at) = self.index.get(&identity).copied() {
             self.remove(at);
         }
@@ -110,7 +162,7 @@ impl Shard {
         let newest = self.newest;
         let slot = &mut self.slots[at as usize];
         self.free = slot.newer;
-        *slot = Slot { identity, value: Zeroizing::new(value), expires_s, older: newest, newer: NIL };
+        *slot = Slot { identity, once, value, expires_s, older: newest, newer: NIL };
         match newest {
             NIL => self.oldest = at,
             newest => self.slots[newest as usize].newer = at,
@@ -119,7 +171,7 @@ impl Shard {
         self.index.insert(identity, at);
     }
 
-    fn find(&self, identity: &Identity, now_s: u64) -> Option<(u32, &Slot)> {
+    fn find(&self, identity: &SessionId, now_s: u64) -> Option<(u32, &Slot)> {
         let at = *self.index.get(identity)?;
         let slot = &self.slots[at as usize];
         (now_s < slot.expires_s).then_some((at, slot))
@@ -160,23 +212,22 @@ impl std::fmt::Debug for Table {
 
 impl StoresServerSessions for Table {
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
-        let Ok(identity) = Identity::try_from(key) else { return false };
+        let Ok(identity) = SessionId::try_from(key) else { return false };
         if value.len() > SESSION_BYTES_MAX {
             return false;
         }
-        let now_s = self.now_s();
-        let expires_s = now_s.saturating_add(self.lifetime_s);
-        self.shard(&identity).put(identity, value, now_s, expires_s);
+        // Only what goes to another node has to know.
+        self.keep(Session { identity, once: true, value: Zeroizing::new(value) });
         true
     }
 
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let identity = Identity::try_from(key).ok()?;
+        let identity = SessionId::try_from(key).ok()?;
         self.shard(&identity).find(&identity, self.now_s()).map(|(_, slot)| slot.value.to_vec())
     }
 
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let identity = Identity::try_from(key).ok()?;
+        let identity = SessionId::try_from(key).ok()?;
         let mut shard = self.shard(&identity);
         let (at, slot) = shard.find(&identity, self.now_s())?;
         let value = slot.value.to_vec();

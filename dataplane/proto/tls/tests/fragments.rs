@@ -63,6 +63,7 @@ fn handshake(suites: &[SupportedCipherSuite], sizes: &[usize]) -> Info {
                     assert!(!client.is_handshaking());
                     return established.info;
                 }
+                Step::Absent(_) => panic!("sessions are kept here"),
                 Step::Failed(failure) => panic!("{failure}"),
             }
         }

@@ -47,6 +47,7 @@ fn serve(server: &Server, tcp: &mut TcpStream) -> Seen {
         tcp.write_all(&out).unwrap();
         match step {
             Step::Continue => {}
+            Step::Absent(_) => panic!("sessions are kept here"),
             Step::Done(established) => break established,
             Step::Failed(failure) => return Seen { failure: Some(failure), ..seen },
         }

@@ -73,6 +73,7 @@ fn converse(records: &[Vec<u8>]) -> (Option<Failure>, usize) {
         match (step, failed) {
             (Step::Continue, None) => {}
             (Step::Continue, Some(failure)) => panic!("it goes on after {failure:?}"),
+            (Step::Absent(_), _) => panic!("sessions are kept here"),
             (Step::Done(_), _) => panic!("nobody who does not know the secret ends a handshake"),
             (Step::Failed(failure), None) => {
                 assert!(!matches!(failure.reason, FailureReason::Ours(_)), "{failure:?} is our fault");

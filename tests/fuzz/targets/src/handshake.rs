@@ -149,6 +149,7 @@ fn take(side: Side, mut record: Vec<u8>, out: &mut Vec<u8>, got: &mut Vec<u8>, t
             let before = out.len();
             match handshake.advance(&mut record, out) {
                 Step::Continue => Side::Shaking(handshake),
+                Step::Absent(_) => panic!("sessions are kept here"),
                 Step::Done(established) => Side::Open(established),
                 Step::Failed(failure) => {
                     assert!(tampered, "{failure:?} though nothing was changed");

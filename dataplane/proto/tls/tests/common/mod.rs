@@ -138,7 +138,17 @@ pub struct Pair {
 }
 
 /// Runs a handshake; the client's first request is already behind its Finished.
-pub fn connect(server: &Server, mut client: ClientConnection, request: &[u8]) -> Result<Pair, Failure> {
+pub fn connect(server: &Server, client: ClientConnection, request: &[u8]) -> Result<Pair, Failure> {
+    connect_with(server, client, request, |offered| panic!("{offered:?} may only be here"))
+}
+
+/// As [`connect`]; sessions that are not here are asked of `elsewhere`.
+pub fn connect_with(
+    server: &Server,
+    mut client: ClientConnection,
+    request: &[u8],
+    mut elsewhere: impl FnMut(Offered) -> Option<Session>,
+) -> Result<Pair, Failure> {
     let mut handshake = Handshake::new(server);
     let mut established = None;
     let mut early = Vec::new();
@@ -153,8 +163,14 @@ pub fn connect(server: &Server, mut client: ClientConnection, request: &[u8]) ->
                 early.push(record);
                 continue;
             }
-            match handshake.advance(&mut record, &mut out) {
+            let mut step = handshake.advance(&mut record, &mut out);
+            if let Step::Absent(offered) = step {
+                assert!(out.is_empty(), "nothing is said before");
+                step = handshake.go_on(elsewhere(offered), &mut out);
+            }
+            match step {
                 Step::Continue => {}
+                Step::Absent(_) => panic!("it asks once"),
                 Step::Done(done) => established = Some(done),
                 Step::Failed(failure) => {
                     let _ = to_client(&mut client, &out);
