@@ -16,7 +16,7 @@ use core_affinity::CoreId;
 use harness::client::{self, Client};
 use harness::node::{self, MESSAGE_BYTES, Node};
 use keyferry_app::synthetic;
-use keyferry_decide::Policy;
+use keyferry_decide::{NodeId, Policy};
 use keyferry_fabric::shm::{self, Hello};
 use keyferry_fabric::{Limits, QueuePair as _};
 use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
@@ -88,7 +88,8 @@ fn connect(node: &Node, stream: &UnixStream, role: Role) {
     let life = Incarnation { random: [[1; 32], [2; 32]], incarnation: [1, 2], pair: 0 };
     let receives = pair.queue_pair.limits().receives as u32;
     let channel = Channel::new(&PairSecret::new([7; 32]), &life, role, receives);
-    let connect = Connect { queue_pair: Box::new(pair.queue_pair), channel };
+    let node_id = NodeId::of("peer");
+    let connect = Connect { queue_pair: Box::new(pair.queue_pair), channel, node: node_id };
     assert!(node.mailbox.push(Mail::Peer(Box::new(connect))).is_ok(), "an empty mailbox has room");
 }
 

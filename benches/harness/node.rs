@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use keyferry_app::synthetic::{Distribution, Options, Synthetic};
 use keyferry_app::{Port, Runner, SystemClock};
-use keyferry_decide::Policy;
+use keyferry_decide::{NodeId, Policy};
 use keyferry_link::{Cidr, Link};
 use keyferry_nic::handover::Handover;
 use keyferry_nic::sim::{Net, PortOptions, Queue};
@@ -91,6 +91,8 @@ fn parts(
                 silence_timeout: Duration::from_secs(5),
             },
             message_bytes: MESSAGE_BYTES,
+            node: NodeId::of("bench"),
+            members: vec![NodeId::of("bench")],
         },
         link: Link::new(keyferry_link::Config {
             mac: caps.mac,

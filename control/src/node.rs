@@ -13,6 +13,7 @@ use crossbeam_queue::ArrayQueue;
 use keyferry_app::static_files::Static;
 use keyferry_app::synthetic::{self, Synthetic};
 use keyferry_app::{Builtin, Port, Runner, SystemClock, threads};
+use keyferry_decide::NodeId;
 use keyferry_link::{Cidr, Link, Route};
 use keyferry_nic::dpdk::{self, Eal, EalOptions, PortOptions};
 use keyferry_nic::handover::Handover;
@@ -257,6 +258,12 @@ fn parts<N: Nic>(
     })
 }
 
+/// The nodes that keep sessions.
+fn members(config: &Config) -> Vec<NodeId> {
+    let peers = config.peers.iter().map(|peer| &peer.name);
+    peers.chain([&config.node.name]).map(|name| NodeId::of(name)).collect()
+}
+
 fn worker_config(config: &Config) -> keyferry_worker::Config {
     let https_port = config.https_ports().next().unwrap_or(443);
     let service = |protocol| match protocol {
@@ -290,6 +297,8 @@ fn worker_config(config: &Config) -> keyferry_worker::Config {
             silence_timeout: config.lease.silence_timeout,
         },
         message_bytes: config.fabric.message_bytes,
+        node: NodeId::of(&config.node.name),
+        members: members(config),
     }
 }
 
@@ -348,7 +357,10 @@ fn tls_options(config: &Config, key_log: Option<Arc<KeyLog>>) -> anyhow::Result<
         tls12: config.tls.tls12,
         tls13: config.tls.tls13,
         resumption: match config.tls.resumption {
-            config::Resumption::Table { sessions, lifetime } => Resumption::Table { sessions, lifetime },
+            config::Resumption::Table { sessions, lifetime } if config.peers.is_empty() => {
+                Resumption::Table { sessions, lifetime }
+            }
+            config::Resumption::Table { sessions, lifetime } => Resumption::Shared { sessions, lifetime },
             config::Resumption::Tickets { lifetime } => Resumption::Tickets { lifetime },
             config::Resumption::Off => Resumption::Off,
         },

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
+use keyferry_decide::NodeId;
 use keyferry_fabric::shm::{self, Hello};
 use keyferry_fabric::{Fence, Limits, QueuePair};
 use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
@@ -230,7 +231,11 @@ fn establish(local: &Local, link: &Link, stream: &UnixStream) -> anyhow::Result<
             Incarnation { random: [first.0, second.0], incarnation: [first.1, second.1], pair: pair.index };
         let receives = pair.queue_pair.limits().receives as u32;
         let channel = Channel::new(&link.secret, &life, link.role, receives);
-        let connect = Connect { queue_pair: (local.between)(Box::new(pair.queue_pair)), channel };
+        let connect = Connect {
+            queue_pair: (local.between)(Box::new(pair.queue_pair)),
+            channel,
+            node: NodeId::of(&link.name),
+        };
         let mailbox = &local.mailboxes[usize::from(pair.local_worker)];
         fences.push(pair.fence);
         if mailbox.push(Mail::Peer(Box::new(connect))).is_err() {

@@ -103,7 +103,7 @@ pub(super) fn read_fabric(mut section: Section<'_, '_>, node: &str) -> Fabric {
     let fabric = Fabric {
         driver,
         socket,
-        message_bytes: section.number("message_bytes", 8192, 512..=1 << 20),
+        message_bytes: section.number("message_bytes", 8192, 2048..=1 << 20),
         receives: section.number("receives", 512, 32..=32_768),
         slots: section.number("slots", 256, 1..=32_768),
     };

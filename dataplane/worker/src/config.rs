@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use keyferry_decide::Policy;
+use keyferry_decide::{NodeId, Policy};
 use keyferry_link::Link;
 use keyferry_nic::Nic;
 use keyferry_tcp::Tcp;
@@ -68,6 +68,10 @@ pub struct Config {
     pub leases: LeaseLimits,
     /// Largest lease message, in bytes.
     pub message_bytes: usize,
+    /// This node.
+    pub node: NodeId,
+    /// The nodes that keep sessions, this one among them; all nodes have the same list.
+    pub members: Vec<NodeId>,
 }
 
 impl Config {

@@ -149,6 +149,8 @@ pub struct Conn {
     pub farewell: Option<Alert>,
     /// Its TLS handshake is not over.
     pub handshaking: bool,
+    /// Its TLS handshake waits for a session of another node.
+    pub seeks: Option<u32>,
     /// A request of it has been answered whole: it may use what is kept in reserve.
     pub served: bool,
     /// Since when it holds buffers while its client is waited for, if it is known to.
@@ -184,6 +186,7 @@ impl Conn {
             closing: false,
             farewell: None,
             handshaking: false,
+            seeks: None,
             served: false,
             held_since: crate::shed::NOT_HELD,
             body_bytes: 0,

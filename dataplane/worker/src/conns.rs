@@ -111,7 +111,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     }
 
     /// A record of a handshake was taken in, or part of one.
-    fn handshake_took(&mut self, index: usize, taken: &Taken) {
+    pub(crate) fn handshake_took(&mut self, index: usize, taken: &Taken) {
         if matches!(taken, Taken::Flight | Taken::Established { .. } | Taken::Failed(_)) {
             self.shed.handshake_records = self.shed.handshake_records.saturating_sub(1);
         }
@@ -122,12 +122,16 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
     }
 
-    fn taken(&mut self, index: usize, taken: Taken) {
+    pub(crate) fn taken(&mut self, index: usize, taken: Taken) {
         match taken {
             Taken::Wait | Taken::Starved => {}
             Taken::More => self.watch_request(index),
             Taken::Flight => self.send_flight(index),
-            Taken::Established { resumed } => self.established(index, resumed),
+            Taken::Absent(offered) => self.seek_session(index, offered),
+            Taken::Established { resumed, made } => {
+                self.established(index, resumed);
+                self.place_sessions(made);
+            }
             Taken::Request => self.request(index),
             Taken::Expects100 => {
                 self.send_own(index, b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -305,6 +309,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.forget_claims(index);
         let Some(mut conn) = self.conns[index].take() else { return };
         self.counters.handshakes_open -= u64::from(conn.handshaking);
+        if let Some(token) = conn.seeks {
+            self.forget_seek(token);
+        }
         while let Some(segment) = conn.backlog.pop_front() {
             self.release(segment);
         }

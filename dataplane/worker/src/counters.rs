@@ -143,6 +143,26 @@ counters! {
     handshakes_failed,
     /// TLS handshakes under way.
     handshakes_open,
+    /// TLS handshakes that wait for a session of another node.
+    handshakes_waiting,
+    /// Sessions made here that went to the node they live at.
+    sessions_put,
+    /// Sessions of other nodes' handshakes that live here.
+    sessions_kept,
+    /// Sessions given to other nodes' handshakes.
+    sessions_given,
+    /// Sessions asked for at the nodes they live at. Each ends as one of the next four.
+    takes,
+    /// Sessions that came.
+    takes_found,
+    /// Sessions that were not there.
+    takes_missed,
+    /// Sessions that did not come in time.
+    takes_late,
+    /// Sessions whose client was gone before they came.
+    takes_dropped,
+    /// Handshakes that went on without asking: nobody to ask, or too many were waiting.
+    takes_skipped,
     /// KeyUpdates received.
     key_updates,
     /// TCP connections.
@@ -291,6 +311,7 @@ pub const SUMS: &[(&str, &[&str])] = &[
         "leases_taken",
         &["leases_served", "leases_declined", "leases_revoked", "leases_spoiled", "leases_lost"],
     ),
+    ("takes", &["takes_found", "takes_missed", "takes_late", "takes_dropped"]),
     (
         "peer_violations",
         &[

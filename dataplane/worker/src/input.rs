@@ -5,7 +5,7 @@
 //! because TCP's memory is given back.
 
 use keyferry_http::{Limits, Progress, Refusal, Request};
-use keyferry_tls::{Failure, Handshake, Opened, Server, Step};
+use keyferry_tls::{Established, Failure, Handshake, Offered, Opened, Server, Step};
 
 use crate::conn::{Conn, Reply, Session, Tls};
 use crate::pool::{Gather, Pools};
@@ -18,10 +18,14 @@ pub enum Taken {
     More,
     /// The handshake has something to send (in the flight buffer).
     Flight,
+    /// The client offers sessions that are not here: nothing goes on before [`go_on`].
+    Absent(Offered),
     /// The handshake is done; the flight buffer may hold its last words.
     Established {
         /// It was resumed.
         resumed: bool,
+        /// Sessions it made.
+        made: Vec<keyferry_tls::Session>,
     },
     /// A whole request is in `conn.request`.
     Request,
@@ -144,16 +148,10 @@ fn record(conn: &mut Conn, record: &mut [u8], with: &mut Inputs<'_>) -> Taken {
     begin(conn, with);
     match &mut conn.tls {
         Tls::None | Tls::Silent | Tls::Over => Taken::More,
-        Tls::Handshake(handshake) => match handshake.advance(record, with.flight) {
-            Step::Continue => Taken::Flight,
-            Step::Failed(failure) => Taken::Failed(failure),
-            Step::Done(established) => {
-                let resumed = established.info.resumed;
-                let session = Session { opener: established.opener, sealer: established.sealer };
-                conn.tls = Tls::Open(Box::new(session));
-                Taken::Established { resumed }
-            }
-        },
+        Tls::Handshake(handshake) => {
+            let step = handshake.advance(record, with.flight);
+            stepped(conn, step)
+        }
         Tls::Open(session) => match session.opener.open(record) {
             Err(failure) => Taken::Failed(failure),
             Ok(Opened::Data(data)) => {
@@ -166,6 +164,27 @@ fn record(conn: &mut Conn, record: &mut [u8], with: &mut Inputs<'_>) -> Taken {
             Ok(Opened::NoRenegotiation) => Taken::NoRenegotiation,
             Ok(Opened::Nothing) => Taken::More,
         },
+    }
+}
+
+/// Goes on with a handshake that waited for a session; `None` if it is over.
+pub fn go_on(conn: &mut Conn, found: Option<keyferry_tls::Session>, flight: &mut Vec<u8>) -> Option<Taken> {
+    let Tls::Handshake(handshake) = &mut conn.tls else { return None };
+    let step = handshake.go_on(found, flight);
+    Some(stepped(conn, step))
+}
+
+/// What a step of the handshake led to.
+fn stepped(conn: &mut Conn, step: Step) -> Taken {
+    match step {
+        Step::Continue => Taken::Flight,
+        Step::Failed(failure) => Taken::Failed(failure),
+        Step::Absent(offered) => Taken::Absent(offered),
+        Step::Done(established) => {
+            let Established { opener, sealer, info, sessions } = *established;
+            conn.tls = Tls::Open(Box::new(Session { opener, sealer }));
+            Taken::Established { resumed: info.resumed, made: sessions }
+        }
     }
 }
 

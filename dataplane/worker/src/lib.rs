@@ -27,6 +27,7 @@ mod reply;
 mod run;
 pub mod segment;
 mod serve;
+mod sessions;
 mod shed;
 pub mod tls_counters;
 mod turn;

@@ -1,5 +1,6 @@
 //! What the control thread tells a worker, over a bounded queue.
 
+use keyferry_decide::NodeId;
 use keyferry_fabric::QueuePair;
 use keyferry_lease::Channel;
 
@@ -12,6 +13,8 @@ pub struct Connect {
     pub queue_pair: Box<dyn QueuePair>,
     /// The sealed channel on it.
     pub channel: Channel,
+    /// The node at its other end.
+    pub node: NodeId,
 }
 
 /// To a worker.

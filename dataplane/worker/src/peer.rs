@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use keyferry_app::JobId;
-use keyferry_decide::{Freshness, LoadWord};
+use keyferry_decide::{Freshness, LoadWord, NodeId};
 use keyferry_fabric::{BURST, Completion, PostError, QueuePair, Slots, State, WrId};
 use keyferry_lease::channel::TAG_BYTES;
 use keyferry_lease::message::{Declined, GRANT_BYTES, Return};
@@ -17,6 +17,7 @@ use keyferry_time::Time;
 use keyferry_tls::{LentSealer, SEALED_BYTES_MAX};
 
 use crate::conn::{PARTS_MAX, Plain};
+use crate::mailbox::Connect;
 
 /// Bytes of one reply slot, and of one staging slot: the largest record, rounded up to whole cache lines.
 pub const SLOT_BYTES: usize = SEALED_BYTES_MAX.next_multiple_of(64);
@@ -125,6 +126,8 @@ impl Served {
 pub struct Peer {
     /// Its name in this life.
     pub id: PeerId,
+    /// The node it is of.
+    pub node: NodeId,
     /// The queue pair.
     pub queue_pair: Box<dyn QueuePair>,
     /// This end's reply slots.
@@ -155,7 +158,8 @@ pub struct Peer {
 
 impl Peer {
     /// A peer on a queue pair just connected.
-    pub fn new(id: PeerId, queue_pair: Box<dyn QueuePair>, channel: Channel, limits: &LeaseLimits) -> Peer {
+    pub fn new(id: PeerId, connect: Connect, limits: &LeaseLimits) -> Peer {
+        let Connect { queue_pair, channel, node } = connect;
         let fabric = queue_pair.limits();
         let slots = (fabric.slots_bytes / SLOT_BYTES).min(usize::from(u16::MAX)) as u16;
         let staging = (fabric.staging_bytes / SLOT_BYTES).min(usize::from(NO_STAGING)) as u16;
@@ -168,6 +172,7 @@ impl Peer {
         });
         Peer {
             id,
+            node,
             slots: queue_pair.slots(),
             channel,
             lender,

@@ -179,6 +179,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         if !waits {
             return false;
         }
+        if self.conns[index].as_ref().is_some_and(|conn| conn.seeks.is_some()) {
+            return true;
+        }
         if self.shed.handshake_records == 0 {
             self.shed.hellos.push_back(index as u32);
             return true;

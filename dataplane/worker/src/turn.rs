@@ -25,6 +25,7 @@ use crate::port::Port;
 use crate::probe::{Probe, Stage};
 use crate::receive::Receive;
 use crate::segment::Outgoing;
+use crate::sessions::Sessions;
 use crate::shed::Shed;
 use crate::tls_counters::TlsCounters;
 
@@ -64,6 +65,8 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) ready: List,
     /// Connections that wait for a buffer.
     pub(crate) starved: List,
+    /// Handshakes that wait for sessions of other nodes.
+    pub(crate) sessions: Sessions,
     /// Budgets, and who is let go when something runs short.
     pub(crate) shed: Shed,
     /// Storage of one call, kept to save its allocation.
@@ -101,6 +104,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             decisions: 0,
             ready: List::new(config.connections),
             starved: List::new(config.connections),
+            sessions: Sessions::new(),
             shed: Shed::new(config.connections),
             flight: Vec::with_capacity(16 * 1024),
             views: Vec::with_capacity(crate::peer::PEERS_MAX),
@@ -156,8 +160,13 @@ impl<N: Nic, A: App> Worker<N, A> {
         if self.has_left_over() {
             return Some(self.now);
         }
-        let deadlines =
-            [self.tcp.poll_at(), self.deadlines.next(), self.port.link.poll_at(), self.app.poll_at()];
+        let deadlines = [
+            self.tcp.poll_at(),
+            self.deadlines.next(),
+            self.sessions.next(),
+            self.port.link.poll_at(),
+            self.app.poll_at(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -287,13 +296,13 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn message(&mut self, peer_index: usize, bytes: &mut [u8]) -> Result<(), Broken> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
         let opened = peer.channel.open(bytes).map_err(Broken::Message)?;
-        let mut held_key = false;
+        let mut holds_secret = false;
         let outcome = match opened {
             Message::Grant { lease, head, body } => {
                 self.granted(peer_index, lease, head, body).map_err(Broken::from)
             }
             Message::Go { lease, key, ref slots } => {
-                held_key = true;
+                holds_secret = true;
                 self.gone(peer_index, lease, key, slots).map_err(Broken::from)
             }
             Message::Slots { lease, ref slots } => {
@@ -319,8 +328,22 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.returned(peer_index, lease, outcome).map_err(Broken::from)
             }
             Message::TooLate { .. } | Message::Credit => Ok(()),
+            Message::Put { name, once, value } => {
+                holds_secret = true;
+                self.keep_session(name, once, value);
+                Ok(())
+            }
+            Message::Take { token, name } => {
+                self.give_session(peer_index, token, &name);
+                Ok(())
+            }
+            Message::Taken { token, found } => {
+                holds_secret = true;
+                self.session_taken(token, found);
+                Ok(())
+            }
         };
-        if held_key {
+        if holds_secret {
             bytes.zeroize();
         }
         let flooded = self.peers[peer_index].as_ref().is_some_and(Peer::is_flooded);
@@ -374,6 +397,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         for index in &due {
             self.too_late(*index as usize);
         }
+        self.seeks_too_late();
         if self.load.is_due(self.now) {
             self.exchange_load();
         }
@@ -407,8 +431,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         self.lives[index] = self.lives[index].wrapping_add(1);
         let id = PeerId { index: index as u16, life: self.lives[index] };
-        let Connect { queue_pair, channel } = connect;
-        self.peers[index] = Some(Peer::new(id, queue_pair, channel, &self.config.leases));
+        self.peers[index] = Some(Peer::new(id, connect, &self.config.leases));
     }
 
     /// The queue pair is in error: ends both directions by A's own state and forgets it. Requests whose key never
@@ -462,6 +485,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         all.syn_acks_again = tcp.syn_acks_again;
         all.half_open = tcp.half_open;
         all.time_wait = tcp.time_wait;
+        all.handshakes_waiting = self.sessions.len() as u64;
         all.holding = self.shed.holding.len() as u64;
         all.body_bytes = self.pools.body_bytes as u64;
         all.flows = self.tcp.connections() as u64;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use keyferry_app::{Port, Runner};
-use keyferry_decide::Policy;
+use keyferry_decide::{NodeId, Policy};
 use keyferry_link::{Cidr, Link};
 use keyferry_nic::Nic;
 use keyferry_nic::handover::Handover;
@@ -44,6 +44,11 @@ pub fn address(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, node as u8, 1)
 }
 
+/// A node as the others know it.
+pub fn id(node: usize) -> NodeId {
+    NodeId::of(&node.to_string())
+}
+
 /// The MAC address of a node.
 pub fn mac(node: usize) -> [u8; 6] {
     [2, 0, 0, 0, node as u8, 1]
@@ -66,8 +71,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node.
-    pub fn start(plan: &NodePlan, number: usize, life: u32, net: &mut Net, clock: &Clock) -> Node {
+    /// Starts one of the nodes.
+    pub fn start(plans: &[NodePlan], number: usize, life: u32, net: &mut Net, clock: &Clock) -> Node {
+        let (plan, nodes) = (&plans[number], plans.len());
         let options = PortOptions {
             mac: mac(number),
             queues: plan.workers as u16,
@@ -91,7 +97,7 @@ impl Node {
                 let app = Echo::new(number, life, worker);
                 let runner = Runner::new(app, plan.jobs, Box::new(clock.clone()));
                 let parts = Parts {
-                    config: config(plan),
+                    config: config(plan, number, nodes),
                     link: link(number, &queue),
                     tcp: tcp(plan, number, &queue),
                     tls: tls.clone(),
@@ -108,7 +114,7 @@ impl Node {
     }
 }
 
-fn config(plan: &NodePlan) -> Config {
+fn config(plan: &NodePlan, number: usize, nodes: usize) -> Config {
     Config {
         services: vec![(PORT, Service::Https)],
         connections: CONNECTIONS,
@@ -133,6 +139,8 @@ fn config(plan: &NodePlan) -> Config {
             silence_timeout: Duration::from_millis(plan.silence_timeout_ms),
         },
         message_bytes: MESSAGE_BYTES,
+        node: id(number),
+        members: (0..nodes).map(id).collect(),
     }
 }
 
@@ -201,7 +209,7 @@ fn server(plan: &NodePlan, clock: &Clock) -> Server {
         tls12: true,
         tls13: true,
         resumption: if plan.session_table {
-            Resumption::Table { sessions: 64, lifetime }
+            Resumption::Shared { sessions: 64, lifetime }
         } else {
             Resumption::Tickets { lifetime }
         },

@@ -175,8 +175,7 @@ impl World {
 
     fn start(&mut self, number: usize) {
         self.lives[number] += 1;
-        let node =
-            Node::start(&self.plan.nodes[number], number, self.lives[number], &mut self.net, &self.clock);
+        let node = Node::start(&self.plan.nodes, number, self.lives[number], &mut self.net, &self.clock);
         let (out, back) = (self.shared.wire(number, false), self.shared.wire(number, true));
         self.net.connect_with(node.port, self.hubs[number].port(), out, back);
         self.nodes[number] = Some(node);
@@ -328,7 +327,8 @@ impl World {
             plan.ends.into_iter().zip([(first, Role::First), (second, Role::Second)])
         {
             let channel = Channel::new(&PairSecret::new(secret), &life, role, plan.receives as u32);
-            let connect = Connect { queue_pair: Box::new(queue_pair), channel };
+            let peer = crate::node::id(if node == a { b } else { a });
+            let connect = Connect { queue_pair: Box::new(queue_pair), channel, node: peer };
             let core = self.nodes[node].as_ref().map(|node| &node.cores[worker]).expect("both nodes live");
             let sent = core.mailbox.push(Mail::Peer(Box::new(connect)));
             assert!(sent.is_ok(), "a letter box has room");

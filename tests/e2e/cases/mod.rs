@@ -12,6 +12,7 @@ mod memory;
 mod network;
 mod peers;
 mod resumption;
+mod sessions;
 mod slow;
 mod smuggling;
 mod soak;

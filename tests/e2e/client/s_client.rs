@@ -31,12 +31,17 @@ struct Collected {
 impl SClient {
     /// Connects to node A with `options`.
     pub fn connect(cluster: &Cluster, options: &[&str]) -> SClient {
+        SClient::connect_to(A4, cluster, options)
+    }
+
+    /// Connects to the node of this address with `options`.
+    pub fn connect_to(node: &str, cluster: &Cluster, options: &[&str]) -> SClient {
         let mut command = cluster.client("openssl");
         command.args([
             "s_client",
             "-brief",
             "-connect",
-            &format!("{A4}:443"),
+            &format!("{node}:443"),
             "-verify_return_error",
             "-CAfile",
         ]);

@@ -1,12 +1,14 @@
 //! Where a request runs: here, or on a node it is lent to.
 //!
 //! Pure: load words, a policy and a request's facts go in, a decision and its reason come out. The same code runs
-//! in the worker and in the simulator. When unsure, the request stays here.
+//! in the worker and in the simulator. When unsure, the request stays here. [`home`] says where a session lives.
 
 #![forbid(unsafe_code)]
 
+mod home;
 mod load;
 
+pub use home::{NodeId, home};
 pub use load::{Freshness, LOAD_BYTES, LoadWord};
 
 /// How a node decides.

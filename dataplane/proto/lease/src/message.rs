@@ -1,4 +1,4 @@
-//! What lender and helper say to each other, and its wire form before sealing.
+//! What lender and helper say to each other, and what nodes say about sessions; its wire form before sealing.
 //!
 //! Fixed little-endian layout: a 12-byte header (kind, lease, receives given back), then the kind's fields.
 //! Decoding checks every length; it never panics on a peer's bytes.
@@ -15,6 +15,12 @@ pub const GRANT_BYTES: usize = HEADER_BYTES + 4;
 
 /// Largest encoded record key a *go* carries, in bytes.
 pub const KEY_BYTES_MAX: usize = 96;
+
+/// Largest session a *put* or *taken* carries, in bytes.
+pub const SESSION_BYTES_MAX: usize = 1024;
+
+/// A session's name: an ID of TLS 1.2, a PSK identity of TLS 1.3.
+pub type SessionName = [u8; 32];
 
 /// Slots named in one message, in the order they are to be filled.
 pub type SlotList = ArrayVec<u16, CREDITS_MAX>;
@@ -135,6 +141,29 @@ pub enum Message<'a> {
     },
     /// Either way: nothing but the header's count of receives given back.
     Credit,
+    /// To the node a session lives at: keep this one. No answer.
+    Put {
+        /// Its name.
+        name: SessionName,
+        /// It goes on once.
+        once: bool,
+        /// Its secrets.
+        value: &'a [u8],
+    },
+    /// To the node a session lives at: a client wants to go on with it here.
+    Take {
+        /// The asker's own, given back in the answer.
+        token: u32,
+        /// Its name.
+        name: SessionName,
+    },
+    /// The answer to *take*.
+    Taken {
+        /// As asked.
+        token: u32,
+        /// Whether it goes on once, and its secrets; `None`: it is not there.
+        found: Option<(bool, &'a [u8])>,
+    },
 }
 
 /// Where the writer's buffer ends too early: a limit of ours was set wrong.
@@ -160,6 +189,14 @@ impl Writer<'_> {
         self.put(&lease.index.to_le_bytes())?;
         self.put(&lease.generation.to_le_bytes())?;
         self.put(&given_back.to_le_bytes())
+    }
+
+    fn session(&mut self, once: bool, value: &[u8]) -> Result<(), NoRoom> {
+        if value.is_empty() || value.len() > SESSION_BYTES_MAX {
+            return Err(NoRoom);
+        }
+        self.put(&[u8::from(once)])?;
+        self.put(value)
     }
 
     fn slots(&mut self, slots: &SlotList) -> Result<(), NoRoom> {
@@ -191,6 +228,17 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Option<u64> {
         self.take(8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
+    }
+
+    fn name(&mut self) -> Option<SessionName> {
+        self.take(32).and_then(|bytes| bytes.try_into().ok())
+    }
+
+    /// What is left is a session.
+    fn session(&mut self) -> Option<(bool, &'a [u8])> {
+        let once = self.u8().filter(|flag| *flag <= 1)? == 1;
+        let value = std::mem::take(&mut self.0);
+        (1..=SESSION_BYTES_MAX).contains(&value.len()).then_some((once, value))
     }
 
     fn slots(&mut self) -> Option<SlotList> {
@@ -248,6 +296,23 @@ impl<'a> Message<'a> {
             Message::TooLate { lease } => writer.header(9, *lease, given_back)?,
             Message::Credit => writer.header(10, NO_LEASE, given_back)?,
             Message::Alive { lease } => writer.header(11, *lease, given_back)?,
+            Message::Put { name, once, value } => {
+                writer.header(12, NO_LEASE, given_back)?;
+                writer.put(name)?;
+                writer.session(*once, value)?;
+            }
+            Message::Take { token, name } => {
+                writer.header(13, NO_LEASE, given_back)?;
+                writer.put(&token.to_le_bytes())?;
+                writer.put(name)?;
+            }
+            Message::Taken { token, found } => {
+                writer.header(14, NO_LEASE, given_back)?;
+                writer.put(&token.to_le_bytes())?;
+                if let Some((once, value)) = found {
+                    writer.session(*once, value)?;
+                }
+            }
         }
         Ok(writer.at)
     }
@@ -295,6 +360,17 @@ impl<'a> Message<'a> {
             9 => Message::TooLate { lease },
             10 => Message::Credit,
             11 => Message::Alive { lease },
+            12 => {
+                let name = reader.name()?;
+                let (once, value) = reader.session()?;
+                Message::Put { name, once, value }
+            }
+            13 => Message::Take { token: reader.u32()?, name: reader.name()? },
+            14 => {
+                let token = reader.u32()?;
+                let found = if reader.0.is_empty() { None } else { Some(reader.session()?) };
+                Message::Taken { token, found }
+            }
             _ => return None,
         };
         reader.0.is_empty().then_some((message, given_back))
@@ -323,6 +399,10 @@ mod tests {
             Message::TooLate { lease },
             Message::Credit,
             Message::Alive { lease },
+            Message::Put { name: [8; 32], once: true, value: b"secrets" },
+            Message::Take { token: 0x0102_0304, name: [9; 32] },
+            Message::Taken { token: 5, found: None },
+            Message::Taken { token: 6, found: Some((false, b"secrets")) },
         ];
         for message in messages {
             let mut wire = [0; 512];

@@ -80,7 +80,7 @@ impl Hooks {
 
     fn brought(&self, key: &[u8]) -> Option<Vec<u8>> {
         let brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
-        brought.iter().find(|session| session.identity == *key).map(|session| session.value().to_vec())
+        brought.iter().find(|session| session.name == *key).map(|session| session.value().to_vec())
     }
 
     /// Whether the client named the server it wants.

@@ -32,7 +32,7 @@ pub type SessionId = [u8; IDENTITY_BYTES];
 /// A session on its way between nodes.
 pub struct Session {
     /// Its name.
-    pub identity: SessionId,
+    pub name: SessionId,
     /// It may go on once: of TLS 1.3 (RFC 8446 appendix C.4). One of TLS 1.2 is copied.
     pub once: bool,
     value: Zeroizing<Vec<u8>>,
@@ -40,9 +40,9 @@ pub struct Session {
 
 impl Session {
     /// A session of these bytes; `None` if there are more than any session has.
-    pub fn new(identity: SessionId, once: bool, value: &[u8]) -> Option<Session> {
+    pub fn new(name: SessionId, once: bool, value: &[u8]) -> Option<Session> {
         (value.len() <= SESSION_BYTES_MAX).then(|| Session {
-            identity,
+            name,
             once,
             value: Zeroizing::new(value.to_vec()),
         })
@@ -93,18 +93,18 @@ impl Table {
     pub(crate) fn keep(&self, session: Session) {
         let now_s = self.now_s();
         let expires_s = now_s.saturating_add(self.lifetime_s);
-        self.shard(&session.identity).put(session, now_s, expires_s);
+        self.shard(&session.name).put(session, now_s, expires_s);
     }
 
     /// Gives a session to another node: the only one there is, if it may go on once.
     pub(crate) fn give(&self, identity: &SessionId) -> Option<Session> {
         let mut shard = self.shard(identity);
         let (at, slot) = shard.find(identity, self.now_s())?;
-        let (identity, once, value) = (slot.identity, slot.once, Zeroizing::new(slot.value.to_vec()));
+        let (name, once, value) = (slot.identity, slot.once, Zeroizing::new(slot.value.to_vec()));
         if once {
             shard.remove(at);
         }
-        Some(Session { identity, once, value })
+        Some(Session { name, once, value })
     }
 
     /// Whether a session is here.
@@ -148,7 +148,7 @@ impl Shard {
     }
 
     fn put(&mut self, session: Session, now_s: u64, expires_s: u64) {
-        let Session { identity, once, value } = session;
+        let Session { name: identity, once, value } = session;
         if let Some(at) = self.index.get(&identity).copied() {
             self.remove(at);
         }
@@ -217,7 +217,7 @@ impl StoresServerSessions for Table {
             return false;
         }
         // Only what goes to another node has to know.
-        self.keep(Session { identity, once: true, value: Zeroizing::new(value) });
+        self.keep(Session { name: identity, once: true, value: Zeroizing::new(value) });
         true
     }
 

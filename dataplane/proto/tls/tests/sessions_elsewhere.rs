@@ -35,7 +35,7 @@ impl Nodes {
         let mut pair = connect(&self.a, client(&self.config, "a.test"), b"hello").unwrap();
         pair.early_request(b"hello");
         pair.reply(b"reply");
-        let names = pair.server.sessions.iter().map(|it| it.identity).collect();
+        let names = pair.server.sessions.iter().map(|it| it.name).collect();
         pair.server.sessions.drain(..).for_each(|it| self.a.keep(it));
         names
     }

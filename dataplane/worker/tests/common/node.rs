@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use keyferry_app::synthetic::{Distribution, Options as AppOptions, Synthetic};
 use keyferry_app::{Clock, Port, Runner};
-use keyferry_decide::Policy;
+use keyferry_decide::{NodeId, Policy};
 use keyferry_fabric::sim::Net as Fabric;
 use keyferry_link::{Cidr, Link, Route};
 use keyferry_nic::handover::Handover;
@@ -194,6 +194,8 @@ fn parts(
                 silence_timeout: Duration::from_secs(5),
             },
             message_bytes: 8192,
+            node: NodeId::of("node"),
+            members: vec![NodeId::of("node")],
         },
         link: Link::new(keyferry_link::Config {
             mac: caps.mac,

@@ -1,6 +1,7 @@
 //! The far end of a queue pair: a node with the right keys that does whatever a test wants it to.
 
 use arrayvec::ArrayVec;
+use keyferry_decide::NodeId;
 use keyferry_fabric::sim::QueuePair;
 use keyferry_fabric::{BURST, Completion, Limits, QueuePair as _, State, WrId};
 use keyferry_lease::{Channel, Incarnation, Message, PairSecret, Role};
@@ -35,7 +36,11 @@ impl Peer {
         let secret = PairSecret::new([7; 32]);
         let life = Incarnation { random: [[1; 32], [2; 32]], incarnation: [3, 4], pair: 0 };
         let channel = |role| Channel::new(&secret, &life, role, LIMITS.receives as u32);
-        let connect = Connect { queue_pair: Box::new(theirs), channel: channel(Role::Second) };
+        let connect = Connect {
+            queue_pair: Box::new(theirs),
+            channel: channel(Role::Second),
+            node: NodeId::of("peer"),
+        };
         let sent = world.node.mailboxes[0].push(Mail::Peer(Box::new(connect)));
         assert!(sent.is_ok(), "a letter box has room");
         world.until(10, "the worker has the queue pair", |world| world.total("peers_ready") > before);

@@ -1,0 +1,98 @@
+//! Sessions of the cluster: a client that met one node comes back to another, and is known.
+
+use std::time::Duration;
+
+use crate::client::SClient;
+use crate::harness::{A4, B4, Cluster, Options, Status};
+use crate::with_one_and_two_workers;
+
+with_one_and_two_workers!(tls12_at_either_node, tls13_once, nobody_to_ask);
+
+/// Clients of each kind: so many that sessions live at both nodes.
+const CLIENTS: usize = 8;
+
+/// Longest time until a node notices that the other is gone.
+const LOST_MAX: Duration = Duration::from_secs(20);
+/// Longest time until counters show what a client has seen.
+const COUNTED_MAX: Duration = Duration::from_secs(5);
+
+/// Whether one connection to this node is resumed.
+fn is_resumed(node: &str, cluster: &Cluster, options: &[&str]) -> bool {
+    let handshakes = |status: &Status| (status.total("handshakes_full"), status.total("handshakes_resumed"));
+    let status = || if node == A4 { cluster.a().status() } else { cluster.b().status() };
+    let before = handshakes(&status());
+    let mut client = SClient::connect_to(node, cluster, options);
+    // In TLS 1.3 the session comes after the handshake: a reply is proof that it has come.
+    client.get("", 1, 100);
+    client.finish();
+    cluster.expect_counts("a handshake", |a, b| handshakes(if node == A4 { a } else { b }) != before);
+    handshakes(&status()).1 > before.1
+}
+
+fn session(cluster: &Cluster, client: usize) -> String {
+    let file = cluster.directory().join(format!("session-{client}"));
+    file.to_str().expect("the test's paths are text").to_owned()
+}
+
+fn table(workers: usize) -> Options {
+    Options::new(workers).resumption("table")
+}
+
+/// A session ID is good at any node, for as long as it lives.
+fn tls12_at_either_node(workers: usize) {
+    let cluster = Cluster::start(&table(workers));
+    let options = ["-tls1_2", "-no_ticket"];
+    for client in 0..CLIENTS {
+        let session = session(&cluster, client);
+        assert!(!is_resumed(A4, &cluster, &[&options[..], &["-sess_out", &session]].concat()));
+        for node in [B4, A4, B4] {
+            assert!(is_resumed(node, &cluster, &[&options[..], &["-sess_in", &session]].concat()), "{node}");
+        }
+    }
+    cluster.expect_counts("what one node took the other gave", |a, b| {
+        let counts = |taker: &Status, giver: &Status| {
+            let found = taker.total("takes_found");
+            found > 0 && found == giver.total("sessions_given") && taker.total("takes") == found
+        };
+        counts(a, b) && counts(b, a) && a.total("sessions_put") == b.total("sessions_kept")
+    });
+    cluster.finish();
+}
+
+/// A PSK goes on at one node, once, wherever it is offered again.
+fn tls13_once(workers: usize) {
+    let cluster = Cluster::start(&table(workers));
+    for client in 0..CLIENTS {
+        let session = session(&cluster, client);
+        assert!(!is_resumed(A4, &cluster, &["-tls1_3", "-sess_out", &session]));
+        let order = if client % 2 == 0 { [B4, A4, B4] } else { [B4, B4, A4] };
+        let resumed = order.map(|node| is_resumed(node, &cluster, &["-tls1_3", "-sess_in", &session]));
+        assert_eq!(resumed, [true, false, false], "{order:?}");
+    }
+    cluster.expect_counts("each was given once, and not again", |a, b| {
+        let sum = |name| a.total(name) + b.total(name);
+        let given = a.total("sessions_given") + b.total("sessions_given");
+        b.total("takes_found") > 0 && sum("takes_found") == given && sum("takes_missed") > 0
+    });
+    cluster.finish();
+}
+
+/// Without the other node sessions stay where they are made.
+fn nobody_to_ask(workers: usize) {
+    let mut cluster = Cluster::start(&table(workers));
+    cluster.kill_b();
+    cluster.a().wait_for("B is gone", LOST_MAX, |a| a.total("peers_ready") == 0);
+    for at in 0..CLIENTS {
+        let session = session(&cluster, at);
+        for options in [["-sess_out", &session], ["-sess_in", &session]] {
+            SClient::connect(&cluster, &[&["-tls1_2", "-no_ticket"][..], &options].concat()).finish();
+        }
+    }
+    let clients = CLIENTS as u64;
+    cluster.a().wait_for("each was known when it came back", COUNTED_MAX, |a| {
+        let names = ["handshakes_full", "handshakes_resumed", "takes", "takes_skipped"];
+        names.map(|name| a.total(name)) == [clients, clients, 0, 0]
+    });
+    cluster.start_b();
+    cluster.finish();
+}
