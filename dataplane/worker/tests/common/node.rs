@@ -49,6 +49,8 @@ pub struct Options {
     pub handover: usize,
     pub receive_bytes: usize,
     pub send_bytes: usize,
+    /// The other nodes that keep sessions; with any, clients may come back.
+    pub others: &'static [&'static str],
 }
 
 impl Default for Options {
@@ -72,6 +74,7 @@ impl Default for Options {
             handover: 256,
             receive_bytes: 8192,
             send_bytes: 16_384,
+            others: &[],
         }
     }
 }
@@ -147,7 +150,7 @@ pub fn node(options: &Options) -> Node {
     let wire = net.port(far).remove(0);
     net.connect(queues[0].port(), wire.port(), 0);
     let time = VirtualClock::default();
-    let server = server();
+    let server = server(options);
     let handovers = Handover::between(usize::from(options.workers), options.handover);
     let parts = queues
         .into_iter()
@@ -195,7 +198,7 @@ fn parts(
             },
             message_bytes: 8192,
             node: NodeId::of("node"),
-            members: vec![NodeId::of("node")],
+            members: options.others.iter().chain(&["node"]).map(|name| NodeId::of(name)).collect(),
         },
         link: Link::new(keyferry_link::Config {
             mac: caps.mac,
@@ -229,7 +232,7 @@ fn parts(
 }
 
 /// A server with a P-256 certificate made for the occasion.
-fn server() -> Server {
+fn server(options: &Options) -> Server {
     let made = rcgen::generate_simple_self_signed(vec!["flood.test".into()]).expect("a certificate");
     let server = Server::new(&ServerOptions {
         certificates: vec![CertificatePem {
@@ -239,7 +242,11 @@ fn server() -> Server {
         }],
         tls12: true,
         tls13: true,
-        resumption: Resumption::Off,
+        resumption: if options.others.is_empty() {
+            Resumption::Off
+        } else {
+            Resumption::Shared { sessions: 256, lifetime: Duration::from_secs(3600) }
+        },
         suites: None,
         fragment: keyferry_tls::Fragment::MAX,
         key_log: None,

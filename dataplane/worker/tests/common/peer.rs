@@ -4,6 +4,7 @@ use arrayvec::ArrayVec;
 use keyferry_decide::NodeId;
 use keyferry_fabric::sim::QueuePair;
 use keyferry_fabric::{BURST, Completion, Limits, QueuePair as _, State, WrId};
+use keyferry_lease::message::SessionName;
 use keyferry_lease::{Channel, Incarnation, Message, PairSecret, Role};
 use keyferry_worker::mailbox::{Connect, Mail};
 use keyferry_worker::peer::SLOT_BYTES;
@@ -20,6 +21,14 @@ const LIMITS: Limits = Limits {
     slots_bytes: SLOTS * SLOT_BYTES,
     staging_bytes: SLOTS * SLOT_BYTES,
 };
+
+/// What a worker says about sessions.
+pub enum Said {
+    /// Keep this one: its name, whether it goes on once, its secrets.
+    Put(SessionName, bool, Vec<u8>),
+    /// Whether this one is there: a token, its name.
+    Take(u32, SessionName),
+}
 
 /// One end of a queue pair whose other end is the first worker's.
 pub struct Peer {
@@ -62,6 +71,24 @@ impl Peer {
         if !self.is_over() {
             self.queue_pair.send(WrId(0), bytes).expect("what was posted is done");
         }
+    }
+
+    /// What the worker has said about sessions since; the rest is read and forgotten.
+    pub fn hear(&mut self) -> Vec<Said> {
+        let mut all = Vec::new();
+        let mut completions = ArrayVec::<Completion, BURST>::new();
+        self.queue_pair.poll(&mut completions);
+        for completion in completions {
+            let Completion::Message(received) = completion else { continue };
+            match self.channel.open(self.queue_pair.message(&received)).expect("the worker keeps the order") {
+                Message::Put { name, once, value } => all.push(Said::Put(name, once, value.to_vec())),
+                Message::Take { token, name } => all.push(Said::Take(token, name)),
+                _ => {}
+            }
+            self.queue_pair.repost(received);
+            self.channel.gave_back();
+        }
+        all
     }
 
     /// Whether the worker has ended the queue pair.

@@ -1,0 +1,162 @@
+//! Sessions that live at a peer: they come in time, too late, never, or are none; and clients that do not wait for them.
+
+mod common;
+
+use std::collections::HashMap;
+
+use common::World;
+use common::client::Habit;
+use common::node::Options;
+use common::peer::{Peer, Said};
+use keyferry_lease::Message;
+use keyferry_lease::message::SessionName;
+
+const HONEST: usize = 8;
+/// Steps of a millisecond, a few more than a handshake waits.
+const WAIT_STEPS: usize = 25;
+
+/// Clients that ask all the time, and a peer at which about half of the sessions live.
+fn world() -> (World, Vec<usize>, Peer) {
+    let mut world = World::new(Options { others: &["peer"], ..Options::default() }, 1);
+    let peer = Peer::connect(&mut world);
+    let honest = world.establish(HONEST, Habit::Asks);
+    (world, honest, peer)
+}
+
+/// What the peer keeps.
+type Kept = HashMap<SessionName, (bool, Vec<u8>)>;
+
+/// Reads what the worker says; sessions are kept, those asked for are told.
+fn read(peer: &mut Peer, kept: &mut Kept) -> Vec<(u32, SessionName)> {
+    let mut asked = Vec::new();
+    for said in peer.hear() {
+        match said {
+            Said::Put(name, once, value) => drop(kept.insert(name, (once, value))),
+            Said::Take(token, name) => asked.push((token, name)),
+        }
+    }
+    asked
+}
+
+/// Clients come one after the other, until a session of the peer's was asked for so often; `answer` deals with each.
+fn come_back(
+    world: &mut World,
+    peer: &mut Peer,
+    mut answer: impl FnMut(&mut World, &mut Peer, &mut Kept, u32, SessionName),
+) {
+    let mut kept = Kept::new();
+    let mut takes = 0;
+    while takes < 10 {
+        let client = world.join(Habit::Idles);
+        for _ in 0..2 * WAIT_STEPS {
+            world.step();
+            for (token, name) in read(peer, &mut kept) {
+                takes += 1;
+                answer(world, peer, &mut kept, token, name);
+            }
+        }
+        assert!(world.clients[client].answered > 0 || world.clients[client].reset, "{:#?}", world.counted());
+        assert!(world.clients.len() < 200, "{:#?}", world.counted());
+    }
+}
+
+/// Nobody else noticed, and nothing is left.
+fn assert_over(mut world: World, honest: &[usize], peer: &Peer) {
+    assert!(!peer.is_over());
+    world.expect_progress(honest, 50, 10, |_, _| ());
+    world.assert_all_gone();
+    let takes = ["takes_found", "takes_missed", "takes_late", "takes_dropped"].map(|name| world.total(name));
+    assert_eq!(world.total("takes"), takes.iter().sum());
+    assert_eq!([world.total("handshakes_waiting"), world.total("closed_tls")], [0, 0]);
+}
+
+#[test]
+fn sessions_come_back() {
+    let (mut world, honest, mut peer) = world();
+    come_back(&mut world, &mut peer, |_, peer, kept, token, name| {
+        let (once, value) = kept.remove(&name).expect("what was put is asked for");
+        assert!(once, "TLS 1.3");
+        peer.say(&Message::Taken { token, found: Some((once, &value)) });
+    });
+    assert_eq!([world.total("takes_found"), world.total("takes")], [10, 10]);
+    assert!(world.total("handshakes_resumed") >= 10 && world.total("sessions_put") > 0);
+    assert_over(world, &honest, &peer);
+}
+
+#[test]
+fn sessions_that_are_not_there() {
+    let (mut world, honest, mut peer) = world();
+    come_back(&mut world, &mut peer, |_, peer, _, token, _| peer.say(&Message::Taken { token, found: None }));
+    assert_eq!([world.total("takes_missed"), world.total("takes")], [10, 10]);
+    assert_over(world, &honest, &peer);
+}
+
+#[test]
+fn a_peer_that_does_not_answer() {
+    let (mut world, honest, mut peer) = world();
+    come_back(&mut world, &mut peer, |_, _, _, _, _| ());
+    assert_eq!([world.total("takes_late"), world.total("takes")], [10, 10]);
+    assert_over(world, &honest, &peer);
+}
+
+#[test]
+fn a_peer_that_answers_too_late_and_twice() {
+    let (mut world, honest, mut peer) = world();
+    let mut last = None;
+    come_back(&mut world, &mut peer, |_, peer, kept, token, name| {
+        let (once, value) = kept.remove(&name).expect("what was put is asked for");
+        if let Some((token, value)) = last.replace((token, value.clone())) {
+            let late: Vec<u8> = value;
+            peer.say(&Message::Taken { token, found: Some((true, &late)) });
+        }
+        if token % 2 == 0 {
+            peer.say(&Message::Taken { token, found: Some((once, &value)) });
+            peer.say(&Message::Taken { token, found: Some((once, &value)) });
+        }
+    });
+    assert_eq!(world.total("takes_late") + world.total("takes_found"), 10);
+    assert_over(world, &honest, &peer);
+}
+
+#[test]
+fn a_peer_that_answers_with_anything() {
+    let (mut world, honest, mut peer) = world();
+    come_back(&mut world, &mut peer, |world, peer, _, token, _| {
+        let junk: Vec<u8> = (0..1 + world.rng.below(1024)).map(|_| world.rng.next() as u8).collect();
+        peer.say(&Message::Taken { token, found: Some((true, &junk)) });
+        peer.say(&Message::Taken { token: world.rng.next() as u32, found: Some((true, &junk)) });
+    });
+    assert_eq!(world.total("handshakes_failed"), 0, "what is no session is none");
+    assert_over(world, &honest, &peer);
+}
+
+#[test]
+fn clients_that_go_while_they_wait() {
+    let (mut world, honest, mut peer) = world();
+    come_back(&mut world, &mut peer, |world, peer, kept, token, name| {
+        let (once, value) = kept.remove(&name).expect("what was put is asked for");
+        world.clients.last_mut().expect("it has just come").leave();
+        world.steps(2);
+        peer.say(&Message::Taken { token, found: Some((once, &value)) });
+    });
+    assert_eq!([world.total("takes_dropped"), world.total("takes")], [10, 10]);
+    assert_over(world, &honest, &peer);
+}
+
+/// A peer may put and ask as fast as it likes: the table is bounded, and what it has no room to hear is not said.
+#[test]
+fn a_peer_that_puts_and_asks_without_end() {
+    let (mut world, honest, mut peer) = world();
+    world.heap_bytes = 0;
+    world.expect_progress(&honest, 200, 40, |world, step| {
+        for at in 0..16u32 {
+            let mut name = [0; 32];
+            name[..8].copy_from_slice(&world.rng.next().to_be_bytes());
+            peer.say(&Message::Put { name, once: at % 2 == 0, value: &[7; 1024] });
+            peer.say(&Message::Take { token: step as u32, name });
+        }
+    });
+    assert!(world.heap_bytes < 2 << 20, "{} bytes of heap", world.heap_bytes);
+    assert_eq!(world.total("sessions_kept"), 200 * 16);
+    assert_over(world, &honest, &peer);
+}
