@@ -147,10 +147,17 @@ fn take(side: Side, mut record: Vec<u8>, out: &mut Vec<u8>, got: &mut Vec<u8>, t
     match side {
         Side::Shaking(mut handshake) => {
             let before = out.len();
-            match handshake.advance(&mut record, out) {
+            let mut step = handshake.advance(&mut record, out);
+            if let Step::Absent(_) = step {
+                step = handshake.go_on(None, out);
+            }
+            match step {
                 Step::Continue => Side::Shaking(handshake),
-                Step::Absent(_) => panic!("sessions are kept here"),
-                Step::Done(established) => Side::Open(established),
+                Step::Absent(_) => panic!("sessions are looked for once"),
+                Step::Done(mut established) => {
+                    established.sessions.drain(..).for_each(|session| server().keep(session));
+                    Side::Open(established)
+                }
                 Step::Failed(failure) => {
                     assert!(tampered, "{failure:?} though nothing was changed");
                     assert!(out.len() >= before);

@@ -129,7 +129,7 @@ pub(crate) fn server() -> &'static Server {
             ],
             tls12: true,
             tls13: true,
-            resumption: Resumption::Table { sessions: 8, lifetime: Duration::from_secs(3600) },
+            resumption: Resumption::Shared { sessions: 8, lifetime: Duration::from_secs(3600) },
             suites: None,
             fragment: keyferry_tls::Fragment::MAX,
             key_log: None,
