@@ -194,7 +194,9 @@ fn messages_of_a_former_life_are_refused() {
 }
 
 fn cluster() -> Cluster {
+    // Sessions that nodes give each other would be messages too.
     let options = Options::new(1)
+        .resumption("off")
         .decide(Decide::Always)
         .silence_timeout_ms(SILENCE_MS)
         .line("lease", format!("claim_timeout_ms = {CLAIM_MS}"));
