@@ -110,6 +110,11 @@ impl<S: Segment> Tcp<S> {
                 return Next::Dead;
             }
             match poll_at {
+                // smoltcp leaves the timer of its window probes running when a peer without window acknowledges all
+                // and our FIN, and sends an acknowledgement for each look at it. There is nothing to probe for.
+                Some(at) if at.is_due(now) && self.awaits_fin(index) => {
+                    return self.settle(now, index, Time::NEVER);
+                }
                 Some(at) if at.is_due(now) => {
                     if sent == PollResult::None {
                         return Next::At(now + STUCK_RETRY);
@@ -122,6 +127,13 @@ impl<S: Segment> Tcp<S> {
             }
         }
         Next::Again
+    }
+
+    /// Whether all of ours is acknowledged, the end included, and only the peer's is missing.
+    fn awaits_fin(&self, index: u32) -> bool {
+        let connection = self.slots[index as usize].connection.as_ref();
+        let socket = connection.and_then(|connection| connection.socket());
+        socket.is_some_and(|socket| socket.state() == State::FinWait2)
     }
 
     /// Nothing to send before `at`: leaves the socket behind if it only waits out TIME-WAIT.

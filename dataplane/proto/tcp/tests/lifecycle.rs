@@ -460,6 +460,25 @@ fn an_old_zero_window_at_the_time_out_does_not_stall_for_ever() {
 }
 
 #[test]
+fn a_peer_without_window_that_acknowledges_our_end_is_left_alone_and_given_up() {
+    let (mut raw, id) = Raw::open(config());
+    assert!(raw.world.send(id, vec![7; 1_000]));
+    raw.world.close(id);
+    let sent = raw.take();
+    assert_eq!(sent.iter().map(|packet| payload(packet).len()).sum::<usize>(), 1_000);
+    // First a part, so that what is left would have to be probed for, then all of it and the FIN; never a window.
+    for acknowledged in [500, 1_001] {
+        let mut ack = packet(raw.port, ACK, raw.seq, raw.ack + acknowledged, &[]);
+        ack[34..36].copy_from_slice(&[0, 0]);
+        refill(&mut ack);
+        raw.give(ack);
+    }
+    let packets = raw.wait(Duration::from_secs(60));
+    assert!(packets.len() <= 4, "{} packets", packets.len());
+    raw.world.assert_empty();
+}
+
+#[test]
 fn no_room_delays_packets_and_loses_none_and_is_fair() {
     let mut config = config();
     config.send_bytes = 60_000;
