@@ -93,6 +93,7 @@ fn parts(
             message_bytes: MESSAGE_BYTES,
             node: NodeId::of("bench"),
             members: vec![NodeId::of("bench")],
+            session_wait: Duration::from_millis(20),
         },
         link: Link::new(keyferry_link::Config {
             mac: caps.mac,

@@ -299,6 +299,7 @@ fn worker_config(config: &Config) -> keyferry_worker::Config {
         message_bytes: config.fabric.message_bytes,
         node: NodeId::of(&config.node.name),
         members: members(config),
+        session_wait: config.tls.session_wait,
     }
 }
 

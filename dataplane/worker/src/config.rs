@@ -72,6 +72,8 @@ pub struct Config {
     pub node: NodeId,
     /// The nodes that keep sessions, this one among them; all nodes have the same list.
     pub members: Vec<NodeId>,
+    /// How long a handshake waits for a session that another node keeps.
+    pub session_wait: Duration,
 }
 
 impl Config {

@@ -6,7 +6,6 @@
 //! costs a full handshake and nothing else, so nothing here queues, and the worker never waits.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use keyferry_app::App;
 use keyferry_decide::home;
@@ -23,9 +22,6 @@ use crate::turn::Worker;
 
 /// Handshakes that wait for sessions at once.
 pub const WAITING_MAX: usize = 256;
-
-/// How long one waits. A round trip takes microseconds; a full handshake after this still beats a client's patience.
-pub const WAIT: Duration = Duration::from_millis(20);
 
 /// Entries of handshakes that wait or waited.
 const DUE_MAX: usize = 4 * WAITING_MAX;
@@ -111,7 +107,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// A client offers sessions that are not here.
     pub(crate) fn seek_session(&mut self, index: usize, offered: Offered) {
         let Some(conn) = self.conns[index].as_mut() else { return };
-        match self.sessions.begin(conn.id, offered, self.now + WAIT) {
+        match self.sessions.begin(conn.id, offered, self.now + self.config.session_wait) {
             Some(token) => {
                 conn.seeks = Some(token);
                 self.ask(token);

@@ -141,6 +141,7 @@ fn config(plan: &NodePlan, number: usize, nodes: usize) -> Config {
         message_bytes: MESSAGE_BYTES,
         node: id(number),
         members: (0..nodes).map(id).collect(),
+        session_wait: Duration::from_millis(20),
     }
 }
 

@@ -119,7 +119,8 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
         ("node", format!("name = {:?}", place.name)),
         ("cores", format!("control = 0\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
         ("nic", nic(place, options)),
-        ("tls", format!("resumption = {:?}", options.resumption)),
+        // Long for a loaded machine: a session that comes late would be missed.
+        ("tls", format!("resumption = {:?}\nsession_wait_ms = 5000", options.resumption)),
         ("app", format!("kind = {:?}", if options.root.is_some() { "static" } else { "synthetic" })),
         ("app.synthetic", format!("burn = {}", options.burn)),
         ("app.static", options.root.as_ref().map_or(String::new(), |root| format!("root = {root:?}"))),

@@ -199,6 +199,7 @@ fn parts(
             message_bytes: 8192,
             node: NodeId::of("node"),
             members: options.others.iter().chain(&["node"]).map(|name| NodeId::of(name)).collect(),
+            session_wait: Duration::from_millis(20),
         },
         link: Link::new(keyferry_link::Config {
             mac: caps.mac,
