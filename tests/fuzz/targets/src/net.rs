@@ -156,6 +156,9 @@ pub(crate) struct Tcpish<'a> {
     pub(crate) payload: usize,
 }
 
+/// Bytes of a TCP header that name its flow.
+const PORTS_BYTES: usize = 4;
+
 /// Bytes of options at most.
 const OPTIONS_MAX: usize = 40;
 
@@ -214,7 +217,8 @@ impl Net {
                 assert!(len >= 20 && at + len <= frame.len(), "the packet is inside its frame");
                 assert_eq!(&frame[at..at + len], &before[at..at + len], "it is only looked at");
                 assert_eq!(class, rss::classify(&before), "a frame's class is its own");
-                if len >= 44 {
+                let header = if before[at] >> 4 == 4 { usize::from(before[at] & 15) * 4 } else { 40 };
+                if len >= header + PORTS_BYTES {
                     assert!(matches!(class, Class::Flow(_)), "TCP that no worker owns: {class:?}");
                 }
                 if !is_of_a_peer(&frame[at..at + len]) {
