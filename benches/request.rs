@@ -59,7 +59,8 @@ impl Probe for Spent {
 impl Bench {
     fn new(connections: u32) -> Bench {
         let mut bench = Bench {
-            node: node::node(connections, Policy::Never),
+            // The last places are for newcomers: who has not asked yet would be let go for them.
+            node: node::node(connections + connections / 4 + 16, Policy::Never),
             clients: Vec::new(),
             start: Instant::now(),
             next: 0,
