@@ -161,7 +161,7 @@ counters! {
     takes_late,
     /// Sessions whose client was gone before they came.
     takes_dropped,
-    /// Handshakes that went on without asking: nobody to ask, or too many were waiting.
+    /// Sessions not asked for at the node they live at: no queue pair to it, no room in it, or too many handshakes wait.
     takes_skipped,
     /// KeyUpdates received.
     key_updates,

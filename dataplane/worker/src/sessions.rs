@@ -8,10 +8,10 @@
 use std::collections::VecDeque;
 
 use keyferry_app::App;
-use keyferry_decide::home;
+use keyferry_decide::{NodeId, home};
 use keyferry_fabric::PostError;
 use keyferry_lease::Message;
-use keyferry_lease::message::SessionName;
+use keyferry_lease::message::{self, SessionName};
 use keyferry_nic::Nic;
 use keyferry_tcp::ConnId;
 use keyferry_time::Time;
@@ -19,6 +19,9 @@ use keyferry_tls::{Offered, Session};
 
 use crate::input;
 use crate::turn::Worker;
+
+// What a handshake makes can be said, and what is said can be kept.
+const _: () = assert!(message::SESSION_BYTES_MAX == keyferry_tls::SESSION_BYTES_MAX);
 
 /// Handshakes that wait for sessions at once.
 pub const WAITING_MAX: usize = 256;
@@ -123,23 +126,25 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn ask(&mut self, token: u32) {
         loop {
             let Some(waiting) = self.sessions.find(token) else { return };
-            let Some(name) = waiting.offered.pop_at(0) else {
-                self.counters.takes_skipped += u64::from(waiting.asked == [0; 32]);
-                return self.end_seek(token, None);
-            };
+            let Some(name) = waiting.offered.pop_at(0) else { return self.end_seek(token, None) };
             waiting.asked = name;
-            if self.say_home(&name, &Message::Take { token, name }) {
+            let Some(home) = self.home_elsewhere(&name) else { continue };
+            if self.say_to(home, &Message::Take { token, name }) {
                 self.counters.takes += 1;
                 return;
             }
+            self.counters.takes_skipped += 1;
         }
     }
 
-    /// Says something to the node a session lives at. `false`: that is this node, or it cannot be told now.
-    fn say_home(&mut self, name: &SessionName, message: &Message<'_>) -> bool {
-        let home = home(name, &self.config.members).filter(|home| *home != self.config.node);
-        let Some(home) = home else { return false };
-        let peer = self.peers.iter_mut().flatten().find(|peer| peer.node == home && peer.is_ready());
+    /// The node a session lives at, if that is not this one.
+    fn home_elsewhere(&self, name: &SessionName) -> Option<NodeId> {
+        home(name, &self.config.members).filter(|home| *home != self.config.node)
+    }
+
+    /// Says something to another node. `false`: it cannot be told now.
+    fn say_to(&mut self, node: NodeId, message: &Message<'_>) -> bool {
+        let peer = self.peers.iter_mut().flatten().find(|peer| peer.node == node && peer.is_ready());
         let Some(peer) = peer.filter(|peer| peer.message_room()) else { return false };
         let said = peer.say(message);
         // Too long for the queue pair's messages: nothing was sealed.
@@ -172,7 +177,8 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn place_sessions(&mut self, made: Vec<Session>) {
         for session in made {
             let message = Message::Put { name: session.name, once: session.once, value: session.value() };
-            if self.say_home(&session.name, &message) {
+            let home = self.home_elsewhere(&session.name);
+            if home.is_some_and(|home| self.say_to(home, &message)) {
                 self.counters.sessions_put += 1;
             } else {
                 self.tls.keep(session);

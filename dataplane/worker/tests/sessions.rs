@@ -143,6 +143,26 @@ fn clients_that_go_while_they_wait() {
     assert_over(world, &honest, &peer);
 }
 
+/// The node sessions live at is gone: they are not asked for, nobody waits, and new ones stay here.
+#[test]
+fn a_peer_that_is_gone() {
+    let (mut world, honest, mut peer) = world();
+    assert!(world.total("sessions_put") > 0, "some of them live there");
+    peer.send(&[0; 40]);
+    world.until(50, "the queue pair is over", |world| world.total("peers_ready") == 0);
+    let put = world.total("sessions_put");
+    // All at once, so that they offer what was there before.
+    world.join_many(8, Habit::Idles);
+    for _ in 0..WAIT_STEPS {
+        world.step();
+        assert_eq!(world.total("handshakes_waiting"), 0);
+    }
+    assert!(world.total("takes_skipped") > 0, "{:#?}", world.counted());
+    assert_eq!([world.total("takes"), world.total("sessions_put") - put], [0, 0]);
+    let other = Peer::connect(&mut world);
+    assert_over(world, &honest, &other);
+}
+
 /// A peer may put and ask as fast as it likes: the table is bounded, and what it has no room to hear is not said.
 #[test]
 fn a_peer_that_puts_and_asks_without_end() {
