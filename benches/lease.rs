@@ -6,6 +6,9 @@
 
 mod harness;
 
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
@@ -17,13 +20,16 @@ use harness::client::{self, Client};
 use harness::node::{self, MESSAGE_BYTES, Node};
 use keyferry_app::synthetic;
 use keyferry_decide::{NodeId, Policy};
-use keyferry_fabric::shm::{self, Hello};
-use keyferry_fabric::{Limits, QueuePair as _};
+use keyferry_fabric::{Limits, QueuePair as _, shm};
 use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
 use keyferry_nic::{BURST, Nic, Packet as _};
 use keyferry_time::Time;
 use keyferry_worker::mailbox::{Connect, Mail};
 use keyferry_worker::peer::SLOT_BYTES;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
 
 const LENT: &[u8] =
     b"GET /?bytes=1024 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
@@ -74,23 +80,34 @@ fn connect(node: &Node, stream: &UnixStream, role: Role) {
         slots_bytes: 64 * SLOT_BYTES,
         staging_bytes: 64 * SLOT_BYTES,
     };
-    let (name, incarnation) = if role == Role::First { ("a", 1) } else { ("b", 2) };
-    let hello = Hello {
-        version: shm::VERSION,
-        node: name.into(),
-        incarnation,
-        random: [incarnation as u8; 32],
-        workers: 1,
-        limits,
-    };
-    let mut exchange = shm::exchange(stream, &hello, PATIENCE).expect("the other side takes part");
-    let pair = exchange.pairs.remove(0);
+    let (endpoint, ours) = shm::prepare(limits).expect("memory");
+    pass(stream, &ours);
+    let (queue_pair, _) = endpoint.connect(take(stream)).expect("the other side takes part");
     let life = Incarnation { random: [[1; 32], [2; 32]], incarnation: [1, 2], pair: 0 };
-    let receives = pair.queue_pair.limits().receives as u32;
+    let receives = queue_pair.limits().receives as u32;
     let channel = Channel::new(&PairSecret::new([7; 32]), &life, role, receives);
-    let node_id = NodeId::of("peer");
-    let connect = Connect { queue_pair: Box::new(pair.queue_pair), channel, node: node_id };
+    let connect = Connect { queue_pair: Box::new(queue_pair), channel, node: NodeId::of("peer") };
     assert!(node.mailbox.push(Mail::Peer(Box::new(connect))).is_ok(), "an empty mailbox has room");
+}
+
+/// Passes memory to the other process.
+fn pass(stream: &UnixStream, memory: &OwnedFd) {
+    let fds = [memory.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(stream, &[IoSlice::new(&[0])], &mut control, SendFlags::empty()).expect("passed");
+}
+
+/// Takes what the other process passes.
+fn take(stream: &UnixStream) -> OwnedFd {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(stream, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC).expect("taken");
+    let Some(RecvAncillaryMessage::ScmRights(mut fds)) = control.drain().next() else {
+        panic!("no descriptor")
+    };
+    fds.next().expect("a descriptor")
 }
 
 /// The other process: turns its worker until the lender is gone.

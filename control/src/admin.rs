@@ -2,7 +2,7 @@
 //!
 //! A line protocol over a Unix stream socket: a command and a line feed come in, one JSON document on one line
 //! goes out; any number of commands a connection. Commands: `status`. Runs on the control thread (tokio,
-//! current-thread), which it holds until a signal ends the node; [`ask`] is the other end, blocking, for
+//! current-thread); [`ask`] is the other end, blocking, for
 //! `keyferry status`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,15 +12,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
-use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use crate::counters::{Registry, Snapshot};
@@ -49,71 +45,53 @@ struct Refused<'a> {
     error: &'a str,
 }
 
-/// A node's admin socket, listened on, with the signals that end the node already caught.
+/// A node's admin socket, listened on.
 pub struct Admin {
-    runtime: Runtime,
     listener: UnixListener,
     socket: PathBuf,
-    end: (Signal, Signal),
 }
 
 impl Admin {
-    /// Listens on `socket`. From here on SIGINT and SIGTERM end [`until_signal`](Admin::until_signal) instead of
-    /// the process, so this comes before the node says that it is ready.
+    /// Listens on `socket`. Within the control thread's runtime.
+    ///
+    /// # Errors
+    /// The socket cannot be listened on; the sentence says what to do.
     pub fn start(socket: &Path) -> anyhow::Result<Admin> {
         let listener = crate::socket::listen(socket)?;
         listener.set_nonblocking(true)?;
-        let runtime =
-            Builder::new_current_thread().enable_all().build().context("cannot start the control thread")?;
-        let entered = runtime.enter();
-        let listener = UnixListener::from_std(listener)?;
-        let end = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        drop(entered);
-        Ok(Admin { runtime, listener, socket: socket.to_owned(), end })
+        Ok(Admin { listener: UnixListener::from_std(listener)?, socket: socket.to_owned() })
     }
 
-    /// Answers operators until SIGINT or SIGTERM.
-    pub fn until_signal(mut self, node: &str, registry: &Arc<Registry>) {
-        let (interrupt, terminate) = &mut self.end;
-        self.runtime.block_on(async {
-            tokio::select! {
-                () = serve(self.listener, node.to_owned(), Arc::clone(registry)) => {}
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
+    /// Answers operators for ever. Within a [`tokio::task::LocalSet`].
+    pub async fn serve(&self, node: &str, registry: &Arc<Registry>) {
+        serve(&self.listener, node, registry).await;
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
         // A file left behind would be replaced by the next start anyway.
         let _ = std::fs::remove_file(&self.socket);
     }
 }
 
-/// Listens on `socket` and answers operators until SIGINT or SIGTERM.
-pub fn serve_until_signal(socket: &Path, node: &str, registry: &Arc<Registry>) -> anyhow::Result<()> {
-    Admin::start(socket)?.until_signal(node, registry);
-    Ok(())
-}
-
-async fn serve(listener: UnixListener, node: String, registry: Arc<Registry>) {
+async fn serve(listener: &UnixListener, node: &str, registry: &Arc<Registry>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let node: Rc<str> = node.into();
-    let accept = async {
-        loop {
-            let permit =
-                Arc::clone(&connections).acquire_owned().await.expect("the semaphore is never closed");
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let (node, registry) = (Rc::clone(&node), Arc::clone(&registry));
-                    tokio::task::spawn_local(async move {
-                        // A client that goes away or says nothing is its own affair.
-                        let _ = converse(stream, &node, &registry).await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+    loop {
+        let permit = Arc::clone(&connections).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (node, registry) = (Rc::clone(&node), Arc::clone(registry));
+                tokio::task::spawn_local(async move {
+                    // A client that goes away or says nothing is its own affair.
+                    let _ = converse(stream, &node, &registry).await;
+                    drop(permit);
+                });
             }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
-    };
-    LocalSet::new().run_until(accept).await
+    }
 }
 
 async fn converse(stream: UnixStream, node: &str, registry: &Registry) -> io::Result<()> {
@@ -161,25 +139,25 @@ pub fn ask(socket: &Path, command: &str) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Control;
 
     /// Runs `client` on a thread of its own against a served registry.
     fn with_node<T: Send + 'static>(client: impl FnOnce(&Path) -> T + Send + 'static) -> T {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ctl");
-        let listener = crate::socket::listen(&path).unwrap();
-        listener.set_nonblocking(true).unwrap();
         let registry = Arc::new(Registry::new());
         registry.block(&["requests"], "worker 0".into()).publish(&[7]);
         registry.block(&["requests"], "worker 1".into()).publish(&[5]);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = UnixListener::from_std(listener).unwrap();
+        let mut answer = None;
+        Control::start().unwrap().run(async |_| {
+            let admin = Admin::start(&path).unwrap();
             let client = tokio::task::spawn_blocking(move || client(&path));
             tokio::select! {
-                () = serve(listener, "a".into(), registry) => unreachable!("it serves for ever"),
-                result = client => result.unwrap(),
+                () = admin.serve("a", &registry) => unreachable!("it serves for ever"),
+                result = client => answer = Some(result.unwrap()),
             }
-        })
+        });
+        answer.unwrap()
     }
 
     #[test]
@@ -236,15 +214,23 @@ mod tests {
     fn a_signal_ends_it_and_takes_the_socket_along() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ctl");
-        let admin = Admin::start(&path).unwrap();
-        assert!(Admin::start(&path).is_err(), "a second node on the same socket");
+        let control = Control::start().unwrap();
+        let admin = control.within(|| Admin::start(&path)).unwrap();
+        assert!(control.within(|| Admin::start(&path)).is_err(), "a second node on the same socket");
         let asking = path.clone();
         let client = std::thread::spawn(move || {
             let answer = ask(&asking, "status");
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
             answer.unwrap()
         });
-        admin.until_signal("a", &Arc::new(Registry::new()));
+        let registry = Arc::new(Registry::new());
+        control.run(async |mut signals| {
+            tokio::select! {
+                () = admin.serve("a", &registry) => unreachable!("it serves for ever"),
+                () = signals.end() => {}
+            }
+            drop(admin);
+        });
         assert!(client.join().unwrap().contains("total"));
         assert!(!path.exists());
     }

@@ -1,4 +1,4 @@
-//! The command line: `keyferry node`, `check` and `status`. Exit codes: 0 well, 1 problems, 2 wrong usage.
+//! The command line: `keyferry node`, `check`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong usage.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::admin;
+use crate::ca;
 use crate::check::Report;
 use crate::config::Config;
 
@@ -40,6 +41,34 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Make certificates for the links between nodes, if you have no authority of your own
+    Ca {
+        #[command(subcommand)]
+        command: CaCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum CaCommand {
+    /// Make an authority: DIR/ca.pem and DIR/ca.key
+    Init {
+        /// Where to keep it; made if it is missing
+        dir: PathBuf,
+        /// How long it lasts
+        #[arg(long, value_name = "DAYS", default_value_t = ca::CA_DAYS, value_parser = clap::value_parser!(u16).range(1..))]
+        days: u16,
+    },
+    /// Make a certificate and a key for each node: DIR/NAME.pem and DIR/NAME.key
+    Node {
+        /// The authority's folder
+        dir: PathBuf,
+        /// The nodes' names, as [node] name has them
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// How long they last
+        #[arg(long, value_name = "DAYS", default_value_t = ca::NODE_DAYS, value_parser = clap::value_parser!(u16).range(1..))]
+        days: u16,
+    },
 }
 
 /// Reads the process's arguments and does what they say. `node` runs a node until it is told to end.
@@ -51,6 +80,7 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
         Command::Node { config } => load(&config).and_then(node),
         Command::Check { config, json } => return check(&config, json),
         Command::Status { config } => status(&config),
+        Command::Ca { command } => certify(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,6 +102,15 @@ fn check(file: &Path, json: bool) -> ExitCode {
         false => println!("{report}"),
     }
     if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn certify(command: &CaCommand) -> anyhow::Result<()> {
+    let said = match command {
+        CaCommand::Init { dir, days } => ca::init(dir, *days),
+        CaCommand::Node { dir, names, days } => ca::node(dir, names, *days),
+    };
+    println!("{}", said?);
+    Ok(())
 }
 
 fn status(file: &Path) -> anyhow::Result<()> {

@@ -7,17 +7,21 @@
 //! - [`socket`]: Unix sockets a node listens on
 //! - [`key_log`]: writes secrets of connections, where the operator asked for that
 //! - [`node`]: starts everything and ends it
-//! - [`peers`]: links to the other nodes
+//! - [`runtime`]: the control thread's runtime and the signals that end it
+//! - [`links`]: links to the other nodes, and the queue pairs made with them
+//! - [`ca`]: certificates for those links
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod ca;
 pub mod check;
 pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod key_log;
+pub mod links;
 pub mod memory;
 pub mod node;
-pub mod peers;
+pub mod runtime;
 pub mod socket;

@@ -31,9 +31,11 @@ use keyferry_worker::{Clock, Parts, Worker, counters};
 use tracing::{info, warn};
 
 use crate::admin::Admin;
-use crate::config::{self, Config, Protocol, files};
+use crate::config::{self, Cluster, Config, Protocol, files};
 use crate::counters::Registry;
-use crate::{key_log, memory, peers};
+use crate::links::{self, Between, Links};
+use crate::runtime::Control;
+use crate::{key_log, memory};
 
 /// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
 const BODIES_BYTES: usize = 64 << 20;
@@ -63,7 +65,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_between(config: &Config, between: peers::Between) -> anyhow::Result<()> {
+pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
     log_to_stderr();
     end_on_panic();
     for warning in memory::protect(config.node.core_dumps) {
@@ -72,7 +74,8 @@ pub fn run_between(config: &Config, between: peers::Between) -> anyhow::Result<(
     let stop = Arc::new(AtomicBool::new(false));
     let clock = Clock::start();
     let registry = Arc::new(Registry::new());
-    let admin = Admin::start(&config.admin.socket)?;
+    let control = Control::start()?;
+    let admin = control.within(|| Admin::start(&config.admin.socket))?;
     let secrets = match &config.tls.key_log {
         None => None,
         Some(path) => {
@@ -130,19 +133,34 @@ pub fn run_between(config: &Config, between: peers::Between) -> anyhow::Result<(
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);
     }
-    let links = if config.peers.is_empty() {
-        Vec::new()
-    } else {
-        let local = local(config, mailboxes.clone(), between, &stop);
-        peers::start(local, &config.fabric.socket, &config.peers)?
+    let links = match &config.cluster {
+        None => None,
+        Some(cluster) => {
+            let local = local(config, cluster, mailboxes.clone(), between);
+            let trust = cluster.trust(&config.node.name)?;
+            if let Some(warning) = trust.warning() {
+                warn!("peers will refuse {}: it {warning}", cluster.certificate.display());
+            }
+            Some(control.within(|| Links::new(local, trust, &cluster.listen, &config.peers))?)
+        }
     };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
     eprintln!("keyferry: node {} ready", config.node.name);
-    admin.until_signal(&config.node.name, &registry);
-    drain(&mailboxes, &registry);
+    control.run(async |mut signals| {
+        let links = links.map(Links::start);
+        tokio::select! {
+            () = admin.serve(&config.node.name, &registry) => {}
+            () = signals.end() => {}
+        }
+        drop(admin);
+        drain(&mailboxes, &registry).await;
+        if let Some(links) = links {
+            links.end().await;
+        }
+    });
     stop.store(true, Ordering::Relaxed);
-    for thread in threads.into_iter().chain(links).chain(app_threads) {
+    for thread in threads.into_iter().chain(app_threads) {
         let _ = thread.join();
     }
     drop(port);
@@ -182,8 +200,8 @@ fn end_on_panic() {
 }
 
 /// Before the end: workers take nothing new from peers and end each connection after its reply; what is under way gets a
-/// moment to finish.
-fn drain(mailboxes: &[Arc<ArrayQueue<Mail>>], registry: &Registry) {
+/// moment to finish. The links live on meanwhile: their end would end the leases.
+async fn drain(mailboxes: &[Arc<ArrayQueue<Mail>>], registry: &Registry) {
     const PATIENCE: Duration = Duration::from_secs(1);
     const LOOK: Duration = Duration::from_millis(10);
     for mailbox in mailboxes {
@@ -193,7 +211,7 @@ fn drain(mailboxes: &[Arc<ArrayQueue<Mail>>], registry: &Registry) {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         // First a pause: counters are published every few milliseconds.
-        std::thread::sleep(LOOK);
+        tokio::time::sleep(LOOK).await;
         let total = registry.snapshot().total;
         let under_way = ["requests_in_app", "leases_open", "leases_serving"];
         if under_way.iter().all(|name| total.get(name).is_none_or(|count| *count == 0)) {
@@ -204,15 +222,17 @@ fn drain(mailboxes: &[Arc<ArrayQueue<Mail>>], registry: &Registry) {
 
 fn local(
     config: &Config,
+    cluster: &Cluster,
     mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
-    between: peers::Between,
-    stop: &Arc<AtomicBool>,
-) -> peers::Local {
+    between: Between,
+) -> links::Local {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let slots = usize::from(config.fabric.slots);
-    peers::Local {
+    links::Local {
         node: config.node.name.clone(),
         incarnation: u64::try_from(since_epoch.as_nanos()).unwrap_or(0),
+        driver: config.fabric.driver,
+        heartbeat_timeout: cluster.heartbeat_timeout,
         limits: keyferry_fabric::Limits {
             message_bytes_max: config.fabric.message_bytes,
             receives: config.fabric.receives,
@@ -222,7 +242,6 @@ fn local(
         },
         mailboxes,
         between,
-        stop: Arc::clone(stop),
     }
 }
 

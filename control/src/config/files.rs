@@ -7,15 +7,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use keyferry_lease::PairSecret;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 /// Largest file read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Bytes of a pair key.
-const PAIR_KEY_BYTES: usize = 32;
 /// Permission of everybody to read.
 const OTHERS_READ: u32 = 0o004;
 
@@ -34,19 +31,27 @@ pub enum FileError {
     /// It holds no private key in PEM.
     #[error("{0} holds no private key: it must be PEM with BEGIN PRIVATE KEY, not encrypted")]
     NoKey(PathBuf),
-    /// Not a pair key.
-    #[error(
-        "{0} is {1} bytes long, and a pair key is {PAIR_KEY_BYTES}: make one with head -c 32 /dev/urandom > {0}"
-    )]
-    Length(PathBuf, u64),
     /// Everybody can read it.
     #[error("{0} can be read by everybody on this machine: chmod 600 {0}")]
     Exposed(PathBuf),
 }
 
+impl FileError {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            FileError::Unreadable(path, _)
+            | FileError::Large(path)
+            | FileError::NoCertificate(path)
+            | FileError::NoKey(path)
+            | FileError::Exposed(path) => path,
+        }
+    }
+}
+
 /// A certificate chain in PEM.
 pub fn certificate_chain(path: &Path) -> Result<Vec<u8>, FileError> {
-    let (text, _) = read(path)?;
+    let text = read(path)?;
     let mut any = false;
     for certificate in CertificateDer::pem_slice_iter(&text) {
         certificate.map_err(|_| FileError::NoCertificate(path.to_owned()))?;
@@ -58,7 +63,7 @@ pub fn certificate_chain(path: &Path) -> Result<Vec<u8>, FileError> {
 
 /// A private key in PEM.
 pub fn private_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let (text, _) = read(path)?;
+    let text = read(path)?;
     match PrivateKeyDer::from_pem_slice(&text) {
         Ok(mut key) => zeroize::Zeroize::zeroize(&mut key),
         Err(_) => return Err(FileError::NoKey(path.to_owned())),
@@ -66,28 +71,14 @@ pub fn private_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     Ok(text)
 }
 
-/// The key two nodes share.
-pub fn pair_key(path: &Path) -> Result<PairSecret, FileError> {
-    let (bytes, mode) = read(path)?;
-    if mode & OTHERS_READ != 0 {
-        return Err(FileError::Exposed(path.to_owned()));
-    }
-    let mut key = Zeroizing::new([0; PAIR_KEY_BYTES]);
-    if bytes.len() != key.len() {
-        return Err(FileError::Length(path.to_owned(), bytes.len() as u64));
-    }
-    key.copy_from_slice(&bytes);
-    Ok(key)
-}
-
 /// Whether everybody on this machine can read a file.
 pub fn is_exposed(path: &Path) -> bool {
     path.metadata().is_ok_and(|data| data.mode() & OTHERS_READ != 0)
 }
 
-/// A file's bytes and permissions. The buffer is as large as the file from the start: one that grew would leave
+/// A file's bytes. The buffer is as large as the file from the start: one that grew would leave
 /// copies of a key behind.
-fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), FileError> {
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let unreadable = |error| FileError::Unreadable(path.to_owned(), error);
     let file = File::open(path).map_err(unreadable)?;
     let data = file.metadata().map_err(unreadable)?;
@@ -99,5 +90,5 @@ fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), FileError> {
     }
     let mut bytes = Zeroizing::new(vec![0; data.len() as usize]);
     (&file).read_exact(&mut bytes).map_err(unreadable)?;
-    Ok((bytes, data.mode()))
+    Ok(bytes)
 }

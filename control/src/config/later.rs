@@ -17,7 +17,7 @@ const LATER: &[(&[&str], &str)] = &[
         "tunnelled return comes with a later release",
     ),
     (&["verbs", "rdma", "rxe", "roce"], "the verbs driver comes with a later release"),
-    (&["etcd", "members", "cluster"], "members from etcd come with a later release: list each [[peer]]"),
+    (&["etcd", "members"], "members from etcd come with a later release: list each [[peer]]"),
     (&["distributor", "distribute"], "the distributor comes with a later release"),
     (&["upstream", "proxy", "proxypass"], "proxying to an upstream comes with a later release"),
     (

@@ -1,13 +1,11 @@
-//! `[lease]`, `[fabric]` and `[[peer]]`: when requests are lent, how peers are reached, and who they are.
+//! `[lease]` and `[fabric]`: when requests are lent, and what they travel over.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use keyferry_decide::Policy;
 use keyferry_lease::{CREDITS_MAX, LEASES_MAX, message};
 
-use super::files;
-use super::node::name;
 use super::reader::{Context, Section};
 
 /// Peers a node lends to, at most.
@@ -34,13 +32,11 @@ pub struct Lease {
     pub silence_timeout: Duration,
 }
 
-/// How peers are reached.
+/// What queue pairs are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fabric {
     /// The driver.
     pub driver: Driver,
-    /// Where peers of this machine reach this node.
-    pub socket: PathBuf,
     /// Largest message, in bytes: a lent request has to fit one.
     pub message_bytes: usize,
     /// Posted receives of a queue pair.
@@ -54,17 +50,6 @@ pub struct Fabric {
 pub enum Driver {
     /// Shared memory, between nodes on one machine.
     Shm,
-}
-
-/// Another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its name.
-    pub name: String,
-    /// Where it is reached.
-    pub socket: PathBuf,
-    /// The file of the key shared with it; read it with [`files::pair_key`].
-    pub key: PathBuf,
 }
 
 #[derive(Clone, Copy)]
@@ -96,31 +81,16 @@ pub(super) fn read_lease(mut section: Section<'_, '_>) -> Lease {
     lease
 }
 
-pub(super) fn read_fabric(mut section: Section<'_, '_>, node: &str) -> Fabric {
+pub(super) fn read_fabric(mut section: Section<'_, '_>) -> Fabric {
     let driver = section.choice("driver", &[("shm", Driver::Shm)], Driver::Shm);
-    let socket =
-        section.file("socket").unwrap_or_else(|| PathBuf::from(format!("/run/keyferry/{node}.sock")));
     let fabric = Fabric {
         driver,
-        socket,
         message_bytes: section.number("message_bytes", 8192, 2048..=1 << 20),
         receives: section.number("receives", 512, 32..=32_768),
         slots: section.number("slots", 256, 1..=32_768),
     };
     section.finish();
     fabric
-}
-
-pub(super) fn read_peer(mut section: Section<'_, '_>) -> Option<Peer> {
-    let wants = "the peer's name in quotes";
-    let name = section.parsed("name", wants, name);
-    let name = section.required("name", name, wants);
-    let socket = section.file("socket");
-    let socket = section.required("socket", socket, "the path of the peer's [fabric] socket");
-    let key = section.file("key");
-    let key = section.required("key", key, "the path of the 32-byte key shared with the peer");
-    section.finish();
-    Some(Peer { name: name?, socket: socket?, key: key? })
 }
 
 /// Whether the sizes of leases and queue pairs fit each other.
@@ -156,23 +126,6 @@ const _: () = assert!(
         + 16
         <= 512
 );
-
-/// Whether sockets differ and keys are keys.
-pub(super) fn check_peers(context: &Context<'_>, fabric: &Fabric, peers: &[(usize, Peer)]) {
-    for (position, (index, peer)) in peers.iter().enumerate() {
-        let path = format!("peer[{index}].socket");
-        if peer.socket == fabric.socket {
-            context.report(&path, "this is this node's own [fabric] socket: write the peer's");
-        }
-        if peers[..position].iter().any(|(_, other)| other.socket == peer.socket) {
-            context.report(&path, "another peer has the same socket: write this peer's own");
-        }
-        check_socket(context, &path, &peer.socket);
-        if let Err(error) = files::pair_key(&peer.key) {
-            context.report(&format!("peer[{index}].key"), error.to_string());
-        }
-    }
-}
 
 /// Whether a path can be a Unix socket's.
 pub(super) fn check_socket(context: &Context<'_>, path: &str, socket: &Path) {

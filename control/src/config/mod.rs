@@ -7,6 +7,7 @@
 
 mod admin;
 mod app;
+mod cluster;
 mod cores;
 pub mod files;
 mod later;
@@ -28,10 +29,12 @@ use std::path::{Path, PathBuf};
 use keyferry_decide::Policy;
 use keyferry_nic_config::{Host, Wanted};
 
+pub use crate::links::Peer;
 pub use admin::Admin;
 pub use app::{App, Distribution, Synthetic};
+pub use cluster::{Cluster, LISTEN_MAX};
 pub use cores::{APPS_MAX, Core, Cores, Idle, WORKERS_MAX};
-pub use lending::{Driver, Fabric, Lease, PEERS_MAX, Peer};
+pub use lending::{Driver, Fabric, Lease, PEERS_MAX};
 pub use limits::Limits;
 pub use listener::{LISTENERS_MAX, Listener, Protocol};
 pub use nic::{ADDRESSES_MAX, Nic, ROUTES_MAX};
@@ -65,8 +68,10 @@ pub struct Config {
     pub app: App,
     /// When requests are lent.
     pub lease: Lease,
-    /// How peers are reached.
+    /// What queue pairs are made of.
     pub fabric: Fabric,
+    /// How nodes know each other; `None` without peers.
+    pub cluster: Option<Cluster>,
     /// The other nodes.
     pub peers: Vec<Peer>,
     /// Bounds of each worker.
@@ -141,6 +146,7 @@ struct Draft {
     app: Option<App>,
     lease: Lease,
     fabric: Fabric,
+    cluster: Option<Cluster>,
     peers: Vec<(usize, Peer)>,
     limits: Limits,
     admin: Admin,
@@ -167,6 +173,7 @@ fn read(mut root: Section<'_, '_>) -> Draft {
     let name = node.as_ref().map_or("node", |node| node.name.as_str());
     let certificates = root.sections("certificate", CERTIFICATES_MAX);
     let listeners = root.sections("listener", LISTENERS_MAX);
+    let peers = root.sections("peer", PEERS_MAX);
     let draft = Draft {
         cores: cores::read(root.section("cores")),
         nic: nic::read(root.section("nic")),
@@ -179,8 +186,9 @@ fn read(mut root: Section<'_, '_>) -> Draft {
         tls: tls::read(root.section("tls")),
         app: app::read(root.section("app")),
         lease: lending::read_lease(root.section("lease")),
-        fabric: lending::read_fabric(root.section("fabric"), name),
-        peers: each(root.sections("peer", PEERS_MAX), lending::read_peer),
+        fabric: lending::read_fabric(root.section("fabric")),
+        cluster: cluster::read(root.section("cluster"), name, !peers.is_empty()),
+        peers: each(peers, cluster::read_peer),
         limits: limits::read(root.section("limits")),
         admin: admin::read(root.section("admin"), name),
         node,
@@ -210,16 +218,16 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
         app::check(context, app);
     }
     lending::check_sizes(context, &draft.lease, &draft.fabric);
-    lending::check_peers(context, &draft.fabric, &draft.peers);
+    cluster::check(context, draft.node.as_ref(), draft.cluster.as_ref(), &draft.fabric, &draft.peers);
     if let Some(node) = &draft.node {
         let names: Vec<_> = draft.peers.iter().map(|(index, peer)| (*index, peer.name.as_str())).collect();
         node::check_peers(context, node, &names);
     }
     limits::check(context, &draft.limits);
-    lending::check_socket(context, "fabric.socket", &draft.fabric.socket);
     lending::check_socket(context, "admin.socket", &draft.admin.socket);
-    if draft.admin.socket == draft.fabric.socket {
-        context.report("admin.socket", "this is also the [fabric] socket: give each its own path");
+    let socket = crate::links::Address::Unix(draft.admin.socket.clone());
+    if draft.cluster.as_ref().is_some_and(|cluster| cluster.listen.contains(&socket)) {
+        context.report("admin.socket", "this is also in [cluster] listen: give each its own path");
     }
 }
 
@@ -258,6 +266,7 @@ impl Draft {
             app: self.app?,
             lease,
             fabric: self.fabric,
+            cluster: self.cluster,
             peers: self.peers.into_iter().map(|(_, peer)| peer).collect(),
             limits: self.limits,
             admin: self.admin,

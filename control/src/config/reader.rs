@@ -253,6 +253,11 @@ impl<'c, 't> Section<'c, 't> {
         Some(self.context.folder.join(path))
     }
 
+    /// What relative paths are relative to.
+    pub(super) fn folder(&self) -> &'c Path {
+        &self.context.folder
+    }
+
     /// A table of this section.
     pub(super) fn section(&mut self, key: &'static str) -> Section<'c, 't> {
         let (path, schema) = (self.path(key), join(&self.schema, key));

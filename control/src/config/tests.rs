@@ -20,10 +20,13 @@ addresses = ["192.0.2.10/24", "2001:db8::10/64"]
 [[certificate]]
 chain = "/etc/keyferry/cert.pem"
 key = "/etc/keyferry/key.pem"
+[cluster]
+ca = "/etc/keyferry/ca.pem"
+certificate = "/etc/keyferry/a.pem"
+key = "/etc/keyferry/a.key"
 [[peer]]
 name = "b"
-socket = "/run/keyferry/b.sock"
-key = "/etc/keyferry/pair-a-b.key"
+address = "unix:/run/keyferry/b.sock"
 "#;
 
 /// A folder with the files the example names, in place of `/etc/keyferry` and `/var/www`.
@@ -35,7 +38,8 @@ impl Folder {
         let made = rcgen::generate_simple_self_signed(["example.net".to_owned()]).unwrap();
         folder.write("cert.pem", made.cert.pem().as_bytes(), 0o644);
         folder.write("key.pem", made.signing_key.serialize_pem().as_bytes(), 0o600);
-        folder.write("pair-a-b.key", &[7; 32], 0o600);
+        crate::ca::init(folder.0.path(), 1).unwrap();
+        crate::ca::node(folder.0.path(), &["a".to_owned(), "n7".to_owned()], 1).unwrap();
         fs::create_dir(folder.0.path().join("www")).unwrap();
         folder
     }
@@ -151,7 +155,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
     let peer = folder.problems(&[("name = \"b\"", "name = \"b\"\nzzz = 1")]);
     assert_eq!(
         (peer[0].place.as_str(), peer[0].what.as_str()),
-        ("[[peer]]", "there is no key zzz: the keys here are name, socket, key")
+        ("[[peer]]", "there is no key zzz: the keys here are name, address")
     );
 }
 
@@ -233,9 +237,31 @@ const CASES: &[Case] = &[
     ),
     (&[("driver = \"shm\"", "driver = \"verbs\"")], "[fabric] driver", "later release"),
     (&[("name = \"b\"", "name = \"a\"")], "[[peer]] name", "this node itself"),
-    (&[("/run/keyferry/b.sock", "/run/keyferry/a.sock")], "[[peer]] socket", "own [fabric] socket"),
-    (&[("pair-a-b.key", "short.key")], "[[peer]] key", "31 bytes long"),
-    (&[("pair-a-b.key", "open.key")], "[[peer]] key", "chmod 600"),
+    (
+        &[("unix:/run/keyferry/b.sock", "unix:/run/keyferry/a.sock")],
+        "[[peer]] address",
+        "listens there itself",
+    ),
+    (&[("unix:/run/keyferry/b.sock", "192.0.2.11:7411")], "[[peer]] address", "passes memory"),
+    (&[("unix:/run/keyferry/b.sock", "192.0.2.11")], "[[peer]] address", "no address"),
+    (&[("unix:/run/keyferry/b.sock", "192.0.2.11:0")], "[[peer]] address", "no port"),
+    (&[("unix:/run/keyferry/b.sock", "unix:")], "[[peer]] address", "lacks a path"),
+    (&[("name = \"b\"", "name = \"b-\"")], "[[peer]] name", "DNS name"),
+    (&[("/etc/keyferry/ca.pem", "/etc/keyferry/empty.pem")], "[cluster] ca", "holds no certificate"),
+    (
+        &[("/etc/keyferry/ca.pem", "/etc/keyferry/cert.pem")],
+        "[cluster] certificate",
+        "not signed by the cluster's CA",
+    ),
+    (&[("/etc/keyferry/a.pem", "/etc/keyferry/n7.pem")], "[cluster] certificate", "not for a"),
+    (&[("/etc/keyferry/a.key", "/etc/keyferry/n7.key")], "[cluster] key", "not the key of"),
+    (&[("/etc/keyferry/a.key", "/etc/keyferry/open.key")], "[cluster] key", "chmod 600"),
+    (&[("[\"unix:/run/keyferry/a.sock\"]", "[]")], "[cluster] listen", "empty"),
+    (
+        &[("heartbeat_timeout_ms = 3000", "heartbeat_timeout_ms = 10")],
+        "[cluster] heartbeat_timeout_ms",
+        "from 200",
+    ),
     (&[("half_open = 1024", "half_open = 16385")], "[limits] half_open", "raise connections"),
     (&[("receive_buffer = 16384", "receive_buffer = 4095")], "[limits] receive_buffer", "from 4096"),
     (&[("/run/keyferry/a.ctl", "/run/keyferry/a.sock")], "[admin] socket", "its own path"),
@@ -246,8 +272,8 @@ const CASES: &[Case] = &[
 #[test]
 fn each_mistake_is_one_sentence_at_its_place() {
     let folder = Folder::new();
-    folder.write("short.key", &[1; 31], 0o600);
-    folder.write("open.key", &[1; 32], 0o644);
+    let key = fs::read(folder.0.path().join("a.key")).unwrap();
+    folder.write("open.key", &key, 0o644);
     folder.write("empty.pem", b"", 0o600);
     for (edits, place, what) in CASES {
         let problems = folder.problems(edits);
@@ -261,14 +287,12 @@ fn each_mistake_is_one_sentence_at_its_place() {
 #[test]
 fn two_peers_differ() {
     let folder = Folder::new();
-    let second = format!(
-        "{LEAST}[[peer]]\nname = \"b\"\nsocket = \"/run/keyferry/b.sock\"\nkey = \"/etc/keyferry/pair-a-b.key\"\n"
-    );
+    let second = format!("{LEAST}[[peer]]\nname = \"b\"\naddress = \"unix:/run/keyferry/b.sock\"\n");
     let problems = folder.parse(&second).unwrap_err();
     let at: Vec<_> =
         problems.list().iter().map(|problem| (problem.line.unwrap(), problem.what.as_str())).collect();
-    assert_eq!(at[0], (15, "\"b\" is listed twice: remove one"));
-    assert_eq!(at[1], (16, "another peer has the same socket: write this peer's own"));
+    assert_eq!(at[0], (18, "\"b\" is listed twice: remove one"));
+    assert_eq!(at[1], (19, "another peer has the same address: write this peer's own"));
 }
 
 #[test]
@@ -311,9 +335,25 @@ fn models_that_do_not_lend_never_lend() {
 #[test]
 fn defaults_follow_the_name() {
     let folder = Folder::new();
-    let config = folder.parse(&LEAST.replace("name = \"a\"", "name = \"n7\"")).unwrap();
-    assert_eq!(config.fabric.socket, Path::new("/run/keyferry/n7.sock"));
+    let text = LEAST
+        .replace("name = \"a\"", "name = \"n7\"")
+        .replace("/a.pem", "/n7.pem")
+        .replace("/a.key", "/n7.key");
+    let config = folder.parse(&text).unwrap();
+    let listen = crate::links::Address::Unix("/run/keyferry/n7.sock".into());
+    assert_eq!(config.cluster.unwrap().listen, [listen]);
     assert_eq!(config.admin.socket, Path::new("/run/keyferry/n7.ctl"));
+}
+
+#[test]
+fn a_node_alone_needs_no_certificate_for_links() {
+    let folder = Folder::new();
+    let alone = &LEAST[..LEAST.find("[cluster]").unwrap()];
+    assert_eq!(folder.parse(alone).unwrap().cluster, None);
+    let problems =
+        folder.parse(&format!("{alone}[[peer]]\nname = \"b\"\naddress = \"unix:b\"\n")).unwrap_err();
+    let missing: Vec<_> = problems.list().iter().map(|problem| problem.place.as_str()).collect();
+    assert_eq!(missing, ["[cluster] ca", "[cluster] certificate", "[cluster] key"]);
 }
 
 #[test]

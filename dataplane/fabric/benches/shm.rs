@@ -3,7 +3,6 @@
 //! same and no system call is made.
 
 use std::hint::black_box;
-use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -65,12 +64,11 @@ impl End {
 fn main() {
     pin(0);
     let line_ns = line();
-    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    let (mut end, other) = ends();
     let there = std::thread::spawn(move || {
         pin(1);
-        echo(end(&theirs, "b"));
+        echo(other);
     });
-    let mut end = end(&ours, "a");
 
     let idle_ns = idle(&mut end);
     let message_48 = round_trips(&mut end, |end| {
@@ -111,18 +109,15 @@ fn pin(core: usize) {
     }
 }
 
-fn end(stream: &UnixStream, node: &str) -> End {
-    let hello = shm::Hello {
-        version: shm::VERSION,
-        node: node.to_owned(),
-        incarnation: 1,
-        random: [0; 32],
-        workers: 1,
-        limits: LIMITS,
+/// Two connected ends.
+fn ends() -> (End, End) {
+    let ((a, a_memory), (b, b_memory)) =
+        (shm::prepare(LIMITS).expect("memory"), shm::prepare(LIMITS).expect("memory"));
+    let end = |endpoint: shm::Endpoint, memory| End {
+        queue_pair: endpoint.connect(memory).expect("connected").0,
+        completions: ArrayVec::new(),
     };
-    let mut exchange = shm::exchange(stream, &hello, Duration::from_secs(10)).expect("connected");
-    let pair = exchange.pairs.pop().expect("one pair");
-    End { queue_pair: pair.queue_pair, completions: ArrayVec::new() }
+    (end(a, b_memory), end(b, a_memory))
 }
 
 /// Answers a message by one of its length, an immediate by 64 bytes; the first byte 9 asks for no answer; an empty

@@ -518,5 +518,5 @@ fn ends_can_be_sent_to_a_worker() {
     fn sendable<T: Send + 'static>() {}
     sendable::<shm::QueuePair>();
     sendable::<sim::QueuePair>();
-    sendable::<shm::Exchange>();
+    sendable::<shm::Endpoint>();
 }

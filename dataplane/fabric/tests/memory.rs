@@ -1,9 +1,6 @@
 //! What shm takes and gives back. Alone in its process, because it counts mappings and descriptors. In: one
 //! connected pair. Out: assertions on what the kernel lists and on the allocator.
 
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
-
 use arrayvec::ArrayVec;
 use keyferry_fabric::{BURST, Completion, LOAD_BYTES, Limits, QueuePair, WrId, shm};
 
@@ -14,18 +11,6 @@ const LIMITS: Limits = Limits {
     slots_bytes: 1 << 16,
     staging_bytes: 1 << 16,
 };
-
-fn connect(stream: &UnixStream) -> shm::Pair {
-    let hello = shm::Hello {
-        version: shm::VERSION,
-        node: "a".to_owned(),
-        incarnation: 1,
-        random: [1; 32],
-        workers: 1,
-        limits: LIMITS,
-    };
-    shm::exchange(stream, &hello, Duration::from_secs(60)).expect("connected").pairs.remove(0)
-}
 
 /// Mappings of the regions, and descriptors of them.
 fn held() -> (usize, usize) {
@@ -61,32 +46,32 @@ fn turn(a: &mut impl QueuePair, b: &mut impl QueuePair, completions: &mut ArrayV
 #[test]
 fn memory_is_mapped_until_the_last_holder_goes_and_nothing_is_allocated_meanwhile() {
     assert_eq!(held(), (0, 0));
-    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-    let there = std::thread::spawn(move || connect(&theirs));
-    let mut a = connect(&ours);
-    let mut b = there.join().expect("connected");
-    // Each end maps both regions; the descriptors are needed for the exchange only.
+    let ((a, a_memory), (b, b_memory)) =
+        (shm::prepare(LIMITS).expect("memory"), shm::prepare(LIMITS).expect("memory"));
+    let (mut a, a_fence) = a.connect(b_memory).expect("connected");
+    let (mut b, b_fence) = b.connect(a_memory).expect("connected");
+    // Each end maps both regions; the descriptors are needed to connect only.
     assert_eq!(held(), (4, 0));
 
     let mut completions = ArrayVec::new();
     let allocations = allocation_counter::measure(|| {
         for _ in 0..10_000 {
-            turn(&mut a.queue_pair, &mut b.queue_pair, &mut completions);
+            turn(&mut a, &mut b, &mut completions);
         }
     });
     assert_eq!((allocations.count_total, allocations.bytes_total), (0, 0));
 
-    let slots = b.queue_pair.slots();
-    drop(a.queue_pair);
+    let slots = b.slots();
+    drop(a);
     // The control thread's hold does not keep memory.
-    a.fence.fail();
+    a_fence.fail();
     assert_eq!(held(), (2, 0));
-    drop(b.queue_pair);
+    drop(b);
     assert_eq!(held(), (1, 0));
     let mut byte = [0];
     slots.read(100, &mut byte);
     assert_eq!(byte, [2]);
     drop(slots);
     assert_eq!(held(), (0, 0));
-    b.fence.fail();
+    b_fence.fail();
 }

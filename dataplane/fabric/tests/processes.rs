@@ -1,14 +1,19 @@
 //! Two processes, and one of them killed. The other process is this executable again, told so by its environment,
 //! with the socket as its standard input.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use keyferry_fabric::{BURST, Completion, Limits, PostError, QueuePair, State, WrId, shm};
+use keyferry_fabric::{BURST, Completion, Fence, Limits, PostError, QueuePair, State, WrId, shm};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
 
 const PEER: &str = "KEYFERRY_FABRIC_TEST_PEER";
 const LIMITS: Limits = Limits {
@@ -20,19 +25,29 @@ const LIMITS: Limits = Limits {
 };
 const MESSAGES: u32 = 20_000;
 
-fn hello(node: &str) -> shm::Hello {
-    shm::Hello {
-        version: shm::VERSION,
-        node: node.to_owned(),
-        incarnation: 1,
-        random: [0; 32],
-        workers: 1,
-        limits: LIMITS,
-    }
+/// Both processes do the same: each passes its memory over the socket and takes the other's.
+fn connect(stream: &UnixStream) -> (shm::QueuePair, Arc<dyn Fence>) {
+    let (endpoint, ours) = shm::prepare(LIMITS).expect("memory");
+    pass(stream, &ours);
+    endpoint.connect(take(stream)).expect("connected")
 }
 
-fn connect(stream: &UnixStream, node: &str) -> shm::Exchange {
-    shm::exchange(stream, &hello(node), Duration::from_secs(60)).expect("connected")
+fn pass(stream: &UnixStream, fd: &OwnedFd) {
+    let fds = [fd.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(stream, &[IoSlice::new(&[0])], &mut control, SendFlags::empty()).expect("passed");
+}
+
+fn take(stream: &UnixStream) -> OwnedFd {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(stream, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC).expect("taken");
+    let Some(RecvAncillaryMessage::ScmRights(mut fds)) = control.drain().next() else {
+        panic!("a descriptor")
+    };
+    fds.next().expect("a descriptor")
 }
 
 /// The other process: sends each message back and, before it, WRITEs it into the slots. Ends when the socket does.
@@ -43,7 +58,7 @@ fn peer_process() {
     }
     let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("a socket");
     let mut stream = UnixStream::from(socket);
-    let mut queue_pair = connect(&stream, "peer").pairs.remove(0).queue_pair;
+    let mut queue_pair = connect(&stream).0;
     stream.set_nonblocking(true).expect("nonblocking");
     let mut completions = ArrayVec::<_, BURST>::new();
     loop {
@@ -97,10 +112,7 @@ fn two_processes_talk_and_one_survives_the_other() {
         .stdout(Stdio::null())
         .spawn()
         .expect("the other process starts");
-    let mut exchange = connect(&ours, "here");
-    assert_eq!(exchange.peer, hello("peer"));
-    let pair = exchange.pairs.remove(0);
-    let (mut queue_pair, fence) = (pair.queue_pair, pair.fence);
+    let (mut queue_pair, fence) = connect(&ours);
     let slots = queue_pair.slots();
 
     let mut message = [0; 100];

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
     PKCS_RSA_SHA256,
 };
+
+use super::node::keyferry;
 
 /// The default certificate's name; ECDSA.
 pub const NAME: &str = "kf.test";
@@ -14,6 +17,21 @@ pub const NAME: &str = "kf.test";
 pub const NAME_RSA: &str = "rsa.kf.test";
 /// A name with an ECDSA certificate of its own.
 pub const NAME_OTHER: &str = "other.test";
+
+/// The folder of an authority for links between nodes, and of the certificates it has issued to `names`.
+pub fn cluster(directory: &Path, folder: &str, names: &[&str]) -> PathBuf {
+    let folder = directory.join(folder);
+    let keyferry = |arguments: &[&str]| {
+        let output = Command::new(keyferry()).arg("ca").args(arguments).output().expect("keyferry starts");
+        assert!(output.status.success(), "ca {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let path = folder.to_str().expect("the test's paths are text");
+    if !folder.exists() {
+        keyferry(&["init", path]);
+    }
+    keyferry(&[&["node", path], names].concat());
+    folder
+}
 
 /// Certificate files of one test.
 pub struct Certificates {

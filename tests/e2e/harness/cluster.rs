@@ -11,7 +11,7 @@ use clap::Parser;
 use keyferry_load::args::Args;
 use keyferry_load::report::Report;
 
-use super::certificates::{Certificates, NAME};
+use super::certificates::{self, Certificates, NAME};
 use super::config::{self, Options, Place};
 use super::guard::Guard;
 use super::netns::{Link, Netns};
@@ -85,7 +85,7 @@ impl Cluster {
             link.make();
         }
         let certificates = Certificates::issue(&directory);
-        write_private(&directory.join("pair.key"), &rand_bytes());
+        certificates::cluster(&directory, config::CLUSTER, &PLACES.each_ref().map(|place| place.name));
         for place in &PLACES {
             let text = config::text(&directory, place, options, &certificates);
             fs::write(config_file(&directory, place.name), text).expect("the test's directory is writable");
@@ -291,21 +291,4 @@ impl Loader {
 
 fn config_file(directory: &Path, node: &str) -> PathBuf {
     directory.join(format!("{node}.toml"))
-}
-
-/// The pair key: only its owner may read it, or the node refuses it.
-fn write_private(path: &Path, bytes: &[u8]) {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = fs::OpenOptions::new();
-    let mut file =
-        options.write(true).create_new(true).mode(0o600).open(path).expect("the directory is ours");
-    file.write_all(bytes).expect("the test's directory is writable");
-}
-
-fn rand_bytes() -> [u8; 32] {
-    use std::io::Read;
-    let mut bytes = [0; 32];
-    fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).expect("urandom reads");
-    bytes
 }

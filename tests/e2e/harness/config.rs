@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::certificates::Certificates;
 
+/// The folder of the nodes' certificates, in the test's.
+pub const CLUSTER: &str = "cluster";
+
 /// Whether a node lends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decide {
@@ -34,6 +37,8 @@ pub struct Options {
     /// `[lease] silence_timeout_ms`. The machine may be shared: a helper that gets no processor for a while is not a
     /// silent one.
     pub silence_timeout_ms: u32,
+    /// `[cluster] heartbeat_timeout_ms`, long for the same reason.
+    pub heartbeat_timeout_ms: u32,
     /// Further lines, by table: `("limits", "half_open = 4")`.
     pub extra: Vec<(&'static str, String)>,
 }
@@ -49,6 +54,7 @@ impl Options {
             root: None,
             resumption: "table",
             silence_timeout_ms: 20_000,
+            heartbeat_timeout_ms: 20_000,
             extra: Vec::new(),
         }
     }
@@ -83,6 +89,11 @@ impl Options {
         Options { silence_timeout_ms, ..self }
     }
 
+    /// A silent peer is taken to be gone this soon.
+    pub fn heartbeat_timeout_ms(self, heartbeat_timeout_ms: u32) -> Options {
+        Options { heartbeat_timeout_ms, ..self }
+    }
+
     /// One more line in a table.
     pub fn line(mut self, table: &'static str, line: impl Into<String>) -> Options {
         self.extra.push((table, line.into()));
@@ -103,7 +114,7 @@ pub struct Place<'a> {
 }
 
 /// Where `node` listens for its peers.
-fn fabric_socket(directory: &Path, node: &str) -> PathBuf {
+pub fn link_socket(directory: &Path, node: &str) -> PathBuf {
     directory.join(format!("{node}.sock"))
 }
 
@@ -136,7 +147,8 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
                 }
             ),
         ),
-        ("fabric", format!("driver = \"shm\"\nsocket = {:?}", fabric_socket(directory, place.name))),
+        ("fabric", "driver = \"shm\"".to_owned()),
+        ("cluster", cluster(directory, place, options)),
         ("limits", String::new()),
         ("admin", format!("socket = {:?}", directory.join(format!("{}.ctl", place.name)))),
     ];
@@ -155,12 +167,23 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
     }
     let _ = writeln!(
         text,
-        "[[peer]]\nname = {:?}\nsocket = {:?}\nkey = {:?}",
+        "[[peer]]\nname = {:?}\naddress = \"unix:{}\"",
         place.peer,
-        fabric_socket(directory, place.peer),
-        directory.join("pair.key")
+        link_socket(directory, place.peer).display()
     );
     text
+}
+
+fn cluster(directory: &Path, place: &Place<'_>, options: &Options) -> String {
+    let file = |name: &str| directory.join(CLUSTER).join(name);
+    format!(
+        "ca = {:?}\ncertificate = {:?}\nkey = {:?}\nlisten = [\"unix:{}\"]\nheartbeat_timeout_ms = {}",
+        file("ca.pem"),
+        file(&format!("{}.pem", place.name)),
+        file(&format!("{}.key", place.name)),
+        link_socket(directory, place.name).display(),
+        options.heartbeat_timeout_ms,
+    )
 }
 
 fn nic(place: &Place<'_>, options: &Options) -> String {

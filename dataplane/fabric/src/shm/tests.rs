@@ -1,46 +1,25 @@
-//! A hostile process at the other end: memory scribbled over, sockets that lie.
+//! A hostile process at the other end: memory scribbled over, descriptors of the wrong things.
 
-use std::io::Write;
-use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, SealFlags};
 
-use super::hello::PREFIX_BYTES;
 use super::layout::{DESCRIPTOR_AT, Layout, POSTED_AT, SEQUENCE_AT, STATE_AT};
 use super::region::{Region, RegionError};
-use super::socket::Socket;
 use super::*;
 use crate::{Completion, LOAD_BYTES, Limits, PostError, QueuePair as _, Received, State, WrId};
 
 const LIMITS: Limits =
     Limits { message_bytes_max: 300, receives: 5, posted_max: 8, slots_bytes: 1000, staging_bytes: 1000 };
-/// Never reached in a run that passes.
-const LONG: Duration = Duration::from_secs(60);
-
-fn hello(workers: u16, limits: Limits) -> Hello {
-    Hello { version: VERSION, node: "n".into(), incarnation: 7, random: [3; 32], workers, limits }
-}
-
-/// Both ends' outcomes of one exchange.
-fn both(a: Hello, b: Hello) -> [Result<Exchange, ShmError>; 2] {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let there = std::thread::spawn(move || exchange(&theirs, &b, LONG));
-    let here = exchange(&ours, &a, LONG);
-    // A refusal here must end the wait there.
-    drop(ours);
-    [here, there.join().unwrap()]
-}
 
 /// One end, and the region a peer writes as it likes.
 fn victim() -> (QueuePair, QueuePair) {
-    let [a, b] = both(hello(1, LIMITS), hello(1, LIMITS)).map(|end| end.unwrap().pairs.remove(0).queue_pair);
-    (a, b)
+    let ((a, a_fd), (b, b_fd)) = (prepare(LIMITS).unwrap(), prepare(LIMITS).unwrap());
+    (a.connect(b_fd).unwrap().0, b.connect(a_fd).unwrap().0)
 }
 
 fn inbound(queue_pair: &QueuePair) -> &Region {
@@ -48,46 +27,9 @@ fn inbound(queue_pair: &QueuePair) -> &Region {
 }
 
 #[test]
-fn workers_are_paired_in_turn_and_limits_are_the_smaller() {
-    let wide = Limits { receives: 9, slots_bytes: 0, ..LIMITS };
-    let [a, b] = both(hello(2, LIMITS), hello(5, wide)).map(Result::unwrap);
-    assert_eq!((a.peer.workers, b.peer.workers), (5, 2));
-    assert_eq!((a.peer.limits, b.peer.limits), (wide, LIMITS));
-    let joined = |e: &Exchange| -> Vec<_> {
-        e.pairs.iter().map(|p| (p.index, p.local_worker, p.peer_worker)).collect()
-    };
-    assert_eq!(joined(&a), [(0, 0, 0), (1, 1, 1), (2, 0, 2), (3, 1, 3), (4, 0, 4)]);
-    assert_eq!(joined(&b), [(0, 0, 0), (1, 1, 1), (2, 2, 0), (3, 3, 1), (4, 4, 0)]);
-    let agreed = Limits { receives: 5, slots_bytes: 0, ..LIMITS };
-    for (mut x, mut y) in a.pairs.into_iter().zip(b.pairs) {
-        assert_eq!((x.queue_pair.limits(), y.queue_pair.limits()), (agreed, agreed));
-        // Each pair joins the two ends of one index.
-        x.queue_pair.send(WrId(0), &x.index.to_be_bytes()).unwrap();
-        let mut completions = ArrayVec::new();
-        y.queue_pair.poll(&mut completions);
-        let [Completion::Message(received)] = &completions[..] else { panic!("one message") };
-        assert_eq!(y.queue_pair.message(received), y.index.to_be_bytes());
-    }
-}
-
-#[test]
-fn versions_are_refused_with_both_named() {
-    let other = Hello { version: 77, ..hello(1, LIMITS) };
-    let [a, b] = both(hello(1, LIMITS), other);
-    assert!(matches!(a, Err(ShmError::Version { ours: VERSION, theirs: 77 })));
-    assert!(matches!(b, Err(ShmError::Version { ours: 77, theirs: VERSION })));
-}
-
-#[test]
-fn useless_limits_are_refused_at_both_ends() {
-    for field in 0..2 {
-        let mut bad = LIMITS;
-        *[&mut bad.message_bytes_max, &mut bad.receives][field] = 0;
-        // Written by hand: an honest end refuses to offer them.
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(&hello(1, bad).encode()).unwrap();
-        assert!(matches!(exchange(&ours, &hello(1, LIMITS), LONG), Err(ShmError::Limits(_))));
-        assert!(matches!(exchange(&ours, &hello(1, bad), LONG), Err(ShmError::Limits(_))));
+fn useless_limits_are_refused() {
+    for bad in [Limits { message_bytes_max: 0, ..LIMITS }, Limits { receives: 0, ..LIMITS }] {
+        assert!(matches!(prepare(bad).err(), Some(ShmError::Limits(_))));
     }
 }
 
@@ -104,59 +46,9 @@ fn huge_offers_cost_nothing() {
     assert_eq!(huge.agree(LIMITS), LIMITS);
 }
 
-#[test]
-fn a_silent_peer_and_one_that_dribbles_run_out_of_time() {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let outcome = exchange(&ours, &hello(1, LIMITS), Duration::from_millis(20));
-    assert!(matches!(outcome, Err(ShmError::Timeout)));
-    // A byte at a time, for as long as the other end listens: the deadline is for all of it.
-    let (ours, mut theirs_too) = UnixStream::pair().unwrap();
-    let bytes = Hello { node: "x".repeat(NODE_BYTES_MAX), ..hello(1, LIMITS) }.encode();
-    let there = std::thread::spawn(move || {
-        for byte in bytes {
-            if theirs_too.write_all(&[byte]).is_err() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    });
-    let outcome = exchange(&ours, &hello(1, LIMITS), Duration::from_millis(50));
-    assert!(matches!(outcome, Err(ShmError::Timeout)), "{:?}", outcome.err());
-    drop(ours);
-    there.join().unwrap();
-    drop(theirs);
-}
-
-#[test]
-fn an_end_that_leaves_is_noticed_at_every_step() {
-    let whole = hello(1, LIMITS).encode();
-    for kept in [0, 1, PREFIX_BYTES, whole.len() - 1, whole.len()] {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(&whole[..kept]).unwrap();
-        theirs.shutdown(Shutdown::Write).unwrap();
-        let outcome = exchange(&ours, &hello(1, LIMITS), LONG);
-        assert!(matches!(outcome, Err(ShmError::Closed)), "{kept}: {:?}", outcome.err());
-    }
-}
-
-#[test]
-fn another_protocol_is_recognised() {
-    let (ours, mut theirs) = UnixStream::pair().unwrap();
-    theirs.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let outcome = exchange(&ours, &hello(1, LIMITS), LONG);
-    assert!(matches!(outcome, Err(ShmError::Hello(HelloError::Magic))));
-}
-
-/// What `exchange` says to a peer whose hello is good and whose next message is `bytes` with `fd`.
-fn offered(bytes: &[u8], fd: Option<OwnedFd>) -> ShmError {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let socket = Socket::new(&theirs, Instant::now() + LONG);
-    socket.send(&hello(1, LIMITS).encode()).unwrap();
-    match &fd {
-        Some(fd) => socket.send_with(bytes, fd.as_fd()).unwrap(),
-        None => socket.send(bytes).unwrap(),
-    }
-    exchange(&ours, &hello(1, LIMITS), LONG).err().expect("refused")
+/// What an end says to this descriptor of its peer.
+fn offered(fd: OwnedFd) -> ShmError {
+    prepare(LIMITS).unwrap().0.connect(fd).err().expect("refused")
 }
 
 #[test]
@@ -171,23 +63,21 @@ fn only_sealed_memory_of_the_right_size_is_taken() {
     let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     let sealing = MemfdFlags::ALLOW_SEALING;
     for seals in [SealFlags::empty(), all - SealFlags::SHRINK, all - SealFlags::SEAL, all - SealFlags::GROW] {
-        let outcome = offered(&[0, 0], Some(memfd(sealing, seals, bytes)));
+        let outcome = offered(memfd(sealing, seals, bytes));
         assert!(matches!(outcome, ShmError::Region(RegionError::Seals)), "{seals:?}: {outcome}");
     }
     for length in [0, bytes - 4096, bytes + 4096] {
-        let outcome = offered(&[0, 0], Some(memfd(sealing, all, length)));
+        let outcome = offered(memfd(sealing, all, length));
         let expected = RegionError::Length { expected: bytes, found: length };
         assert!(matches!(outcome, ShmError::Region(error) if error == expected), "{outcome}");
     }
     // Sealed against writing, it cannot be mapped to be written.
-    let outcome = offered(&[0, 0], Some(memfd(sealing, all | SealFlags::WRITE, bytes)));
+    let outcome = offered(memfd(sealing, all | SealFlags::WRITE, bytes));
     assert!(matches!(outcome, ShmError::Region(RegionError::System(_))), "{outcome}");
     // The socket itself stands for any other file.
     let (other, _) = UnixStream::pair().unwrap();
-    let outcome = offered(&[0, 0], Some(other.into()));
+    let outcome = offered(other.into());
     assert!(matches!(outcome, ShmError::Region(RegionError::Seals)), "{outcome}");
-    assert!(matches!(offered(&[0, 0], None), ShmError::Descriptor));
-    assert!(matches!(offered(&[9, 0], Some(memfd(sealing, all, bytes))), ShmError::Sequence));
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! A connected pair of ends, one way for each driver. In: limits. Out: two ends, and what makes things arrive.
 
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 use keyferry_fabric::{Fence, Limits, QueuePair, shm, sim};
 
@@ -29,21 +27,11 @@ impl Rig for Shm {
     type End = shm::QueuePair;
 
     fn connect(limits: Limits) -> (Shm, shm::QueuePair, shm::QueuePair) {
-        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-        let hello = shm::Hello {
-            version: shm::VERSION,
-            node: "a".to_owned(),
-            incarnation: 1,
-            random: [1; 32],
-            workers: 1,
-            limits,
-        };
-        let deadline = Duration::from_secs(60);
-        let there = hello.clone();
-        let there = std::thread::spawn(move || shm::exchange(&theirs, &there, deadline));
-        let a = shm::exchange(&ours, &hello, deadline).expect("connected").pairs.remove(0);
-        let b = there.join().expect("no panic").expect("connected").pairs.remove(0);
-        (Shm([a.fence, b.fence]), a.queue_pair, b.queue_pair)
+        let ((a, a_memory), (b, b_memory)) =
+            (shm::prepare(limits).expect("memory"), shm::prepare(limits).expect("memory"));
+        let (a, a_fence) = a.connect(b_memory).expect("connected");
+        let (b, b_fence) = b.connect(a_memory).expect("connected");
+        (Shm([a_fence, b_fence]), a, b)
     }
 
     fn settle(&self) {}

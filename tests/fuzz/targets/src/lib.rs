@@ -17,11 +17,11 @@ mod handshake;
 mod http_chunking;
 mod http_head;
 mod lease_messages;
+mod link_messages;
 mod load_word;
 mod net;
 mod packets;
 mod records;
-mod shm_hello;
 mod static_files;
 mod tcp_options;
 mod tls_parties;
@@ -53,10 +53,10 @@ pub static TARGETS: [&Target; 12] = [
     &http_chunking::TARGET,
     &http_head::TARGET,
     &lease_messages::TARGET,
+    &link_messages::TARGET,
     &load_word::TARGET,
     &packets::TARGET,
     &records::TARGET,
-    &shm_hello::TARGET,
     &static_files::TARGET,
     &tcp_options::TARGET,
 ];

@@ -1,0 +1,140 @@
+//! `[cluster]` and `[[peer]]`: who the other nodes are, where they are reached, and how the nodes know each other.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::lending::{Driver, Fabric, PEERS_MAX, check_socket};
+use super::node::{Node, name};
+use super::reader::{Context, Section};
+use crate::links::{Address, Peer, Trust, TrustError, trust};
+
+/// Addresses a node listens on for its peers, at most.
+pub const LISTEN_MAX: usize = 4;
+
+/// How nodes know and reach each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// The certificates of the authority every node is certified by.
+    pub ca: PathBuf,
+    /// This node's certificate chain, for its name.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Where peers reach this node.
+    pub listen: Vec<Address>,
+    /// Silence on a link after which the peer is taken to be gone.
+    pub heartbeat_timeout: Duration,
+}
+
+impl Cluster {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// What makes them useless to a node of that name.
+    pub fn trust(&self, node: &str) -> Result<Trust, TrustError> {
+        Trust::load(&self.ca, &self.certificate, &self.key, node)
+    }
+}
+
+/// The table, if the file has peers. Without any, nothing of it is needed.
+pub(super) fn read(mut section: Section<'_, '_>, node: &str, has_peers: bool) -> Option<Cluster> {
+    let mut file = |key, wants| {
+        let path = section.file(key);
+        if has_peers { section.required(key, path, wants) } else { path }
+    };
+    let ca = file("ca", "the path of the cluster's CA certificate (keyferry ca init makes one)");
+    let certificate = file("certificate", "the path of this node's certificate (keyferry ca node makes one)");
+    let key = file("key", "the path of this node's key");
+    let wants = "a list such as [\"unix:/run/keyferry/a.sock\", \"192.0.2.10:7411\"]";
+    let folder = section.folder().to_owned();
+    let listen = section.parsed_list("listen", wants, 1..=LISTEN_MAX, |text| address(text, &folder));
+    let heartbeat_timeout = section.millis("heartbeat_timeout_ms", 3000, 200..=600_000);
+    section.finish();
+    let default = || vec![Address::Unix(PathBuf::from(format!("/run/keyferry/{node}.sock")))];
+    let (ca, certificate, key) = (ca?, certificate?, key?);
+    has_peers.then(|| Cluster {
+        ca,
+        certificate,
+        key,
+        listen: listen.unwrap_or_else(default),
+        heartbeat_timeout,
+    })
+}
+
+pub(super) fn read_peer(mut section: Section<'_, '_>) -> Option<Peer> {
+    let wants = "the peer's name in quotes";
+    let name = section.parsed("name", wants, name);
+    let name = section.required("name", name, wants);
+    let wants = "\"IP:PORT\", or \"unix:PATH\" on one machine: an address of the peer's [cluster] listen";
+    let folder = section.folder().to_owned();
+    let reached = section.parsed("address", wants, |text| address(text, &folder));
+    let reached = section.required("address", reached, wants);
+    section.finish();
+    Some(Peer { name: name?, address: reached? })
+}
+
+fn address(text: &str, folder: &std::path::Path) -> Result<Address, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path {
+            "" => Err("\"unix:\" lacks a path: write where the socket is".to_owned()),
+            path if path.contains('\0') => Err("this path holds a NUL: write where the socket is".to_owned()),
+            path => Ok(Address::Unix(folder.join(path))),
+        };
+    }
+    let wrong = |_| format!("\"{text}\" is no address: write \"IP:PORT\" or \"unix:PATH\"");
+    let address: std::net::SocketAddr = text.parse().map_err(wrong)?;
+    if address.port() == 0 {
+        return Err(format!(
+            "\"{text}\" has no port: write one that is the same on both nodes, such as 7411"
+        ));
+    }
+    Ok(Address::Tcp(address))
+}
+
+/// Whether addresses differ and suit the fabric, and certificates are of use.
+pub(super) fn check(
+    context: &Context<'_>,
+    node: Option<&Node>,
+    cluster: Option<&Cluster>,
+    fabric: &Fabric,
+    peers: &[(usize, Peer)],
+) {
+    let Some(cluster) = cluster else { return };
+    for address in &cluster.listen {
+        if let Address::Unix(path) = address {
+            check_socket(context, "cluster.listen", path);
+        }
+    }
+    for (position, (index, peer)) in peers.iter().take(PEERS_MAX).enumerate() {
+        let path = format!("peer[{index}].address");
+        if cluster.listen.contains(&peer.address) {
+            context.report(&path, "this node listens there itself: write the peer's");
+        }
+        if peers[..position].iter().any(|(_, other)| other.address == peer.address) {
+            context.report(&path, "another peer has the same address: write this peer's own");
+        }
+        match (&peer.address, fabric.driver) {
+            (Address::Unix(socket), _) => check_socket(context, &path, socket),
+            (Address::Tcp(_), Driver::Shm) => {
+                context
+                    .report(&path, "[fabric] driver \"shm\" passes memory to the peer: write \"unix:PATH\"");
+            }
+        }
+        if let Err(error) = trust::dns_name(&peer.name) {
+            context.report(&format!("peer[{index}].name"), error.to_string());
+        }
+    }
+    let Some(node) = node else { return };
+    if let Err(error) = cluster.trust(&node.name) {
+        let key = match &error {
+            TrustError::Ca(..) => "cluster.ca",
+            TrustError::Key(..) => "cluster.key",
+            TrustError::Certificate(..) => "cluster.certificate",
+            TrustError::Name(_) => "node.name",
+            TrustError::File(file) if file.path() == cluster.ca => "cluster.ca",
+            TrustError::File(file) if file.path() == cluster.certificate => "cluster.certificate",
+            TrustError::File(_) => "cluster.key",
+        };
+        context.report(key, error.to_string());
+    }
+}

@@ -1,0 +1,88 @@
+//! The end that connects: again and again, with pauses that grow and are never the same, so that a node that comes back
+//! is not met by all at once. One task a peer.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustls_pki_types::ServerName;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::life::{self, GREETING};
+use super::said::Said;
+use super::socket::Socket;
+use super::stream::{Stream, StreamError};
+use super::{LinkError, Peer, Shared};
+
+/// First and longest pause between attempts.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Keeps the link to `peer` up until the node ends.
+pub(super) async fn dial(shared: Rc<Shared>, peer: Peer, name: ServerName<'static>) {
+    let mut stop = shared.stop.clone();
+    let mut said = Said::default();
+    let mut pause = BACKOFF.0;
+    while !*stop.borrow() {
+        let (lived, error) = attempt(&shared, &peer, &name).await;
+        if matches!(error, LinkError::Stopping) {
+            return;
+        }
+        if lived {
+            said.forget();
+            pause = BACKOFF.0;
+            warn!(peer = peer.name, "the link is down: {error}; leases end and requests run here");
+        } else {
+            let sentence = format!("no link to {}: {error}", peer.address);
+            if said.is_news(&sentence, Instant::now()) {
+                warn!(peer = peer.name, "{sentence}");
+            }
+        }
+        tokio::select! {
+            () = sleep(jittered(pause)) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+/// Between three and five quarters of `pause`.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
+/// One life of the link, or none.
+async fn attempt(shared: &Shared, peer: &Peer, name: &ServerName<'static>) -> (bool, LinkError) {
+    match connect(shared, peer, name).await {
+        Ok(greeted) => greeted.live(&shared.local, shared.stop.clone()).await,
+        Err(error) => (false, error),
+    }
+}
+
+async fn connect(
+    shared: &Shared,
+    peer: &Peer,
+    name: &ServerName<'static>,
+) -> Result<life::Greeted, LinkError> {
+    let socket = timeout(GREETING, Socket::connect(&peer.address)).await.map_err(|_| LinkError::Slow)?;
+    let socket = socket.map_err(StreamError::Socket)?;
+    let tls = shared.trust.connect(name).map_err(StreamError::Tls)?;
+    let greeted = life::greet(&shared.local, Stream::new(socket, tls)).await?;
+    let said = &greeted.peer().node;
+    if *said != peer.name {
+        let error = LinkError::Name { said: said.clone(), expected: peer.name.clone() };
+        return Err(greeted.refuse(error).await);
+    }
+    Ok(greeted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_differ_within_bounds() {
+        let pauses: Vec<_> = (0..100).map(|_| jittered(BACKOFF.1)).collect();
+        assert!(pauses.iter().all(|pause| (1500..=2500).contains(&pause.as_millis())));
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+    }
+}

@@ -1,0 +1,286 @@
+//! One life of a link, from the TLS handshake to its end. In: a connected socket and who the peer has to be. Out: queue
+//! pairs in the workers' mailboxes for as long as it lives, and one sentence on why it ended. Control thread.
+//!
+//! Both ends do the same: shake hands, say hello, exchange one offer for each queue pair in turn (more at a time
+//! would fill the socket at both ends and neither would read), say connected, then heartbeats. Every step has a
+//! deadline; the order is fixed, so what comes out of turn ends the link.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use keyferry_fabric::Limits;
+use keyferry_lease::PairSecret;
+use keyferry_worker::mailbox::Mail;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tracing::info;
+use zeroize::Zeroizing;
+
+use super::decoder::Decoder;
+use super::message::{Hello, Message, Offer, Reason};
+use super::pairs::{self, Fences, Life};
+use super::stream::Stream;
+use super::{Between, LinkError};
+use crate::config::Driver;
+
+/// How long a TLS handshake and the hellos may take: until then nobody knows who it is.
+pub(super) const GREETING: Duration = Duration::from_secs(5);
+/// How long it may take to make every queue pair after that.
+const CONNECTING: Duration = Duration::from_secs(10);
+/// How often a living link looks at its clock and its queue pairs.
+const LOOK: Duration = Duration::from_millis(50);
+/// Heartbeats in each time-out: one or two that are late do no harm.
+const HEARTBEATS: u32 = 4;
+/// Messages taken between two looks, at most: nobody who means well says more.
+const MESSAGES_MAX: u32 = 64;
+/// The exporter's label (RFC 8446 7.5). Labels that are not registered begin like this (RFC 5705 4).
+const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL keyferry lease v1";
+
+/// What every link needs of this node.
+pub struct Local {
+    /// This node's name.
+    pub node: String,
+    /// When this process started, in ns: tells its lives apart.
+    pub incarnation: u64,
+    /// The fabric.
+    pub driver: Driver,
+    /// Sizes of the queue pairs.
+    pub limits: Limits,
+    /// Silence after which a peer is taken to be gone.
+    pub heartbeat_timeout: Duration,
+    /// The workers' mailboxes.
+    pub mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
+    /// What each queue pair goes through on its way to its worker.
+    pub between: Between,
+}
+
+impl Local {
+    fn hello(&self) -> Hello {
+        let mut random = [0; 32];
+        aws_lc_rs::rand::fill(&mut random).expect("the system has random numbers");
+        Hello {
+            node: self.node.clone(),
+            incarnation: self.incarnation,
+            random,
+            workers: self.mailboxes.len() as u16,
+            driver: self.driver,
+            limits: self.limits,
+        }
+    }
+}
+
+/// A link on which both ends have said who they are.
+pub(super) struct Greeted {
+    stream: Stream,
+    decoder: Decoder,
+    ours: Hello,
+    theirs: Hello,
+}
+
+/// Shakes hands and exchanges hellos. Whether the peer is whom its hello says is for the caller to check.
+pub(super) async fn greet(local: &Local, mut stream: Stream) -> Result<Greeted, LinkError> {
+    let ours = local.hello();
+    let mut decoder = Decoder::default();
+    let greeting = async {
+        stream.handshake().await?;
+        say(&mut stream, &Message::Hello(ours.clone())).await?;
+        match hear(&mut stream, &mut decoder).await? {
+            Message::Hello(theirs) => Ok(theirs),
+            _ => Err(LinkError::Order),
+        }
+    };
+    match timeout(GREETING, greeting).await.unwrap_or(Err(LinkError::Slow)) {
+        Ok(theirs) => Ok(Greeted { stream, decoder, ours, theirs }),
+        Err(error) => {
+            end(stream, &error).await;
+            Err(error)
+        }
+    }
+}
+
+impl Greeted {
+    /// What the peer says of itself.
+    pub(super) fn peer(&self) -> &Hello {
+        &self.theirs
+    }
+
+    /// The TLS connection, for the peer's certificate.
+    pub(super) fn tls(&self) -> &rustls::Connection {
+        self.stream.tls()
+    }
+
+    /// Says why this is no link, and closes.
+    pub(super) async fn refuse(self, error: LinkError) -> LinkError {
+        end(self.stream, &error).await;
+        error
+    }
+
+    /// Makes the queue pairs, then lives until something ends it: returns whether it came to life, and what did. `stop`
+    /// turns true when the node ends.
+    pub(super) async fn live(mut self, local: &Local, stop: watch::Receiver<bool>) -> (bool, LinkError) {
+        let mut fences = Fences::default();
+        let connected = timeout(CONNECTING, self.connect(local, &mut fences)).await;
+        let (lived, error) = match connected.unwrap_or(Err(LinkError::Slow)) {
+            Ok(()) => {
+                let (peer, incarnation) = (&self.theirs.node, self.theirs.incarnation);
+                info!(peer, incarnation, queue_pairs = fences.len(), "connected");
+                (true, self.stay(local, &fences, stop).await)
+            }
+            Err(error) => (false, error),
+        };
+        drop(fences);
+        end(self.stream, &error).await;
+        (lived, error)
+    }
+
+    async fn connect(&mut self, local: &Local, fences: &mut Fences) -> Result<(), LinkError> {
+        let (ours, theirs) = (&self.ours, &self.theirs);
+        if ours.driver != theirs.driver {
+            return Err(LinkError::Driver { ours: ours.driver, theirs: theirs.driver });
+        }
+        let limits = ours.limits.agree(theirs.limits);
+        limits.check().map_err(LinkError::Limits)?;
+        let passes_memory = pairs::passes_memory(local.driver);
+        if passes_memory && !self.stream.passes_descriptors() {
+            return Err(LinkError::NotLocal);
+        }
+        let life = Life::new(exporter_secret(self.stream.tls())?, ours, theirs);
+
+        self.stream.expect_descriptors(passes_memory);
+        let mut queue_pairs = Vec::new();
+        for index in 0..ours.workers.max(theirs.workers) {
+            let prepared = pairs::prepare(local.driver, limits)?;
+            let offer =
+                Offer { index, with_descriptor: prepared.descriptor.is_some(), bytes: prepared.bytes };
+            let mut wire = Vec::new();
+            Message::Offer(offer).encode(&mut wire);
+            self.stream.send(&wire, prepared.descriptor.as_ref()).await?;
+            let offer = match hear(&mut self.stream, &mut self.decoder).await? {
+                Message::Offer(offer) if offer.index == index && offer.with_descriptor == passes_memory => {
+                    offer
+                }
+                Message::Bye(reason) => return Err(LinkError::Bye(reason)),
+                _ => return Err(LinkError::Order),
+            };
+            let descriptor = match offer.with_descriptor {
+                true => Some(self.stream.take_descriptor()?),
+                false => None,
+            };
+            let (queue_pair, fence) = prepared.endpoint.connect(&offer.bytes, descriptor)?;
+            queue_pairs.push(queue_pair);
+            fences.add(fence);
+        }
+        self.stream.expect_descriptors(false);
+        say(&mut self.stream, &Message::Connected).await?;
+        match hear(&mut self.stream, &mut self.decoder).await? {
+            Message::Connected => {}
+            Message::Bye(reason) => return Err(LinkError::Bye(reason)),
+            _ => return Err(LinkError::Order),
+        }
+        pairs::hand_over(local, &life, limits, queue_pairs)
+    }
+
+    /// Heartbeats both ways, until one end has a reason to part.
+    async fn stay(&mut self, local: &Local, fences: &Fences, mut stop: watch::Receiver<bool>) -> LinkError {
+        let patience = local.heartbeat_timeout;
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut heard, mut said) = (Instant::now(), Instant::now());
+        let mut messages = 0;
+        loop {
+            let mut plaintext = Vec::new();
+            tokio::select! {
+                // What has come is read before the clock is looked at: this process may have been stopped itself.
+                biased;
+                received = self.stream.receive(&mut plaintext) => {
+                    if let Err(error) = received {
+                        return error.into();
+                    }
+                    self.decoder.take(&plaintext);
+                    loop {
+                        match self.decoder.next_message() {
+                            Ok(None) => break,
+                            Ok(Some(Message::Heartbeat)) if messages < MESSAGES_MAX => messages += 1,
+                            Ok(Some(Message::Bye(reason))) => return LinkError::Bye(reason),
+                            Ok(Some(_)) => return LinkError::Order,
+                            Err(error) => return error.into(),
+                        }
+                        heard = Instant::now();
+                    }
+                }
+                _ = look.tick() => {
+                    messages = 0;
+                    if fences.any_failed() {
+                        return LinkError::Failed;
+                    }
+                    if heard.elapsed() > patience {
+                        return LinkError::Silent(patience);
+                    }
+                    if said.elapsed() >= patience / HEARTBEATS {
+                        said = Instant::now();
+                        match timeout(patience, say(&mut self.stream, &Message::Heartbeat)).await {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => return error,
+                            Err(_) => return LinkError::Silent(patience),
+                        }
+                    }
+                }
+                _ = stop.wait_for(|stop| *stop) => return LinkError::Stopping,
+            }
+        }
+    }
+}
+
+/// The secret both ends of this TLS connection share and nobody else does.
+fn exporter_secret(tls: &rustls::Connection) -> Result<PairSecret, LinkError> {
+    let mut secret = Zeroizing::new([0; 32]);
+    tls.export_keying_material(&mut secret[..], EXPORTER_LABEL, None)
+        .map_err(super::stream::StreamError::Tls)?;
+    Ok(secret)
+}
+
+async fn say(stream: &mut Stream, message: &Message) -> Result<(), LinkError> {
+    let mut wire = Vec::new();
+    message.encode(&mut wire);
+    Ok(stream.send(&wire, None).await?)
+}
+
+async fn hear(stream: &mut Stream, decoder: &mut Decoder) -> Result<Message, LinkError> {
+    loop {
+        if let Some(message) = decoder.next_message()? {
+            return Ok(message);
+        }
+        let mut plaintext = Vec::new();
+        stream.receive(&mut plaintext).await?;
+        decoder.take(&plaintext);
+    }
+}
+
+/// Tells the peer why, where it can be told, and closes.
+async fn end(mut stream: Stream, error: &LinkError) {
+    if let Some(reason) = reason(error)
+        && !stream.tls().is_handshaking()
+    {
+        // A peer that does not read is not waited for: closing has its own bound.
+        let _ = timeout(LOOK, say(&mut stream, &Message::Bye(reason))).await;
+    }
+    stream.close().await;
+}
+
+/// What the peer is told; `None` if it knows, or hears no more.
+fn reason(error: &LinkError) -> Option<Reason> {
+    match error {
+        LinkError::Stream(_) | LinkError::Bye(_) => None,
+        // Both ends have said their versions; an end of another version may not know this message.
+        LinkError::Wire(super::message::WireError::Version { .. }) => None,
+        LinkError::Wire(_) | LinkError::Order | LinkError::Shm(_) => Some(Reason::Protocol),
+        LinkError::NotPeer { .. } | LinkError::Name { .. } => Some(Reason::NotPeer),
+        LinkError::Driver { .. } | LinkError::NotLocal => Some(Reason::Driver),
+        LinkError::Limits(_) => Some(Reason::Limits),
+        LinkError::Mailbox(_) => Some(Reason::Unable),
+        LinkError::Slow | LinkError::Silent(_) => Some(Reason::Silent),
+        LinkError::Failed => Some(Reason::Failed),
+        LinkError::Stopping => Some(Reason::Leaving),
+    }
+}

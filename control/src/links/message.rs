@@ -1,0 +1,324 @@
+//! What two nodes say to each other on their link, and its wire form. In: a message, or a peer's bytes. Out: bytes, or
+//! a checked message. Sans-IO; `docs/PROTOCOL.md` has the same byte by byte.
+//!
+//! Everything is little-endian. First comes a hello, whose first 16 bytes never change, so that any two versions can
+//! name each other; then frames of a 4-byte header and the kind's own bytes.
+
+use keyferry_fabric::Limits;
+
+use crate::config::Driver;
+
+/// What both ends must speak.
+pub const VERSION: u32 = 1;
+/// The first bytes of a link.
+pub const MAGIC: [u8; 8] = *b"kf-link\0";
+/// Bytes before the hello's body.
+pub const PREFIX_BYTES: usize = 16;
+/// Longest node name, in bytes: a DNS label or several.
+pub const NODE_BYTES_MAX: usize = 63;
+/// Most workers of a node.
+pub const WORKERS_MAX: u16 = 256;
+/// Longest offer of a driver, in bytes.
+pub const OFFER_BYTES_MAX: usize = 1024;
+/// Bytes before a frame's payload.
+pub const HEADER_BYTES: usize = 4;
+/// Longest payload of a frame.
+pub const PAYLOAD_BYTES_MAX: usize = OFFER_FIXED_BYTES + OFFER_BYTES_MAX;
+
+const HELLO_FIXED_BYTES: usize = 8 + 32 + 2 + 1 + 5 * 8 + 1;
+/// Longest body of a hello.
+pub const BODY_BYTES_MAX: usize = HELLO_FIXED_BYTES + NODE_BYTES_MAX;
+const OFFER_FIXED_BYTES: usize = 3;
+
+const _: () = assert!(NODE_BYTES_MAX <= u8::MAX as usize);
+// A frame goes into one TLS record, so that a descriptor on its first byte comes with all of it.
+const _: () = assert!(HEADER_BYTES + PAYLOAD_BYTES_MAX <= 1 << 14);
+
+const OFFER: u8 = 1;
+const CONNECTED: u8 = 2;
+const HEARTBEAT: u8 = 3;
+const BYE: u8 = 4;
+// 16 is kept for ticket keys and 17 for announcements of sessions; both are unknown to this version.
+
+/// What one end says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The node's name: 1 to [`NODE_BYTES_MAX`] bytes of printable ASCII.
+    pub node: String,
+    /// When the node's process started: tells its lives apart.
+    pub incarnation: u64,
+    /// Fresh random bytes, for the keys of this life of the link.
+    pub random: [u8; 32],
+    /// Workers of the node, 1 to [`WORKERS_MAX`].
+    pub workers: u16,
+    /// The fabric between the two; both must use the same.
+    pub driver: Driver,
+    /// What the node offers; the queue pairs get the smaller of each. Checked once agreed.
+    pub limits: Limits,
+}
+
+/// What one end offers for one queue pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Number of the queue pair, from 0 on and in order.
+    pub index: u16,
+    /// A descriptor comes with the first byte of this message's record.
+    pub with_descriptor: bool,
+    /// The driver's own bytes, at most [`OFFER_BYTES_MAX`].
+    pub bytes: Vec<u8>,
+}
+
+/// Why an end closes the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// The node ends.
+    Leaving = 1,
+    /// The other node is no peer of this one, or its certificate is not for the name it says.
+    NotPeer = 2,
+    /// The two use different fabrics.
+    Driver = 3,
+    /// The limits agreed are of no use.
+    Limits = 4,
+    /// What the other end said is malformed, out of order, or nothing to connect to.
+    Protocol = 5,
+    /// The other end did not say in time what was due.
+    Silent = 6,
+    /// A queue pair failed: all of them are to be made anew.
+    Failed = 7,
+    /// This end's worker or fabric cannot take the queue pairs.
+    Unable = 8,
+}
+
+impl Reason {
+    const ALL: [Reason; 8] = [
+        Reason::Leaving,
+        Reason::NotPeer,
+        Reason::Driver,
+        Reason::Limits,
+        Reason::Protocol,
+        Reason::Silent,
+        Reason::Failed,
+        Reason::Unable,
+    ];
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The first of each end.
+    Hello(Hello),
+    /// One for each queue pair.
+    Offer(Offer),
+    /// Every queue pair is ready at this end.
+    Connected,
+    /// The end is alive.
+    Heartbeat,
+    /// The last.
+    Bye(Reason),
+}
+
+/// What is wrong with a peer's bytes; nothing after them can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// They do not begin as a link does.
+    #[error("it does not begin as a link of keyferry does: check the address")]
+    Magic,
+    /// Another version; both are named.
+    #[error("it speaks link version {theirs}, this node {VERSION}: run the same release on both")]
+    Version {
+        /// The peer's.
+        theirs: u32,
+    },
+    /// A length that its fields contradict, or beyond the bound.
+    #[error("one of its messages has a wrong length")]
+    Length,
+    /// The name is empty or not printable ASCII.
+    #[error("its node name is not 1 to {NODE_BYTES_MAX} bytes of printable ASCII")]
+    Node,
+    /// No workers, or too many.
+    #[error("its number of workers is not 1 to {WORKERS_MAX}")]
+    Workers,
+    /// A driver this release does not know.
+    #[error("it uses fabric driver number {0}, which this release does not know")]
+    Driver(u8),
+    /// A kind, reason or flag this version does not know.
+    #[error("one of its messages is of a kind that link version {VERSION} does not know")]
+    Kind,
+}
+
+impl Driver {
+    /// Its number on the wire.
+    fn number(self) -> u8 {
+        match self {
+            Driver::Shm => 1,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Driver> {
+        [Driver::Shm].into_iter().find(|driver| driver.number() == number)
+    }
+}
+
+impl Message {
+    /// Appends the wire form.
+    ///
+    /// # Panics
+    /// If a field of ours is out of its bounds.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Message::Hello(hello) => hello.encode(out),
+            Message::Offer(offer) => {
+                assert!(offer.bytes.len() <= OFFER_BYTES_MAX, "a driver's offer is bounded");
+                header(out, OFFER, OFFER_FIXED_BYTES + offer.bytes.len());
+                out.extend(offer.index.to_le_bytes());
+                out.push(offer.with_descriptor.into());
+                out.extend(&offer.bytes);
+            }
+            Message::Connected => header(out, CONNECTED, 0),
+            Message::Heartbeat => header(out, HEARTBEAT, 0),
+            Message::Bye(reason) => {
+                header(out, BYE, 1);
+                out.push(*reason as u8);
+            }
+        }
+    }
+
+    /// The message of a frame's kind and payload.
+    pub(super) fn decode(kind: u8, payload: &[u8]) -> Result<Message, WireError> {
+        let mut fields = Fields(payload);
+        let message = match kind {
+            OFFER => {
+                let index = u16::from_le_bytes(fields.take()?);
+                let with_descriptor = match fields.take()? {
+                    [0] => false,
+                    [1] => true,
+                    _ => return Err(WireError::Kind),
+                };
+                Message::Offer(Offer { index, with_descriptor, bytes: fields.rest().to_vec() })
+            }
+            CONNECTED => Message::Connected,
+            HEARTBEAT => Message::Heartbeat,
+            BYE => {
+                let [number] = fields.take()?;
+                let reason = Reason::ALL.into_iter().find(|reason| *reason as u8 == number);
+                Message::Bye(reason.ok_or(WireError::Kind)?)
+            }
+            _ => return Err(WireError::Kind),
+        };
+        fields.end()?;
+        Ok(message)
+    }
+
+    /// Longest payload of a kind, so that a length is refused before its bytes are waited for.
+    pub(super) fn payload_max(kind: u8) -> Result<usize, WireError> {
+        match kind {
+            OFFER => Ok(PAYLOAD_BYTES_MAX),
+            CONNECTED | HEARTBEAT => Ok(0),
+            BYE => Ok(1),
+            _ => Err(WireError::Kind),
+        }
+    }
+}
+
+fn header(out: &mut Vec<u8>, kind: u8, len: usize) {
+    out.extend([kind, 0]);
+    out.extend((len as u16).to_le_bytes());
+}
+
+impl Hello {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let name = self.node.as_bytes();
+        assert!(is_name(name), "a node's name is checked when it is configured");
+        out.extend(MAGIC);
+        out.extend(VERSION.to_le_bytes());
+        out.extend(((HELLO_FIXED_BYTES + name.len()) as u32).to_le_bytes());
+        out.extend(self.incarnation.to_le_bytes());
+        out.extend(self.random);
+        out.extend(self.workers.to_le_bytes());
+        out.push(self.driver.number());
+        let limits = &self.limits;
+        for value in [
+            limits.message_bytes_max,
+            limits.receives,
+            limits.posted_max,
+            limits.slots_bytes,
+            limits.staging_bytes,
+        ] {
+            out.extend((value as u64).to_le_bytes());
+        }
+        out.push(name.len() as u8);
+        out.extend(name);
+    }
+
+    /// The body's length from a hello's first bytes.
+    pub(super) fn decode_prefix(prefix: &[u8; PREFIX_BYTES]) -> Result<usize, WireError> {
+        let mut fields = Fields(prefix);
+        if fields.take()? != MAGIC {
+            return Err(WireError::Magic);
+        }
+        let theirs = u32::from_le_bytes(fields.take()?);
+        if theirs != VERSION {
+            return Err(WireError::Version { theirs });
+        }
+        let len = u32::from_le_bytes(fields.take()?) as usize;
+        if (HELLO_FIXED_BYTES + 1..=BODY_BYTES_MAX).contains(&len) { Ok(len) } else { Err(WireError::Length) }
+    }
+
+    pub(super) fn decode_body(body: &[u8]) -> Result<Hello, WireError> {
+        let mut fields = Fields(body);
+        let incarnation = u64::from_le_bytes(fields.take()?);
+        let random = fields.take()?;
+        let workers = u16::from_le_bytes(fields.take()?);
+        if workers == 0 || workers > WORKERS_MAX {
+            return Err(WireError::Workers);
+        }
+        let [driver] = fields.take()?;
+        let driver = Driver::from_number(driver).ok_or(WireError::Driver(driver))?;
+        let limits = Limits {
+            message_bytes_max: fields.size()?,
+            receives: fields.size()?,
+            posted_max: fields.size()?,
+            slots_bytes: fields.size()?,
+            staging_bytes: fields.size()?,
+        };
+        let [len] = fields.take()?;
+        let name = fields.rest();
+        if name.len() != usize::from(len) {
+            return Err(WireError::Length);
+        }
+        if !is_name(name) {
+            return Err(WireError::Node);
+        }
+        let node = String::from_utf8(name.to_vec()).map_err(|_| WireError::Node)?;
+        Ok(Hello { node, incarnation, random, workers, driver, limits })
+    }
+}
+
+fn is_name(name: &[u8]) -> bool {
+    (1..=NODE_BYTES_MAX).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic)
+}
+
+/// Fields of a message, in order.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (head, rest) = self.0.split_first_chunk().ok_or(WireError::Length)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    /// A size, which this machine may be too small for: then the bounds of [`Limits`] refuse it all the same.
+    fn size(&mut self) -> Result<usize, WireError> {
+        Ok(usize::try_from(u64::from_le_bytes(self.take()?)).unwrap_or(usize::MAX))
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    fn end(self) -> Result<(), WireError> {
+        if self.0.is_empty() { Ok(()) } else { Err(WireError::Length) }
+    }
+}

@@ -1,0 +1,138 @@
+//! The queue pairs of one life of a link. In: the agreed limits, then what the peer offers. Out: what this end offers,
+//! then queue pairs for the workers, with the keys of their channels, and the hold by which they are fenced.
+//!
+//! Pair `k`, for `k` from 0 to the larger number of workers, joins worker `k % workers` here with worker `k % workers`
+//! there. Both ends agree on the index, so the keys of a pair are its own.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use keyferry_decide::NodeId;
+use keyferry_fabric::{Fence, Limits, QueuePair, shm};
+use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
+use keyferry_worker::mailbox::{Connect, Mail};
+
+use super::LinkError;
+use super::life::Local;
+use super::message::Hello;
+use crate::config::Driver;
+
+/// This end of a queue pair before it is connected.
+pub(super) enum Endpoint {
+    Shm(shm::Endpoint),
+}
+
+/// What one end has for the other.
+pub(super) struct Prepared {
+    pub(super) endpoint: Endpoint,
+    /// The driver's own bytes.
+    pub(super) bytes: Vec<u8>,
+    /// The driver's memory, where it is passed.
+    pub(super) descriptor: Option<OwnedFd>,
+}
+
+/// Makes this end of a queue pair.
+pub(super) fn prepare(driver: Driver, limits: Limits) -> Result<Prepared, LinkError> {
+    match driver {
+        Driver::Shm => {
+            let (endpoint, memory) = shm::prepare(limits)?;
+            Ok(Prepared { endpoint: Endpoint::Shm(endpoint), bytes: Vec::new(), descriptor: Some(memory) })
+        }
+    }
+}
+
+/// Whether a driver's offers bring a descriptor.
+pub(super) fn passes_memory(driver: Driver) -> bool {
+    match driver {
+        Driver::Shm => true,
+    }
+}
+
+/// A connected queue pair.
+type Connected = (Box<dyn QueuePair>, Arc<dyn Fence>);
+
+impl Endpoint {
+    /// Joins this end with the peer's.
+    pub(super) fn connect(self, bytes: &[u8], descriptor: Option<OwnedFd>) -> Result<Connected, LinkError> {
+        match (self, descriptor) {
+            (Endpoint::Shm(endpoint), Some(memory)) if bytes.is_empty() => {
+                let (queue_pair, fence) = endpoint.connect(memory)?;
+                Ok((Box::new(queue_pair), fence))
+            }
+            (Endpoint::Shm(_), _) => Err(LinkError::Order),
+        }
+    }
+}
+
+/// The keys' inputs of one life: both ends work them out alike.
+pub(super) struct Life {
+    pub(super) secret: PairSecret,
+    pub(super) role: Role,
+    pub(super) random: [[u8; 32]; 2],
+    pub(super) incarnation: [u64; 2],
+    pub(super) peer: NodeId,
+}
+
+impl Life {
+    /// `secret` is the TLS exporter's; the end whose name sorts first is the first.
+    pub(super) fn new(secret: PairSecret, ours: &Hello, theirs: &Hello) -> Life {
+        let (role, first, second) = match ours.node < theirs.node {
+            true => (Role::First, ours, theirs),
+            false => (Role::Second, theirs, ours),
+        };
+        Life {
+            secret,
+            role,
+            random: [first.random, second.random],
+            incarnation: [first.incarnation, second.incarnation],
+            peer: NodeId::of(&theirs.node),
+        }
+    }
+
+    fn channel(&self, pair: u16, limits: Limits) -> Channel {
+        let life = Incarnation { random: self.random, incarnation: self.incarnation, pair };
+        Channel::new(&self.secret, &life, self.role, limits.receives as u32)
+    }
+}
+
+/// The hold on all queue pairs of a link: dropped, which is how a link ends, none of them takes work any more.
+#[derive(Default)]
+pub(super) struct Fences(Vec<Arc<dyn Fence>>);
+
+impl Fences {
+    pub(super) fn add(&mut self, fence: Arc<dyn Fence>) {
+        self.0.push(fence);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn any_failed(&self) -> bool {
+        self.0.iter().any(|fence| fence.failed())
+    }
+}
+
+impl Drop for Fences {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|fence| fence.fail());
+    }
+}
+
+/// Hands the queue pairs to their workers, all at once and only when both ends have all of them.
+pub(super) fn hand_over(
+    local: &Local,
+    life: &Life,
+    limits: Limits,
+    pairs: Vec<Box<dyn QueuePair>>,
+) -> Result<(), LinkError> {
+    for (index, queue_pair) in pairs.into_iter().enumerate() {
+        let worker = index % local.mailboxes.len();
+        let channel = life.channel(index as u16, limits);
+        let connect = Connect { queue_pair: (local.between)(queue_pair), channel, node: life.peer };
+        if local.mailboxes[worker].push(Mail::Peer(Box::new(connect))).is_err() {
+            return Err(LinkError::Mailbox(worker));
+        }
+    }
+    Ok(())
+}

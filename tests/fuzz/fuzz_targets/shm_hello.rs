@@ -1,3 +1,0 @@
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| keyferry_fuzz_targets::run("shm_hello", input));
