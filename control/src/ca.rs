@@ -213,14 +213,16 @@ mod tests {
         for folder in [&one, &other] {
             init(folder.path(), 1).unwrap();
         }
+        node(one.path(), &names(&["a"]), 1).unwrap();
         let mut past = validity(1).unwrap();
         past.not_after = past.not_before + Duration::minutes(1);
-        issue(one.path(), &names(&["a"]), &past).unwrap();
-        let load = |ca: &Path| {
-            Trust::load(&ca.join("ca.pem"), &one.path().join("a.pem"), &one.path().join("a.key"), "a")
+        issue(one.path(), &names(&["old"]), &past).unwrap();
+        let load = |ca: &Path, name: &str| {
+            let file = |ending| one.path().join(format!("{name}.{ending}"));
+            Trust::load(&ca.join("ca.pem"), &file("pem"), &file("key"), name)
         };
-        let Err(TrustError::Certificate(_, what)) = load(other.path()) else { panic!("another CA") };
+        let Err(TrustError::Certificate(_, what)) = load(other.path(), "a") else { panic!("another CA") };
         assert!(what.contains("not signed by the cluster's CA"), "{what}");
-        assert!(load(one.path()).unwrap().warning().unwrap().contains("expired"));
+        assert!(load(one.path(), "old").unwrap().warning().unwrap().contains("expired"));
     }
 }

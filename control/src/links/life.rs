@@ -84,6 +84,10 @@ pub(super) async fn greet(local: &Local, mut stream: Stream) -> Result<Greeted, 
     let mut decoder = Decoder::default();
     let greeting = async {
         stream.handshake().await?;
+        // The peer may send its first offer right behind its hello, as soon as it has this end's.
+        if pairs::passes_memory(local.driver) {
+            stream.expect_descriptors();
+        }
         say(&mut stream, &Message::Hello(ours.clone())).await?;
         match hear(&mut stream, &mut decoder).await? {
             Message::Hello(theirs) => Ok(theirs),
@@ -147,7 +151,6 @@ impl Greeted {
         }
         let life = Life::new(exporter_secret(self.stream.tls())?, ours, theirs);
 
-        self.stream.expect_descriptors(passes_memory);
         let mut queue_pairs = Vec::new();
         for index in 0..ours.workers.max(theirs.workers) {
             let prepared = pairs::prepare(local.driver, limits)?;
@@ -171,7 +174,7 @@ impl Greeted {
             queue_pairs.push(queue_pair);
             fences.add(fence);
         }
-        self.stream.expect_descriptors(false);
+        self.stream.end_descriptors()?;
         say(&mut self.stream, &Message::Connected).await?;
         match hear(&mut self.stream, &mut self.decoder).await? {
             Message::Connected => {}
@@ -189,6 +192,17 @@ impl Greeted {
         let (mut heard, mut said) = (Instant::now(), Instant::now());
         let mut messages = 0;
         loop {
+            // Also what came behind the last message of the exchange.
+            loop {
+                match self.decoder.next_message() {
+                    Ok(None) => break,
+                    Ok(Some(Message::Heartbeat)) if messages < MESSAGES_MAX => messages += 1,
+                    Ok(Some(Message::Bye(reason))) => return LinkError::Bye(reason),
+                    Ok(Some(_)) => return LinkError::Order,
+                    Err(error) => return error.into(),
+                }
+                heard = Instant::now();
+            }
             let mut plaintext = Vec::new();
             tokio::select! {
                 // What has come is read before the clock is looked at: this process may have been stopped itself.
@@ -198,16 +212,6 @@ impl Greeted {
                         return error.into();
                     }
                     self.decoder.take(&plaintext);
-                    loop {
-                        match self.decoder.next_message() {
-                            Ok(None) => break,
-                            Ok(Some(Message::Heartbeat)) if messages < MESSAGES_MAX => messages += 1,
-                            Ok(Some(Message::Bye(reason))) => return LinkError::Bye(reason),
-                            Ok(Some(_)) => return LinkError::Order,
-                            Err(error) => return error.into(),
-                        }
-                        heard = Instant::now();
-                    }
                 }
                 _ = look.tick() => {
                     messages = 0;

@@ -75,9 +75,21 @@ impl Stream {
         self.socket.passes_descriptors()
     }
 
-    /// From here on each message may bring a descriptor, or none may.
-    pub(super) fn expect_descriptors(&mut self, expects: bool) {
-        self.expects_descriptors = expects && self.socket.passes_descriptors();
+    /// From here on a message may bring a descriptor, which may be here before its message is asked for.
+    pub(super) fn expect_descriptors(&mut self) {
+        self.expects_descriptors = self.socket.passes_descriptors();
+    }
+
+    /// From here on none may.
+    ///
+    /// # Errors
+    /// One is here that no message has announced.
+    pub(super) fn end_descriptors(&mut self) -> Result<(), StreamError> {
+        self.expects_descriptors = false;
+        match self.descriptor.take() {
+            None => Ok(()),
+            Some(_) => Err(StreamError::Descriptor),
+        }
     }
 
     /// Shakes hands.

@@ -1,1 +1,343 @@
+//! Two ends in one process, over real sockets: what they agree on, and ends that do not keep to it.
 
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use keyferry_fabric::{Limits, QueuePair, shm};
+use keyferry_lease::{Channel, Message as LeaseMessage};
+use keyferry_worker::mailbox::{MAIL_MAX, Mail};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::life::{self, Greeted};
+use super::message::{Message, Offer, Reason};
+use super::socket::{Address, Socket};
+use super::stream::Stream;
+use super::*;
+use crate::ca;
+
+const LIMITS: Limits =
+    Limits { message_bytes_max: 512, receives: 32, posted_max: 64, slots_bytes: 4096, staging_bytes: 4096 };
+
+/// A folder with certificates for "a" and "b".
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        ca::init(folder.0.path(), 1).unwrap();
+        ca::node(folder.0.path(), &["a".into(), "b".into()], 1).unwrap();
+        folder
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// One end: the node's own part and its certificates.
+    fn end(&self, node: &str, workers: usize) -> End {
+        let file = |ending: &str| self.file(&format!("{node}.{ending}"));
+        let trust = Trust::load(&self.file("ca.pem"), &file("pem"), &file("key"), node).unwrap();
+        let mailboxes = (0..workers).map(|_| Arc::new(ArrayQueue::new(MAIL_MAX))).collect();
+        let local = Local {
+            node: node.to_owned(),
+            incarnation: 7,
+            driver: Driver::Shm,
+            limits: LIMITS,
+            heartbeat_timeout: Duration::from_millis(400),
+            mailboxes,
+            between: |queue_pair| queue_pair,
+        };
+        End { local, trust }
+    }
+}
+
+struct End {
+    local: Local,
+    trust: Trust,
+}
+
+impl End {
+    fn stream(&self, socket: Socket) -> Stream {
+        let tls = match self.local.node.as_str() {
+            "a" => self.trust.connect(&trust::dns_name("b").unwrap()).unwrap(),
+            _ => self.trust.accept().unwrap(),
+        };
+        Stream::new(socket, tls)
+    }
+
+    async fn greet(&self, socket: Socket) -> Result<Greeted, LinkError> {
+        life::greet(&self.local, self.stream(socket)).await
+    }
+
+    /// The queue pairs and channels its workers have got, by worker.
+    fn mail(&self) -> Vec<Vec<(Box<dyn QueuePair>, Channel)>> {
+        let open = |mail| match mail {
+            Mail::Peer(connect) => (connect.queue_pair, connect.channel),
+            Mail::Drain => panic!("nobody drains"),
+        };
+        let read = |mailbox: &Arc<ArrayQueue<Mail>>| std::iter::from_fn(|| mailbox.pop()).map(open).collect();
+        self.local.mailboxes.iter().map(read).collect()
+    }
+
+    async fn has_mail(&self) {
+        while self.local.mailboxes.iter().any(|mailbox| mailbox.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+fn sockets() -> (Socket, Socket) {
+    let (a, b) = UnixStream::pair().unwrap();
+    (Socket::Unix(a), Socket::Unix(b))
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+/// One life of a link between `a` and `b`, until `during` is over; then why each end ended.
+async fn life<T>(a: &Rc<End>, b: &Rc<End>, during: impl AsyncFnOnce() -> T) -> (T, [(bool, LinkError); 2]) {
+    let (ours, theirs) = sockets();
+    let (stop, stopping) = watch::channel(false);
+    let [one, other] = [(a, ours), (b, theirs)].map(|(end, socket)| {
+        let (end, stopping) = (Rc::clone(end), stopping.clone());
+        spawn_local(async move {
+            let greeted = end.greet(socket).await.unwrap();
+            greeted.live(&end.local, stopping).await
+        })
+    });
+    let result = during().await;
+    stop.send(true).unwrap();
+    (result, [one.await.unwrap(), other.await.unwrap()])
+}
+
+/// Whether what one channel seals the other opens.
+fn fits(one: &mut Channel, other: &mut Channel) -> bool {
+    let mut wire = [0; 64];
+    let len = one.seal(&LeaseMessage::Credit, &mut wire).unwrap();
+    other.open(&mut wire[..len]).is_ok()
+}
+
+#[test]
+fn workers_are_paired_in_turn_with_keys_of_their_own() {
+    run(async {
+        let folder = Folder::new();
+        let (a, b) = (Rc::new(folder.end("a", 2)), Rc::new(folder.end("b", 3)));
+        let (mut mail, ends) = life(&a, &b, async || {
+            a.has_mail().await;
+            b.has_mail().await;
+            // Far longer than the time-out: heartbeats keep it up.
+            tokio::time::sleep(3 * a.local.heartbeat_timeout).await;
+            [a.mail(), b.mail()]
+        })
+        .await;
+        assert!(ends.iter().all(|(lived, _)| *lived), "{ends:?}");
+        let counts = mail.each_ref().map(|mail| mail.iter().map(Vec::len).collect::<Vec<_>>());
+        assert_eq!(counts, [vec![2, 1], vec![1, 1, 1]], "pair k joins k % 2 with k % 3");
+        let [at_a, at_b] = &mut mail;
+        let (one, other) = (&mut at_a[0][1].1, &mut at_b[2][0].1);
+        assert!(fits(one, other) && fits(other, one), "pair 2 joins worker 0 and worker 2");
+        assert!(!fits(&mut at_a[0][0].1, &mut at_b[1][0].1), "another pair's keys are others");
+        // The end of the link has fenced all of them.
+        assert!(at_a.iter().flatten().all(|(pair, _)| pair.state() == keyferry_fabric::State::Error));
+    });
+}
+
+#[test]
+fn each_life_has_keys_of_its_own() {
+    run(async {
+        let folder = Folder::new();
+        let (a, b) = (Rc::new(folder.end("a", 1)), Rc::new(folder.end("b", 1)));
+        let mut lives = Vec::new();
+        for _ in 0..2 {
+            let (mail, _) = life(&a, &b, async || {
+                a.has_mail().await;
+                b.has_mail().await;
+                [a.mail(), b.mail()].map(|mut mail| mail[0].remove(0).1)
+            })
+            .await;
+            lives.push(mail);
+        }
+        let [[a1, b1], [a2, b2]] = &mut lives[..] else { panic!("two lives") };
+        assert!(!fits(a1, b2), "what was sealed in one life opens in no other");
+        assert!(!fits(a2, b1), "what was sealed in one life opens in no other");
+    });
+}
+
+/// An end that greets as `a` and then does as it likes, against a real `b`. What ended b's link.
+async fn against_b(rest: impl AsyncFnOnce(&mut Stream)) -> LinkError {
+    let folder = Folder::new();
+    let (a, b) = (folder.end("a", 1), Rc::new(folder.end("b", 1)));
+    let (ours, theirs) = sockets();
+    let (_stop, stopping) = watch::channel(false);
+    let there = spawn_local(async move {
+        match b.greet(theirs).await {
+            Ok(greeted) => greeted.live(&b.local, stopping).await.1,
+            Err(error) => error,
+        }
+    });
+    let mut stream = a.stream(ours);
+    stream.handshake().await.unwrap();
+    rest(&mut stream).await;
+    there.await.unwrap()
+}
+
+async fn say(stream: &mut Stream, messages: &[Message], descriptor: Option<&OwnedFd>) {
+    let mut wire = Vec::new();
+    messages.iter().for_each(|message| message.encode(&mut wire));
+    // The other end may have hung up at an earlier one.
+    let _ = stream.send(&wire, descriptor).await;
+}
+
+/// Says hello as an honest end does: its offers follow when the other's hello is here.
+async fn greet(stream: &mut Stream) {
+    stream.expect_descriptors();
+    say(stream, &[hello()], None).await;
+    stream.receive(&mut Vec::new()).await.unwrap();
+}
+
+fn hello() -> Message {
+    Message::Hello(message::Hello {
+        node: "a".into(),
+        incarnation: 1,
+        random: [1; 32],
+        workers: 1,
+        driver: Driver::Shm,
+        limits: LIMITS,
+    })
+}
+
+fn offer(index: u16, with_descriptor: bool, bytes: Vec<u8>) -> Message {
+    Message::Offer(Offer { index, with_descriptor, bytes })
+}
+
+#[test]
+fn messages_out_of_turn_end_the_link() {
+    run(async {
+        for messages in [
+            vec![hello(), hello()],
+            vec![hello(), Message::Heartbeat],
+            vec![hello(), Message::Connected],
+            vec![hello(), offer(1, true, Vec::new())],
+            vec![hello(), offer(0, false, Vec::new())],
+        ] {
+            let error = against_b(async |stream| say(stream, &messages, None).await).await;
+            assert!(matches!(error, LinkError::Order | LinkError::Wire(_)), "{messages:?}: {error}");
+        }
+        let error =
+            against_b(async |stream| say(stream, &[hello(), Message::Bye(Reason::NotPeer)], None).await);
+        assert!(matches!(error.await, LinkError::Bye(Reason::NotPeer)));
+    });
+}
+
+#[test]
+fn descriptors_are_those_announced() {
+    run(async {
+        let memory = || shm::prepare(LIMITS).unwrap().1;
+        // One that was announced and does not come, one with a hello besides its own, one with bytes that shm has none of.
+        let error = against_b(async |stream| say(stream, &[hello(), offer(0, true, Vec::new())], None).await);
+        assert!(matches!(error.await, LinkError::Stream(StreamError::Descriptor)));
+        let error = against_b(async |stream| {
+            say(stream, &[hello()], Some(&memory())).await;
+            say(stream, &[offer(0, true, Vec::new())], Some(&memory())).await;
+        });
+        let error = error.await;
+        assert!(matches!(error, LinkError::Stream(StreamError::Descriptor)), "{error}");
+        let error = against_b(async |stream| {
+            greet(stream).await;
+            say(stream, &[offer(0, true, vec![1])], Some(&memory())).await;
+        });
+        let error = error.await;
+        assert!(matches!(error, LinkError::Order), "{error}");
+        // Any other file is no memory.
+        let error = against_b(async |stream| {
+            greet(stream).await;
+            let file = std::fs::File::open("/dev/null").unwrap();
+            say(stream, &[offer(0, true, Vec::new())], Some(&file.into())).await;
+        });
+        let error = error.await;
+        assert!(matches!(error, LinkError::Shm(_)), "{error}");
+    });
+}
+
+/// Connects as it should, then falls silent, or says far too much.
+#[test]
+fn silence_and_chatter_end_the_link() {
+    run(async {
+        let connect = async |stream: &mut Stream| {
+            let (_endpoint, memory) = shm::prepare(LIMITS).unwrap();
+            greet(stream).await;
+            say(stream, &[offer(0, true, Vec::new())], Some(&memory)).await;
+            say(stream, &[Message::Connected], None).await;
+        };
+        let error = against_b(async |stream| {
+            connect(stream).await;
+            while stream.receive(&mut Vec::new()).await.is_ok() {}
+        });
+        let error = error.await;
+        assert!(matches!(error, LinkError::Silent(_)), "{error}");
+        let error = against_b(async |stream| {
+            connect(stream).await;
+            for _ in 0..20 {
+                say(stream, &vec![Message::Heartbeat; 100], None).await;
+            }
+        });
+        let error = error.await;
+        assert!(matches!(error, LinkError::Order), "{error}");
+    });
+}
+
+#[test]
+fn over_tcp_it_is_the_same_but_memory_cannot_be_passed() {
+    run(async {
+        let folder = Folder::new();
+        let (a, b) = (folder.end("a", 1), folder.end("b", 1));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(Socket::connect(&address), listener.accept());
+        let (ours, theirs) = (ours.unwrap(), Socket::Tcp(theirs.unwrap().0));
+        let (ours, theirs) = tokio::join!(a.greet(ours), b.greet(theirs));
+        let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+        assert_eq!((ours.peer().node.as_str(), theirs.peer().node.as_str()), ("b", "a"));
+        assert!(trust::is_for(theirs.tls(), &trust::dns_name("a").unwrap()));
+        assert!(!trust::is_for(theirs.tls(), &trust::dns_name("b").unwrap()));
+        let (_stop, stopping) = watch::channel(false);
+        let ends = tokio::join!(ours.live(&a.local, stopping.clone()), theirs.live(&b.local, stopping));
+        assert!(
+            matches!(ends.0, (false, LinkError::NotLocal)) && matches!(ends.1, (false, LinkError::NotLocal))
+        );
+    });
+}
+
+/// Connections that say nothing do not keep a peer out.
+#[test]
+fn strangers_are_few_and_the_oldest_goes() {
+    run(async {
+        let folder = Folder::new();
+        let socket = Address::Unix(folder.file("b.sock"));
+        let (a, b) = (folder.end("a", 1), folder.end("b", 1));
+        let peer = |name: &str, address| Peer { name: name.to_owned(), address };
+        let nowhere = Address::Unix(folder.file("a.sock"));
+        let mailboxes = b.local.mailboxes.clone();
+        let there = Links::new(b.local, b.trust, std::slice::from_ref(&socket), &[peer("a", nowhere)])
+            .unwrap()
+            .start();
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(Socket::connect(&socket).await.unwrap());
+            tokio::task::yield_now().await;
+        }
+        let here = Links::new(a.local, a.trust, &[], &[peer("b", socket)]).unwrap().start();
+        while mailboxes[0].is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        here.end().await;
+        there.end().await;
+    });
+}

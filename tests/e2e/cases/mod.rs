@@ -8,6 +8,7 @@ mod helper_killed;
 mod http;
 mod key_update;
 mod lease_faults;
+mod links;
 mod memory;
 mod network;
 mod peers;

@@ -159,6 +159,23 @@ impl Cluster {
         self.b.take().expect("B runs")
     }
 
+    /// Changes a node's configuration, for its next start.
+    pub fn edit_config(&self, name: &str, edit: impl FnOnce(String) -> String) {
+        let file = config_file(&self.directory, name);
+        let text = fs::read_to_string(&file).expect("the node has a configuration");
+        fs::write(&file, edit(text)).expect("the test's directory is writable");
+    }
+
+    /// Certificates for links by an authority whose folder is `folder`, made if it is missing.
+    pub fn certify(&self, folder: &str, names: &[&str]) {
+        certificates::cluster(&self.directory, folder, names);
+    }
+
+    /// Where a node listens for its peers.
+    pub fn link_socket(&self, name: &str) -> PathBuf {
+        config::link_socket(&self.directory, name)
+    }
+
     /// Waits until each worker of both nodes has its peer. A node serves before, so tests of lending wait for it.
     pub fn wait_linked(&self, workers: usize) {
         for node in [self.a(), self.b()] {

@@ -169,6 +169,11 @@ impl Node {
         }
     }
 
+    /// Stops the node where it is, without its knowing.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
     /// Lets a stopped node go on.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
