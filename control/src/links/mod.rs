@@ -5,8 +5,8 @@
 //! the keys of the lease channels, so that each life of a link has its own; its end, or silence on it, fences every
 //! queue pair made with it. Everything runs on the control thread's runtime.
 //!
-//! - [`message`], [`decoder`]: what is said, and its bytes (`docs/PROTOCOL.md`)
-//! - [`trust`]: certificates
+//! - [`message`] and [`decoder`]: what is said, and its bytes (`docs/PROTOCOL.md`)
+//! - certificates: [`trust`]
 //! - `socket`, `stream`: bytes, records and descriptors
 //! - `life`: one life of a link; `pairs`: its queue pairs
 //! - `dial`, `accept`: the two ends' ways to a new life
