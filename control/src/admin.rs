@@ -165,7 +165,7 @@ mod tests {
         let answer = with_node(|path| ask(path, "status").unwrap());
         let json: serde_json::Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(json["node"], "a");
-        assert_eq!(json["workers"][1]["requests"], 5);
+        assert_eq!(json["threads"][1]["requests"], 5);
         assert_eq!(json["total"]["requests"], 12);
     }
 

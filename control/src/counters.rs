@@ -1,4 +1,4 @@
-//! Counters of the workers, as the control thread sees them.
+//! Counters of the node's threads, as the control thread sees them.
 //!
 //! A worker counts in a plain struct of its own and copies it into its [`Block`] every few milliseconds; the
 //! control thread reads the blocks when somebody asks. One writer a block, relaxed atomics: a reader sees each
@@ -63,7 +63,7 @@ pub struct Registry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
     /// Each block's counters, in the order they were made.
-    pub workers: Vec<Counters>,
+    pub threads: Vec<Counters>,
     /// The sum over all blocks, by name.
     pub total: BTreeMap<&'static str, u64>,
 }
@@ -105,13 +105,13 @@ impl Registry {
         let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         let counters =
             |block: &Arc<Block>| Counters { label: block.label.clone(), values: block.values().collect() };
-        let workers: Vec<_> = blocks.iter().map(counters).collect();
+        let threads: Vec<_> = blocks.iter().map(counters).collect();
         let mut total = BTreeMap::new();
-        for (name, value) in workers.iter().flat_map(|worker| &worker.values) {
+        for (name, value) in threads.iter().flat_map(|thread| &thread.values) {
             let sum: &mut u64 = total.entry(*name).or_default();
             *sum = sum.wrapping_add(*value);
         }
-        Snapshot { workers, total }
+        Snapshot { threads, total }
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
         let snapshot = registry.snapshot();
         assert_eq!(snapshot.total, BTreeMap::from([("requests", 6), ("flows", 4), ("links", 1)]));
         let json = serde_json::to_value(&snapshot).unwrap();
-        assert_eq!(json["workers"][0], serde_json::json!({"label": "worker 0", "requests": 6, "flows": 1}));
+        assert_eq!(json["threads"][0], serde_json::json!({"label": "worker 0", "requests": 6, "flows": 1}));
         assert_eq!(json["total"]["links"], 1);
     }
 

@@ -33,7 +33,7 @@ use tracing::{info, warn};
 use crate::admin::Admin;
 use crate::config::{self, Cluster, Config, Protocol, files};
 use crate::counters::Registry;
-use crate::links::{self, Between, Links};
+use crate::links::{self, Between, Links, Tally};
 use crate::runtime::Control;
 use crate::{key_log, memory};
 
@@ -136,7 +136,7 @@ pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
     let links = match &config.cluster {
         None => None,
         Some(cluster) => {
-            let local = local(config, cluster, mailboxes.clone(), between);
+            let local = local(config, cluster, mailboxes.clone(), between, Tally::new(&registry));
             let trust = cluster.trust(&config.node.name)?;
             if let Some(warning) = trust.warning() {
                 warn!("peers will refuse {}: it {warning}", cluster.certificate.display());
@@ -225,6 +225,7 @@ fn local(
     cluster: &Cluster,
     mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
     between: Between,
+    tally: Tally,
 ) -> links::Local {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let slots = usize::from(config.fabric.slots);
@@ -242,6 +243,7 @@ fn local(
         },
         mailboxes,
         between,
+        tally,
     }
 }
 

@@ -81,7 +81,7 @@ impl Acceptor {
         let task = tokio::task::spawn_local(async move {
             match this.greet(socket).await {
                 Ok(greeted) => this.take_up(greeted),
-                Err(error) => this.tell(&format!("no link with {from}: {error}")),
+                Err(error) => this.tell_failed(&format!("no link with {from}: {error}")),
             }
         });
         strangers.push_back(task.abort_handle());
@@ -113,13 +113,14 @@ impl Acceptor {
                 (true, error) => {
                     warn!(peer = name, "the link is down: {error}; leases end and requests run here");
                 }
-                (false, error) => this.tell(&format!("no link with {name}: {error}")),
+                (false, error) => this.tell_failed(&format!("no link with {name}: {error}")),
             }
         });
         self.lives.borrow_mut().insert(peer, life);
     }
 
-    fn tell(&self, sentence: &str) {
+    fn tell_failed(&self, sentence: &str) {
+        self.shared.local.tally.failed();
         if self.said.borrow_mut().is_news(sentence, Instant::now()) {
             warn!("{sentence}");
         }

@@ -32,6 +32,7 @@ pub(super) async fn dial(shared: Rc<Shared>, peer: Peer, name: ServerName<'stati
             pause = BACKOFF.0;
             warn!(peer = peer.name, "the link is down: {error}; leases end and requests run here");
         } else {
+            shared.local.tally.failed();
             let sentence = format!("no link to {}: {error}", peer.address);
             if said.is_news(&sentence, Instant::now()) {
                 warn!(peer = peer.name, "{sentence}");

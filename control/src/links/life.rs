@@ -21,7 +21,7 @@ use super::decoder::Decoder;
 use super::message::{Hello, Message, Offer, Reason};
 use super::pairs::{self, Fences, Life};
 use super::stream::Stream;
-use super::{Between, LinkError};
+use super::{Between, LinkError, Tally};
 use crate::config::Driver;
 
 /// How long a TLS handshake and the hellos may take: until then nobody knows who it is.
@@ -53,6 +53,8 @@ pub struct Local {
     pub mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
     /// What each queue pair goes through on its way to its worker.
     pub between: Between,
+    /// Counts of the links.
+    pub tally: Tally,
 }
 
 impl Local {
@@ -129,6 +131,7 @@ impl Greeted {
             Ok(()) => {
                 let (peer, incarnation) = (&self.theirs.node, self.theirs.incarnation);
                 info!(peer, incarnation, queue_pairs = fences.len(), "connected");
+                let _made = local.tally.made();
                 (true, self.stay(local, &fences, stop).await)
             }
             Err(error) => (false, error),

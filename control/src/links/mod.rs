@@ -9,7 +9,7 @@
 //! - certificates: [`trust`]
 //! - `socket`, `stream`: bytes, records and descriptors
 //! - `life`: one life of a link; `pairs`: its queue pairs
-//! - `dial`, `accept`: the two ends' ways to a new life
+//! - `dial`, `accept`: the two ends' ways to a new life; `said`, `tally`: what is logged and counted of it
 
 mod accept;
 pub mod decoder;
@@ -20,6 +20,7 @@ mod pairs;
 mod said;
 mod socket;
 mod stream;
+mod tally;
 #[cfg(test)]
 mod tests;
 pub mod trust;
@@ -34,6 +35,7 @@ use tokio::task::JoinHandle;
 
 pub use life::Local;
 pub use socket::Address;
+pub use tally::Tally;
 pub use trust::{Trust, TrustError};
 
 use crate::config::Driver;

@@ -19,6 +19,7 @@ use super::socket::{Address, Socket};
 use super::stream::Stream;
 use super::*;
 use crate::ca;
+use crate::counters::Registry;
 
 const LIMITS: Limits =
     Limits { message_bytes_max: 512, receives: 32, posted_max: 64, slots_bytes: 4096, staging_bytes: 4096 };
@@ -51,6 +52,7 @@ impl Folder {
             heartbeat_timeout: Duration::from_millis(400),
             mailboxes,
             between: |queue_pair| queue_pair,
+            tally: Tally::new(&Registry::new()),
         };
         End { local, trust }
     }

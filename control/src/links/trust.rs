@@ -25,6 +25,8 @@ pub const PROTOCOL: &[u8] = b"keyferry-link";
 
 /// Certificates in the CA's file, at most: old and new ones while a CA is replaced.
 const ROOTS_MAX: usize = 16;
+/// Names of a certificate that a log line quotes, at most.
+const NAMES_MAX: usize = 4;
 
 /// Why a node cannot prove who it is; each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +148,6 @@ pub(super) fn is_for(tls: &Connection, name: &ServerName<'_>) -> bool {
 
 /// The names in the certificate of an established link's peer, few enough for a log.
 pub(super) fn names(tls: &Connection) -> String {
-    const NAMES_MAX: usize = 4;
     let Some([leaf, ..]) = tls.peer_certificates() else { return String::new() };
     let Ok(leaf) = webpki::EndEntityCert::try_from(leaf) else { return String::new() };
     let names: Vec<_> = leaf.valid_dns_names().take(NAMES_MAX).map(|name| format!("`{name}`")).collect();
@@ -219,8 +220,7 @@ fn what_is_wrong(error: &CertificateError) -> String {
         }
         CertificateError::NotValidForName => "is not for the node's name".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let names: Vec<_> =
-                presented.iter().take(4).map(|name| name.escape_default().to_string()).collect();
+            let names: Vec<_> = presented.iter().take(NAMES_MAX).map(|name| presented_name(name)).collect();
             format!(
                 "is for {} and not for {}: check names and addresses",
                 names.join(", "),
@@ -232,6 +232,12 @@ fn what_is_wrong(error: &CertificateError) -> String {
         }
         other => format!("cannot be used: {other}"),
     }
+}
+
+/// A name as the verifier quotes it, which is `DnsName("b")` for b.
+fn presented_name(quoted: &str) -> String {
+    let name = quoted.strip_prefix("DnsName(\"").and_then(|rest| rest.strip_suffix("\")"));
+    name.unwrap_or(quoted).escape_default().to_string()
 }
 
 /// What went wrong in TLS, to follow the peer's name or address.

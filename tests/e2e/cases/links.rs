@@ -38,7 +38,11 @@ fn refused(cluster: &mut Cluster, a_says: &str, b_says: &str) {
     wait_logged(cluster.b(), b_says);
     let reply = Curl::new(cluster).get("/?bytes=100").run().remove(0);
     assert_eq!(reply.status, 200, "the nodes serve, each by itself");
-    assert_eq!(cluster.a().status().total("peers_ready"), 0);
+    for node in [cluster.a(), cluster.b()] {
+        let status = node.status();
+        assert_eq!((status.total("peers_ready"), status.total("links_up")), (0, 0));
+        assert!(status.total("links_failed") > 0, "{status}");
+    }
     for (node, sentence) in [(cluster.a(), a_says), (cluster.b(), b_says)] {
         assert_eq!(node.log().matches(sentence).count(), 1, "{}", node.log());
     }
@@ -86,7 +90,7 @@ fn another_name() {
     });
     refused(
         &mut cluster,
-        "its certificate is for DnsName(\\\"b\\\") and not for c",
+        "its certificate is for b and not for c",
         "it refused this node's certificate: it is not for the name the peer has for this node",
     );
     restart(&mut cluster, |_, text| text.replace("[[peer]]\nname = \"c\"", "[[peer]]\nname = \"b\""));

@@ -41,9 +41,10 @@ impl Status {
 
     /// The same counter of each worker.
     pub fn workers(&self, counter: &str) -> Vec<u64> {
-        let workers = self.0["workers"].as_array().expect("status lists workers");
-        workers
+        let threads = self.0["threads"].as_array().expect("status lists threads");
+        threads
             .iter()
+            .filter(|thread| thread["label"].as_str().is_some_and(|label| label.starts_with("worker ")))
             .map(|worker| {
                 worker[counter].as_u64().unwrap_or_else(|| panic!("no counter {counter} in {self}"))
             })
