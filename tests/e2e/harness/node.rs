@@ -133,10 +133,23 @@ impl Node {
             if let Some(status) = self.child.try_wait().expect("the node is our child") {
                 break status;
             }
-            assert!(Instant::now() < deadline, "node {} ignores SIGTERM:\n{}", self.name, self.log());
+            assert!(
+                Instant::now() < deadline,
+                "node {} ignores SIGTERM:\n{}\n{}",
+                self.name,
+                self.log(),
+                self.stacks()
+            );
             std::thread::sleep(PAUSE);
         };
         assert!(status.success(), "node {} ended with {status}:\n{}", self.name, self.log());
+    }
+
+    /// What each thread of the node is doing, as gdb sees it.
+    fn stacks(&self) -> String {
+        let pid = self.child.id().to_string();
+        let gdb = Command::new("gdb").args(["-batch", "-ex", "thread apply all bt", "-p", &pid]).output();
+        gdb.map_or_else(|error| error.to_string(), |gdb| String::from_utf8_lossy(&gdb.stdout).into_owned())
     }
 
     /// Kills the node in the middle of whatever it does.
