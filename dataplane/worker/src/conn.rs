@@ -105,6 +105,16 @@ impl Plain {
     }
 }
 
+/// Whether a TLS handshake waits for a session of another node.
+pub enum Seek {
+    /// It does not.
+    None,
+    /// It does, under this token.
+    Waits(u32),
+    /// It has waited, and goes on with what was found as soon as there is a buffer for what it has to say.
+    Over(Option<keyferry_tls::Session>),
+}
+
 /// One client connection.
 pub struct Conn {
     /// TCP's name for it.
@@ -149,8 +159,8 @@ pub struct Conn {
     pub farewell: Option<Alert>,
     /// Its TLS handshake is not over.
     pub handshaking: bool,
-    /// Its TLS handshake waits for a session of another node.
-    pub seeks: Option<u32>,
+    /// Whether its TLS handshake waits for a session of another node.
+    pub seek: Seek,
     /// A request of it has been answered whole: it may use what is kept in reserve.
     pub served: bool,
     /// Since when it holds buffers while its client is waited for, if it is known to.
@@ -186,7 +196,7 @@ impl Conn {
             closing: false,
             farewell: None,
             handshaking: false,
-            seeks: None,
+            seek: Seek::None,
             served: false,
             held_since: crate::shed::NOT_HELD,
             body_bytes: 0,

@@ -7,7 +7,7 @@ use keyferry_time::Time;
 use keyferry_tls::Alert;
 
 use crate::answer::Why;
-use crate::conn::{Conn, Reply, Service, Tls};
+use crate::conn::{Conn, Reply, Seek, Service, Tls};
 use crate::input::{self, Inputs, Taken};
 use crate::segment::Outgoing;
 use crate::shed::RECORDS_A_VISIT;
@@ -79,17 +79,21 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn take_in(&mut self, id: ConnId) -> Option<Taken> {
         let conn = self.conns[id.index()].as_deref_mut().filter(|conn| conn.id == id)?;
         self.flight.clear();
+        if conn.closing {
+            // The client may still send; it is read and dropped so that our last words are not lost to a RST.
+            while self.tcp.receive(id, |bytes| (bytes.len(), bytes.len()))? > 0 {}
+            return None;
+        }
+        if let Some(taken) = input::go_on(conn, &mut self.flight) {
+            self.handshake_took(id.index(), &taken);
+            return Some(taken);
+        }
         let mut with = Inputs {
             pools: &mut self.pools,
             limits: &self.config.http,
             flight: &mut self.flight,
             tls: &self.tls,
         };
-        if conn.closing {
-            // The client may still send; it is read and dropped so that our last words are not lost to a RST.
-            while self.tcp.receive(id, |bytes| (bytes.len(), bytes.len()))? > 0 {}
-            return None;
-        }
         if conn.waiting.is_some() {
             return (conn.reply == Reply::None).then(|| input::take_waiting(conn, &mut with));
         }
@@ -309,7 +313,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.forget_claims(index);
         let Some(mut conn) = self.conns[index].take() else { return };
         self.counters.handshakes_open -= u64::from(conn.handshaking);
-        if let Some(token) = conn.seeks {
+        if let Seek::Waits(token) = conn.seek {
             self.forget_seek(token);
         }
         while let Some(segment) = conn.backlog.pop_front() {

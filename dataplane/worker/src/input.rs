@@ -7,7 +7,7 @@
 use keyferry_http::{Limits, Progress, Refusal, Request};
 use keyferry_tls::{Established, Failure, Handshake, Offered, Opened, Server, Step};
 
-use crate::conn::{Conn, Reply, Session, Tls};
+use crate::conn::{Conn, Reply, Seek, Session, Tls};
 use crate::pool::{Gather, Pools};
 
 /// What taking in some bytes led to.
@@ -167,10 +167,11 @@ fn record(conn: &mut Conn, record: &mut [u8], with: &mut Inputs<'_>) -> Taken {
     }
 }
 
-/// Goes on with a handshake that waited for a session; `None` if it is over.
-pub fn go_on(conn: &mut Conn, found: Option<keyferry_tls::Session>, flight: &mut Vec<u8>) -> Option<Taken> {
-    let Tls::Handshake(handshake) = &mut conn.tls else { return None };
-    let step = handshake.go_on(found, flight);
+/// Goes on with a handshake that has waited for a session; `None` if there is none.
+pub fn go_on(conn: &mut Conn, flight: &mut Vec<u8>) -> Option<Taken> {
+    let (Tls::Handshake(handshake), Seek::Over(found)) = (&mut conn.tls, &mut conn.seek) else { return None };
+    let step = handshake.go_on(found.take(), flight);
+    conn.seek = Seek::None;
     Some(stepped(conn, step))
 }
 

@@ -17,7 +17,7 @@ use keyferry_tcp::ConnId;
 use keyferry_time::Time;
 use keyferry_tls::{Offered, Session};
 
-use crate::input;
+use crate::conn::Seek;
 use crate::turn::Worker;
 
 // What a handshake makes can be said, and what is said can be kept.
@@ -112,12 +112,12 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(conn) = self.conns[index].as_mut() else { return };
         match self.sessions.begin(conn.id, offered, self.now + self.config.session_wait) {
             Some(token) => {
-                conn.seeks = Some(token);
+                conn.seek = Seek::Waits(token);
                 self.ask(token);
             }
             None => {
                 self.counters.takes_skipped += 1;
-                self.handshake_goes_on(index, None);
+                conn.seek = Seek::Over(None);
             }
         }
     }
@@ -154,23 +154,15 @@ impl<N: Nic, A: App> Worker<N, A> {
         said.is_ok()
     }
 
+    /// The handshake goes on with what was found, in this turn if its budget and the buffers allow.
     fn end_seek(&mut self, token: u32, found: Option<Session>) {
         let Some(waiting) = self.sessions.end(token) else { return };
         let index = waiting.conn.index();
-        if let Some(conn) = self.conns[index].as_mut().filter(|conn| conn.seeks == Some(token)) {
-            conn.seeks = None;
-            self.handshake_goes_on(index, found);
+        let conn = self.conns[index].as_mut().filter(|conn| conn.id == waiting.conn);
+        if let Some(conn) = conn.filter(|conn| matches!(conn.seek, Seek::Waits(it) if it == token)) {
+            conn.seek = Seek::Over(found);
+            self.pump_again(index);
         }
-    }
-
-    fn handshake_goes_on(&mut self, index: usize, found: Option<Session>) {
-        self.flight.clear();
-        let Some(conn) = self.conns[index].as_deref_mut() else { return };
-        let id = conn.id;
-        let Some(taken) = input::go_on(conn, found, &mut self.flight) else { return };
-        self.handshake_took(index, &taken);
-        self.taken(index, taken);
-        self.pump(id);
     }
 
     /// A handshake of this node has made sessions: each goes to where it lives, or stays if that cannot be told.

@@ -12,7 +12,7 @@ use keyferry_tcp::{ConnId, List};
 use keyferry_time::Time;
 
 use crate::answer::Why;
-use crate::conn::{Conn, Reply, Tls};
+use crate::conn::{Conn, Reply, Seek, Tls};
 use crate::turn::Worker;
 
 /// Handshake records taken in a turn: each may cost a signature and a key exchange, 0.3 ms with RSA, and established
@@ -179,7 +179,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if !waits {
             return false;
         }
-        if self.conns[index].as_ref().is_some_and(|conn| conn.seeks.is_some()) {
+        if self.conns[index].as_ref().is_some_and(|conn| matches!(conn.seek, Seek::Waits(_))) {
             return true;
         }
         if self.shed.handshake_records == 0 {

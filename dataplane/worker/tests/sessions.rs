@@ -10,6 +10,7 @@ use common::node::Options;
 use common::peer::{Peer, Said};
 use keyferry_lease::Message;
 use keyferry_lease::message::SessionName;
+use keyferry_worker::pool::PoolSizes;
 
 const HONEST: usize = 8;
 /// Steps of a millisecond, a few more than a handshake waits.
@@ -141,6 +142,37 @@ fn clients_that_go_while_they_wait() {
     });
     assert_eq!([world.total("takes_dropped"), world.total("takes")], [10, 10]);
     assert_over(world, &honest, &peer);
+}
+
+/// No buffer is left when a session comes: the handshake waits for one, and goes on with its session.
+#[test]
+fn sessions_that_come_when_there_is_no_buffer() {
+    let pools = PoolSizes { records: 3, ..Options::default().pools };
+    let mut world = World::new(Options { others: &["peer"], pools, ..Options::default() }, 1);
+    let mut peer = Peer::connect(&mut world);
+    let mut kept = Kept::new();
+    let mut resumed = 0;
+    while resumed < 10 {
+        let client = world.join(Habit::Idles);
+        let mut asked = Vec::new();
+        world.until(10, "a handshake", |world| {
+            asked.extend(read(&mut peer, &mut kept));
+            !asked.is_empty() || world.clients[client].answered > 0
+        });
+        let Some((token, name)) = asked.pop() else { continue };
+        let deaf = world.join_anew(Habit::SlowReader { window: 1000, deaf: true });
+        world.until(WAIT_STEPS / 2, "no buffer", |world| world.total("records_out") == 3);
+        let (once, value) = kept.remove(&name).expect("what was put is asked for");
+        peer.say(&Message::Taken { token, found: Some((once, &value)) });
+        world.steps(WAIT_STEPS);
+        assert_eq!([world.total("handshakes_waiting"), world.total("takes_found")], [0, resumed + 1]);
+        assert!(world.clients[client].answered == 0 && !world.clients[client].reset, "it waits");
+        world.clients[deaf].leave();
+        world.until(10, "an answer", |world| world.clients[client].answered > 0);
+        resumed += 1;
+    }
+    assert!(world.total("handshakes_resumed") >= 10, "{:#?}", world.counted());
+    assert_over(world, &[], &peer);
 }
 
 /// The node sessions live at is gone: they are not asked for, nobody waits, and new ones stay here.

@@ -110,6 +110,14 @@ impl World {
         }
     }
 
+    /// A client that has never been here, though others of its kind have.
+    pub fn join_anew(&mut self, habit: Habit) -> usize {
+        let known = std::mem::replace(&mut self.config, client::config());
+        let index = self.join(habit);
+        self.config = known;
+        index
+    }
+
     /// Puts a frame on the wire.
     pub fn inject(&mut self, frame: &[u8]) {
         if !self.node.inject(frame) {
