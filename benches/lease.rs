@@ -6,30 +6,16 @@
 
 mod harness;
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use core_affinity::CoreId;
 use harness::client::{self, Client};
-use harness::node::{self, MESSAGE_BYTES, Node};
+use harness::node::{self, Node};
+use harness::pair::Pair;
+use harness::quantile;
 use keyferry_app::synthetic;
-use keyferry_decide::{NodeId, Policy};
-use keyferry_fabric::{Limits, QueuePair as _, shm};
-use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
+use keyferry_decide::Policy;
 use keyferry_nic::{BURST, Nic, Packet as _};
-use keyferry_time::Time;
-use keyferry_worker::mailbox::{Connect, Mail};
-use keyferry_worker::peer::SLOT_BYTES;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
-};
 
 const LENT: &[u8] =
     b"GET /?bytes=1024 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
@@ -43,93 +29,15 @@ const REQUESTS: usize = 50_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("--helper") {
-        let socket = arguments.next().expect("the socket's path");
-        let id = arguments.next().and_then(|core| core.parse().ok()).expect("the core");
-        core_affinity::set_for_current(CoreId { id });
-        return helper(&UnixStream::connect(socket).expect("the lender listens"));
-    }
-    // Asked before pinning, which a child inherits: afterwards there is only one.
-    let cores = core_affinity::get_core_ids().expect("the cores can be asked for");
-    assert!(cores.len() >= 2, "this bench needs two cores");
-    core_affinity::set_for_current(cores[0]);
-    let folder = tempfile::tempdir().expect("a folder");
-    let socket = folder.path().join("lease.sock");
-    let listener = UnixListener::bind(&socket).expect("a socket");
-    let mut child = spawn(&socket, cores[1]);
-    let (stream, _) = listener.accept().expect("the helper connects");
-    let (local, lent) = lender(&stream);
-    drop(stream);
-    let _ = child.wait();
+    let pair = Pair::begin(|| node::node(16, Policy::Never));
+    let (local, lent) = lender(&pair);
     report(local, lent);
 }
 
-fn spawn(socket: &Path, core: CoreId) -> std::process::Child {
-    let itself = std::env::current_exe().expect("this program");
-    let core = core.id.to_string();
-    Command::new(itself).arg("--helper").arg(socket).arg(core).spawn().expect("a second process")
-}
-
-/// Exchanges memory and keys with the other process and hands the queue pair to the worker.
-fn connect(node: &Node, stream: &UnixStream, role: Role) {
-    let limits = Limits {
-        message_bytes_max: MESSAGE_BYTES,
-        receives: 256,
-        posted_max: 512,
-        slots_bytes: 64 * SLOT_BYTES,
-        staging_bytes: 64 * SLOT_BYTES,
-    };
-    let (endpoint, ours) = shm::prepare(limits).expect("memory");
-    pass(stream, &ours);
-    let (queue_pair, _) = endpoint.connect(take(stream)).expect("the other side takes part");
-    let life = Incarnation { random: [[1; 32], [2; 32]], incarnation: [1, 2], pair: 0 };
-    let receives = queue_pair.limits().receives as u32;
-    let channel = Channel::new(&PairSecret::new([7; 32]), &life, role, receives);
-    let connect = Connect { queue_pair: Box::new(queue_pair), channel, node: NodeId::of("peer") };
-    assert!(node.mailbox.push(Mail::Peer(Box::new(connect))).is_ok(), "an empty mailbox has room");
-}
-
-/// Passes memory to the other process.
-fn pass(stream: &UnixStream, memory: &OwnedFd) {
-    let fds = [memory.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    sendmsg(stream, &[IoSlice::new(&[0])], &mut control, SendFlags::empty()).expect("passed");
-}
-
-/// Takes what the other process passes.
-fn take(stream: &UnixStream) -> OwnedFd {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(stream, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC).expect("taken");
-    let Some(RecvAncillaryMessage::ScmRights(mut fds)) = control.drain().next() else {
-        panic!("no descriptor")
-    };
-    fds.next().expect("a descriptor")
-}
-
-/// The other process: turns its worker until the lender is gone.
-fn helper(stream: &UnixStream) {
-    let mut node = node::node(16, Policy::Never);
-    connect(&node, stream, Role::Second);
-    stream.set_nonblocking(true).expect("a socket can be non-blocking");
-    let start = Instant::now();
-    loop {
-        for _ in 0..100_000 {
-            node.worker.turn(Time(start.elapsed().as_nanos() as u64));
-        }
-        if matches!(std::io::Read::read(&mut &*stream, &mut [0]), Ok(0)) {
-            return;
-        }
-    }
-}
-
 /// This process: alternates local and lent requests. Returns their latencies in us.
-fn lender(stream: &UnixStream) -> (Vec<f64>, Vec<f64>) {
+fn lender(pair: &Pair) -> (Vec<f64>, Vec<f64>) {
     let mut node = node::node(16, Policy::Always);
-    connect(&node, stream, Role::First);
+    pair.connect(&node);
     let start = Instant::now();
     let mut client = open(&mut node, start);
     let (mut local, mut lent) = (Vec::new(), Vec::new());
@@ -155,21 +63,14 @@ fn open(node: &mut Node, start: Instant) -> Client {
     node::inject(&mut node.wire, &syn);
     let mut out = Vec::new();
     while !client.is_ready() || node.worker.snapshot().peers_ready == 0 {
-        turn(node, start);
+        node.turn(start);
         deliver(node, &mut client, &mut out, &mut Vec::new());
     }
     for _ in 0..1_000 {
-        turn(node, start);
+        node.turn(start);
         deliver(node, &mut client, &mut out, &mut Vec::new());
     }
     client
-}
-
-fn turn(node: &mut Node, start: Instant) {
-    let now = Time(start.elapsed().as_nanos() as u64);
-    node.net.advance(now.0);
-    node.worker.turn(now);
-    node.net.advance(now.0);
 }
 
 fn deliver(node: &mut Node, client: &mut Client, out: &mut Vec<Vec<u8>>, plaintext: &mut Vec<u8>) -> bool {
@@ -193,7 +94,7 @@ fn round_trip(node: &mut Node, client: &mut Client, request: &[u8], start: Insta
     let mut packets = ArrayVec::<_, BURST>::new();
     let began = Instant::now();
     while node.wire.rx_burst(&mut packets) == 0 {
-        turn(node, start);
+        node.turn(start);
         assert!(began.elapsed() < PATIENCE, "a reply: {:?}", node.worker.snapshot());
     }
     let took = began.elapsed();
@@ -205,7 +106,7 @@ fn round_trip(node: &mut Node, client: &mut Client, request: &[u8], start: Insta
         }
     }
     while plaintext.is_empty() {
-        turn(node, start);
+        node.turn(start);
         deliver(node, client, &mut out, &mut plaintext);
     }
     let mut body = [0; 1024];
@@ -215,17 +116,12 @@ fn round_trip(node: &mut Node, client: &mut Client, request: &[u8], start: Insta
 }
 
 fn report(mut local: Vec<f64>, mut lent: Vec<f64>) {
-    local.sort_by(f64::total_cmp);
-    lent.sort_by(f64::total_cmp);
-    let at = |samples: &[f64], share: f64| samples[(samples.len() as f64 * share) as usize];
+    let [local_p50, local_p99] = [0.5, 0.99].map(|share| quantile(&mut local, share));
+    let [lent_p50, lent_p99] = [0.5, 0.99].map(|share| quantile(&mut lent, share));
     println!(
-        "bench lease: added_us_p50={:.2} added_us_p99={:.2} local_us_p50={:.2} lent_us_p50={:.2} local_us_p99={:.2} \
-         lent_us_p99={:.2}",
-        at(&lent, 0.5) - at(&local, 0.5),
-        at(&lent, 0.99) - at(&local, 0.99),
-        at(&local, 0.5),
-        at(&lent, 0.5),
-        at(&local, 0.99),
-        at(&lent, 0.99),
+        "bench lease: added_us_p50={:.2} added_us_p99={:.2} local_us_p50={local_p50:.2} lent_us_p50={lent_p50:.2} \
+         local_us_p99={local_p99:.2} lent_us_p99={lent_p99:.2}",
+        lent_p50 - local_p50,
+        lent_p99 - local_p99,
     );
 }

@@ -4,9 +4,16 @@
 
 pub mod client;
 pub mod node;
+pub mod pair;
+pub mod wallet;
+
+/// The sample below which this share of all lies; sorts them.
+pub fn quantile(samples: &mut [f64], share: f64) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get((samples.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN)
+}
 
 /// The median of some samples; sorts them.
 pub fn median(samples: &mut [f64]) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+    quantile(samples, 0.5)
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use keyferry_app::synthetic::{Distribution, Options, Synthetic};
@@ -13,6 +13,7 @@ use keyferry_nic::handover::Handover;
 use keyferry_nic::sim::{Net, PortOptions, Queue};
 use keyferry_nic::{Nic, Packet as _};
 use keyferry_tcp::{RxChecksum, Tcp};
+use keyferry_time::Time;
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
 use keyferry_worker::config::Rate;
 use keyferry_worker::conn::Service;
@@ -31,6 +32,11 @@ pub const MESSAGE_BYTES: usize = 8192;
 /// The node's MAC address.
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
+/// Sessions kept by a node of a cluster.
+const SESSIONS: usize = 16_384;
+/// So long that handshakes can be kept waiting on purpose.
+const SESSION_WAIT: Duration = Duration::from_secs(60);
+
 /// A worker and the far end of its port.
 pub struct Node {
     /// The worker.
@@ -43,8 +49,23 @@ pub struct Node {
     pub wire: Queue,
 }
 
-/// A node for this many connections, that decides by this policy.
+impl Node {
+    /// Turns the worker, between frames that arrive and frames that leave.
+    pub fn turn(&mut self, start: Instant) {
+        let now = Time(start.elapsed().as_nanos() as u64);
+        self.net.advance(now.0);
+        self.worker.turn(now);
+        self.net.advance(now.0);
+    }
+}
+
+/// The only node there is, for this many connections; it decides by this policy.
 pub fn node(connections: u32, policy: Policy) -> Node {
+    node_of("bench", &["bench"], connections, policy)
+}
+
+/// A node of a cluster. If it is not alone its clients come back, to any of the nodes.
+pub fn node_of(name: &str, members: &[&str], connections: u32, policy: Policy) -> Node {
     let mut net = Net::new();
     let queue = net.port(PortOptions { mac: MAC, packets: 4096, ..PortOptions::default() }).remove(0);
     // The clients' end takes packets as they are; its own checksums are filled in by the net.
@@ -52,11 +73,13 @@ pub fn node(connections: u32, policy: Policy) -> Node {
     let wire = net.port(far).remove(0);
     net.connect(queue.port(), wire.port(), 0);
     let mailbox = Arc::new(ArrayQueue::new(MAIL_MAX));
-    let worker = Worker::new(parts(connections, policy, queue, Arc::clone(&mailbox)));
+    let worker = Worker::new(parts(name, members, connections, policy, queue, Arc::clone(&mailbox)));
     Node { worker, mailbox, net, wire }
 }
 
 fn parts(
+    name: &str,
+    members: &[&str],
     connections: u32,
     policy: Policy,
     nic: Queue,
@@ -91,9 +114,9 @@ fn parts(
                 silence_timeout: Duration::from_secs(5),
             },
             message_bytes: MESSAGE_BYTES,
-            node: NodeId::of("bench"),
-            members: vec![NodeId::of("bench")],
-            session_wait: Duration::from_millis(20),
+            node: NodeId::of(name),
+            members: members.iter().map(|member| NodeId::of(member)).collect(),
+            session_wait: SESSION_WAIT,
         },
         link: Link::new(keyferry_link::Config {
             mac: caps.mac,
@@ -117,7 +140,7 @@ fn parts(
             tso_bytes_max: caps.tso_bytes_max,
             seed: 1,
         }),
-        tls: server(),
+        tls: server(members.len() > 1),
         app: Port::inline(Runner::new(Synthetic::new(options), 1024, Box::new(SystemClock::default()))),
         receive: Receive::new(Handover::between(1, 64).remove(0)),
         pools: PoolSizes {
@@ -134,7 +157,7 @@ fn parts(
 }
 
 /// A server with a P-256 certificate made for the occasion.
-fn server() -> Server {
+fn server(resumes: bool) -> Server {
     let made = rcgen::generate_simple_self_signed(vec!["bench.test".into()]).expect("a certificate");
     let server = Server::new(&ServerOptions {
         certificates: vec![CertificatePem {
@@ -144,7 +167,11 @@ fn server() -> Server {
         }],
         tls12: true,
         tls13: true,
-        resumption: Resumption::Off,
+        resumption: if resumes {
+            Resumption::Shared { sessions: SESSIONS, lifetime: Duration::from_secs(3600) }
+        } else {
+            Resumption::Off
+        },
         suites: None,
         fragment: keyferry_tls::Fragment::MAX,
         key_log: None,
