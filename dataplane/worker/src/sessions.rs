@@ -12,6 +12,8 @@ use keyferry_decide::{NodeId, home};
 use keyferry_fabric::PostError;
 use keyferry_lease::Message;
 use keyferry_lease::message::{self, SessionName};
+#[cfg(feature = "planted-bugs")]
+use keyferry_lease::planted;
 use keyferry_nic::Nic;
 use keyferry_tcp::ConnId;
 use keyferry_time::Time;
@@ -190,6 +192,13 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn give_session(&mut self, peer_index: usize, token: u32, name: &SessionName) {
         let Some(peer) = self.peers[peer_index].as_mut().filter(|peer| peer.message_room()) else { return };
         let session = self.tls.give(name);
+        #[cfg(feature = "planted-bugs")]
+        if planted::is_planted(planted::Bug::SessionGivenTwice)
+            && let Some(session) = &session
+            && let Some(copy) = Session::new(session.name, session.once, session.value())
+        {
+            self.tls.keep(copy);
+        }
         let found = session.as_ref().map(|session| (session.once, session.value()));
         self.counters.sessions_given += u64::from(found.is_some());
         if peer.say(&Message::Taken { token, found }).is_err() {

@@ -1,9 +1,11 @@
 //! A client of a run: rustls over a socket of its [`Hub`], doing what its plan says, good or bad. It tells what became
 //! of each request; what the outcome may be is judged elsewhere.
 
-use std::io::{Read, Write};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, KeyLog};
 use smoltcp::iface::SocketHandle;
@@ -14,6 +16,7 @@ use crate::crypto::{self, Anyone, Clock};
 use crate::hub::Hub;
 use crate::plan::{ClientPlan, Conduct, MS, RequestPlan};
 use crate::replies::{Expected, Replies, Whole};
+use crate::wallet::{Purse, Wallet};
 
 /// Ports of one client's connections.
 const PORTS_PER_CLIENT: u16 = 64;
@@ -59,6 +62,8 @@ pub enum End {
 /// What became of one connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
+    /// The node it is to.
+    pub node: usize,
     /// Its port at the client.
     pub port: u16,
     /// Its secrets.
@@ -86,6 +91,8 @@ pub enum Answer {
 struct Open {
     handle: SocketHandle,
     tls: ClientConnection,
+    /// Hears what this one hears and says nothing, to get its sessions a second time.
+    twin: Option<Box<ClientConnection>>,
     replies: Replies,
     /// Sealed bytes on their way to TCP.
     out: Vec<u8>,
@@ -113,6 +120,8 @@ pub struct Client {
     number: usize,
     plan: ClientPlan,
     config: Arc<ClientConfig>,
+    /// Its sessions, if it roams; else the configuration has them.
+    wallet: Option<Arc<Wallet>>,
     secrets: Arc<Secrets>,
     state: State,
     /// What became of the requests so far.
@@ -122,13 +131,28 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that has not begun.
-    pub fn new(number: usize, plan: &ClientPlan, clock: &Clock) -> Client {
+    /// A client that has not begun. `wallets`: those of the clients before it, by number.
+    pub fn new(
+        number: usize,
+        plan: &ClientPlan,
+        clock: &Clock,
+        wallets: &mut BTreeMap<usize, Arc<Wallet>>,
+    ) -> Client {
         let secrets = Arc::new(Secrets::default());
+        let wallet = plan.roam.as_ref().map(|roam| {
+            let wallet = wallets.entry(roam.wallet).or_insert_with(|| Wallet::new(config(plan, clock)));
+            Arc::clone(wallet)
+        });
+        let mut config = match &wallet {
+            Some(wallet) => wallet.config.clone(),
+            None => config(plan, clock),
+        };
+        config.key_log = Arc::clone(&secrets) as _;
         Client {
             number,
             plan: plan.clone(),
-            config: config(plan, &secrets, clock),
+            config: Arc::new(config),
+            wallet,
             secrets,
             state: State::Waiting(plan.start_ns),
             answers: Vec::new(),
@@ -136,9 +160,12 @@ impl Client {
         }
     }
 
-    /// The node it speaks to.
+    /// The node it speaks to, or will next.
     pub fn node(&self) -> usize {
-        self.plan.node
+        match (&self.state, &self.plan.roam) {
+            (State::Waiting(_), Some(roam)) => roam.nodes[self.connections.len() % roam.nodes.len()],
+            (_, _) => self.connections.last().map_or(self.plan.node, |connection| connection.node),
+        }
     }
 
     /// Its plan.
@@ -168,6 +195,7 @@ impl Client {
     /// # Errors
     /// A sentence: something arrived that must not.
     pub fn act(&mut self, now_ns: u64, hub: &mut Hub) -> Result<bool, String> {
+        let node = self.node();
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Ended => Ok(false),
             State::Waiting(at) if at > now_ns => {
@@ -175,7 +203,7 @@ impl Client {
                 Ok(false)
             }
             State::Waiting(_) => {
-                self.open(now_ns, hub);
+                self.open(now_ns, node, hub);
                 Ok(true)
             }
             State::Open(mut open) => {
@@ -191,14 +219,13 @@ impl Client {
         }
     }
 
-    fn open(&mut self, now_ns: u64, hub: &mut Hub) {
+    fn open(&mut self, now_ns: u64, node: usize, hub: &mut Hub) {
         let port = 10_000 + self.number as u16 * PORTS_PER_CLIENT + self.connections.len() as u16;
-        let name = ServerName::try_from("chaos.test").expect("a name");
-        let mut tls = ClientConnection::new(Arc::clone(&self.config), name).expect("a client");
-        tls.set_buffer_limit(None);
+        let (tls, twin) = self.connection();
         let open = Open {
             handle: hub.connect(port),
             tls,
+            twin,
             replies: Replies::default(),
             out: Vec::new(),
             sent: 0,
@@ -211,9 +238,29 @@ impl Client {
             closing: false,
         };
         let connection =
-            Connection { port, secrets: Vec::new(), end: None, mid_reply: false, resumed: false };
+            Connection { node, port, secrets: Vec::new(), end: None, mid_reply: false, resumed: false };
         self.connections.push(connection);
         self.state = State::Open(Box::new(open));
+    }
+
+    /// A connection that has sent nothing, and its twin if it has one.
+    fn connection(&self) -> (ClientConnection, Option<Box<ClientConnection>>) {
+        let Some(wallet) = &self.wallet else { return (begin(&self.config), None) };
+        let with = |purse: Purse| {
+            let mut config = ClientConfig::clone(&self.config);
+            config.resumption = Resumption::store(Arc::new(purse));
+            config
+        };
+        let twice = self.plan.roam.as_ref().is_some_and(|roam| roam.twice) && !self.plan.tls12;
+        let (purse, second) = wallet.open(twice);
+        let saved = crypto::saved();
+        let tls = begin(&Arc::new(with(purse)));
+        let twin = second.map(|purse| {
+            let mut config = with(purse);
+            config.key_log = Arc::new(Secrets::default());
+            Box::new(crypto::replayed(saved, || begin(&Arc::new(config))))
+        });
+        (tls, twin)
     }
 
     /// Requests this connection carries.
@@ -265,7 +312,11 @@ impl Client {
             let read = socket.recv(|bytes| {
                 let mut some = &bytes[..bytes.len().min(limit)];
                 let read = open.tls.read_tls(&mut some);
-                (read.as_ref().copied().unwrap_or(0), read)
+                let taken = read.as_ref().copied().unwrap_or(0);
+                if open.twin.as_mut().is_some_and(|twin| !overhear(twin, &bytes[..taken])) {
+                    open.twin = None;
+                }
+                (taken, read)
             });
             took += read.map_err(|error| format!("{error:?}"))?.map_err(|error| error.to_string())?;
             let state = match open.tls.process_new_packets() {
@@ -398,9 +449,36 @@ impl Client {
         let more = self.answers.len() < self.plan.requests.len();
         let again =
             more && !matches!(end, End::Own) && self.connections.len() < usize::from(PORTS_PER_CLIENT);
-        self.state = if again { State::Waiting(now_ns + MS) } else { State::Ended };
+        let next_ns = match &self.plan.roam {
+            Some(roam) => (now_ns + 1).next_multiple_of(roam.beat_ns.max(1)),
+            None => now_ns + MS,
+        };
+        self.state = if again { State::Waiting(next_ns) } else { State::Ended };
         Ok(())
     }
+}
+
+fn begin(config: &Arc<ClientConfig>) -> ClientConnection {
+    let name = ServerName::try_from("chaos.test").expect("a name");
+    let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
+    tls.set_buffer_limit(None);
+    tls
+}
+
+/// Lets a twin hear some bytes; `false` once it cannot follow. What it says is what the other has said already.
+fn overhear(twin: &mut ClientConnection, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let taken = twin.read_tls(&mut bytes).unwrap_or(0);
+        let Ok(state) = twin.process_new_packets() else { return false };
+        let mut plaintext = vec![0; state.plaintext_bytes_to_read()];
+        if taken == 0 || twin.reader().read_exact(&mut plaintext).is_err() {
+            return false;
+        }
+        while twin.wants_write() {
+            twin.write_tls(&mut io::sink()).expect("nowhere has room");
+        }
+    }
+    true
 }
 
 /// Bytes that so many each millisecond allow by now.
@@ -441,7 +519,7 @@ fn write(client: usize, number: usize, request: &RequestPlan) -> (Vec<u8>, Expec
     (all, Expected { bytes: *bytes, uploaded })
 }
 
-fn config(plan: &ClientPlan, secrets: &Arc<Secrets>, clock: &Clock) -> Arc<ClientConfig> {
+fn config(plan: &ClientPlan, clock: &Clock) -> ClientConfig {
     use rustls::crypto::aws_lc_rs::cipher_suite as suites;
     let tls12 = [
         suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
@@ -460,12 +538,10 @@ fn config(plan: &ClientPlan, secrets: &Arc<Secrets>, clock: &Clock) -> Arc<Clien
     };
     let provider = rustls::crypto::CryptoProvider { cipher_suites: vec![suite], ..crypto::provider() };
     let builder = ClientConfig::builder_with_details(Arc::new(provider), Arc::new(clock.clone()));
-    let mut config = builder
+    builder
         .with_protocol_versions(&[version])
         .expect("a version of the suite")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
-        .with_no_client_auth();
-    config.key_log = Arc::clone(secrets) as _;
-    Arc::new(config)
+        .with_no_client_auth()
 }

@@ -39,6 +39,19 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// The generator as it is now.
+pub fn saved() -> Rng {
+    RNG.with_borrow(Rng::clone)
+}
+
+/// Does something with the generator as it was; afterwards it is as if nothing had been drawn.
+pub fn replayed<T>(saved: Rng, work: impl FnOnce() -> T) -> T {
+    let now = RNG.replace(saved);
+    let result = work();
+    RNG.set(now);
+    result
+}
+
 #[derive(Debug)]
 struct Seeded;
 

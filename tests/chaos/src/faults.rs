@@ -86,7 +86,7 @@ impl Wire for Cable {
     fn carry(&mut self, sent_ns: u64, frame: &mut [u8], arrivals: &mut Arrivals<'_>) {
         let mut path = self.shared.lock();
         if self.inbound {
-            path.streams.note(self.node, sent_ns, frame);
+            path.streams.heard(self.node, sent_ns, frame);
         } else {
             path.streams.sent(self.node, sent_ns, frame);
         }

@@ -5,9 +5,14 @@ use keyferry_worker::counters::SUMS;
 
 use crate::app;
 use crate::client::{Answer, Client, End};
-use crate::plan::{Conduct, Fault, TransferFate, TransferKind};
+use crate::node::SESSION_WAIT;
+use crate::plan::{Conduct, Fault, MS, TransferFate, TransferKind};
+use crate::resumptions;
 use crate::seals::{self, Sealed};
 use crate::world::{Report, World};
+
+/// What a handshake takes beside waiting: turns, and the limit looked at in one.
+const ANSWER_NS: u64 = 10 * MS;
 
 /// Everything a worker still holds, by name.
 pub fn held(counters: &Counters) -> Vec<(&'static str, u64)> {
@@ -15,6 +20,7 @@ pub fn held(counters: &Counters) -> Vec<(&'static str, u64)> {
         "leases_open",
         "leases_serving",
         "handshakes_open",
+        "handshakes_waiting",
         "flows",
         "packets_in_use",
         "chunks_out",
@@ -45,6 +51,7 @@ pub(crate) fn judge(world: &World) -> Result<Report, String> {
         return Err(format!("a POST of {path} was run twice (RFC 9110 9.2.1)"));
     }
     seals(world)?;
+    resumptions(world)?;
     counts(world)?;
     let mut report = Report {
         trace: world.shared.lock().streams.trace(),
@@ -56,6 +63,7 @@ pub(crate) fn judge(world: &World) -> Result<Report, String> {
         report.replies += client.answers.iter().filter(|answer| **answer != Answer::Lost).count() as u64;
     }
     for (_, counters) in world.counters() {
+        report.taken += counters.takes_found;
         report.lent += counters.replies_lent;
         report.broken += counters.leases_broken;
         report.failed += counters.leases_failed;
@@ -123,7 +131,7 @@ fn seals(world: &World) -> Result<(), String> {
     let mut connections = Vec::new();
     for client in &world.clients {
         for connection in &client.connections {
-            let streams = path.streams.all.get(&(client.node(), connection.port));
+            let streams = path.streams.all.get(&(connection.node, connection.port));
             for stream in streams.into_iter().flatten() {
                 let plan = client.plan();
                 let secrets = &connection.secrets;
@@ -132,6 +140,35 @@ fn seals(world: &World) -> Result<(), String> {
         }
     }
     seals::check(&connections, &path.written, spoiled(world))
+}
+
+/// PSKs are used once, and no handshake waits for longer than a session may take to come.
+fn resumptions(world: &World) -> Result<(), String> {
+    let path = world.shared.lock();
+    resumptions::used_once(&path.streams)?;
+    for client in &world.clients {
+        for connection in client.connections.iter().filter(|connection| connection.end != Some(End::Own)) {
+            let node = connection.node;
+            let Some(stood_still_ns) = undisturbed_but_for(world, node) else { continue };
+            let Some(hello) = path.streams.hellos.get(&(node, connection.port)) else { continue };
+            let limit_ns = SESSION_WAIT.as_nanos() as u64 + stood_still_ns + ANSWER_NS;
+            resumptions::answered_within(hello, limit_ns)
+                .map_err(|what| format!("node {node}, port {}: {what}", connection.port))?;
+        }
+    }
+    Ok(())
+}
+
+/// How long a node stood still, all together; `None`: it died, or ran short of buffers.
+fn undisturbed_but_for(world: &World, node: usize) -> Option<u64> {
+    let of = |fault: &Fault| match fault {
+        Fault::Kill { node: at, .. } if *at == node => None,
+        Fault::Freeze { node: at, for_ns, .. } if *at == node => Some(*for_ns),
+        _ => Some(0),
+    };
+    let stood_still_ns = world.plan.faults.iter().map(of).sum::<Option<u64>>()?;
+    let starved = world.counters().any(|(of, counters)| of == node && counters.starved > 0);
+    (!starved && world.plan.nodes[node].is_roomy()).then_some(stood_still_ns)
 }
 
 /// Counters that have to agree, on each worker and between them.
@@ -154,6 +191,13 @@ fn counts(world: &World) -> Result<(), String> {
         sum.leases_served += it.leases_served;
         sum.replies_lent += it.replies_lent;
         sum.peers_lost += it.peers_lost;
+        sum.sessions_put += it.sessions_put;
+        sum.sessions_kept += it.sessions_kept;
+        sum.sessions_given += it.sessions_given;
+        sum.takes += it.takes;
+        sum.takes_found += it.takes_found;
+        sum.takes_missed += it.takes_missed;
+        sum.handshakes_resumed += it.handshakes_resumed;
         sum.replies_local += it.replies_local;
         sum.replies_own += it.replies_own;
     }
@@ -167,6 +211,11 @@ fn counts(world: &World) -> Result<(), String> {
     if sum.peers_lost == 0 && sum.leases_taken != sum.leases_granted {
         return Err(format!("a lease was lost on the way: {sum:?}"));
     }
+    sessions(&sum)?;
+    let resumed = world.clients.iter().flat_map(|client| &client.connections).filter(|it| it.resumed);
+    if resumed.count() as u64 > sum.handshakes_resumed {
+        return Err(format!("clients resumed more often than nodes: {sum:?}"));
+    }
     let replies = sum.replies_local + sum.replies_lent + sum.replies_own;
     let whole =
         |client: &Client| client.answers.iter().filter(|answer| **answer != Answer::Lost).count() as u64;
@@ -176,4 +225,16 @@ fn counts(world: &World) -> Result<(), String> {
         return Err(format!("clients saw {seen} replies, nodes made {replies}: {sum:?}"));
     }
     Ok(())
+}
+
+/// What became of sessions between nodes, of a cluster none of whose nodes ended.
+fn sessions(sum: &Counters) -> Result<(), String> {
+    let lost = sum.peers_lost > 0;
+    let outcome = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{what}: {sum:?}")) };
+    outcome(sum.sessions_kept <= sum.sessions_put, "more sessions arrived than were sent")?;
+    outcome(lost || sum.sessions_kept == sum.sessions_put, "a session was lost on the way")?;
+    outcome(sum.takes_found <= sum.sessions_given, "more sessions came than were given")?;
+    outcome(sum.sessions_given + sum.takes_missed <= sum.takes, "more was answered than was asked")?;
+    // What was given and did not come found a handshake that was over.
+    outcome(sum.takes_found <= sum.handshakes_resumed, "a session that came was not used")
 }

@@ -51,6 +51,8 @@ struct Total {
     lent: AtomicU64,
     broken: AtomicU64,
     failed: AtomicU64,
+    taken: AtomicU64,
+    taking: AtomicU64,
     seconds: AtomicU64,
 }
 
@@ -62,6 +64,8 @@ impl Total {
         add(&self.lent, report.lent);
         add(&self.broken, report.broken);
         add(&self.failed, report.failed);
+        add(&self.taken, report.taken);
+        add(&self.taking, u64::from(report.taken > 0));
         add(&self.seconds, report.ns / 1_000_000_000);
     }
 }
@@ -114,12 +118,14 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let value = |of: &AtomicU64| of.load(Ordering::Relaxed);
     println!(
-        "chaos: ok seeds={} replies={} lent={} broken={} failed={} virtual_s={} real_s={:.1}",
+        "chaos: ok seeds={} replies={} lent={} broken={} failed={} taken={} runs_taking={} virtual_s={} real_s={:.1}",
         value(&total.runs),
         value(&total.replies),
         value(&total.lent),
         value(&total.broken),
         value(&total.failed),
+        value(&total.taken),
+        value(&total.taking),
         value(&total.seconds),
         from.elapsed().as_secs_f64()
     );

@@ -39,6 +39,9 @@ const CONNECTIONS: u32 = 32;
 /// No progress between requests, and data the client does not acknowledge.
 pub const IDLE: Duration = Duration::from_secs(10);
 
+/// The longest a handshake waits for a session.
+pub const SESSION_WAIT: Duration = Duration::from_millis(20);
+
 /// The address of a node.
 pub fn address(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, node as u8, 1)
@@ -141,7 +144,7 @@ fn config(plan: &NodePlan, number: usize, nodes: usize) -> Config {
         message_bytes: MESSAGE_BYTES,
         node: id(number),
         members: (0..nodes).map(id).collect(),
-        session_wait: Duration::from_millis(20),
+        session_wait: SESSION_WAIT,
     }
 }
 

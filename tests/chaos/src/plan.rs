@@ -101,6 +101,22 @@ pub struct ClientPlan {
     pub requests: Vec<RequestPlan>,
     /// What is wrong with it.
     pub conduct: Conduct,
+    /// How it goes from node to node; `None`: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roam: Option<Roam>,
+}
+
+/// How a client goes from node to node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roam {
+    /// The node of each connection; after the last the first again.
+    pub nodes: Vec<usize>,
+    /// Whose sessions it offers: clients of one wallet have the same.
+    pub wallet: usize,
+    /// It offers each PSK a second time if it can.
+    pub twice: bool,
+    /// It comes when the time is a multiple of this, as others of its wallet do.
+    pub beat_ns: u64,
 }
 
 /// How a client behaves.
@@ -295,21 +311,32 @@ impl Plan {
         let links = links(&mut rng, &nodes);
         let clients = (0..rng.usize(1..=6)).map(|_| client(&mut rng, count, weather)).collect();
         let faults = faults(&mut rng, weather, count, links.len());
-        Plan { seed, nodes, links, clients, faults }
+        let mut plan = Plan { seed, nodes, links, clients, faults };
+        roamers(&mut plan, weather);
+        plan
     }
 
     /// Whether every request of a client that behaves has to be answered whole.
     pub fn is_gentle(&self) -> bool {
         let patient = self.nodes.iter().all(|node| node.claim_timeout_ms >= PATIENT_MS);
-        let roomy =
-            self.nodes.iter().all(|node| node.pools.iter().all(|size| *size >= ROOMY) && node.jobs >= ROOMY);
+        let roomy = self.nodes.iter().all(NodePlan::is_roomy);
         let sound = self.clients.iter().all(|client| client.requests.iter().all(|request| !request.fails));
         sound && patient && roomy && self.faults.iter().all(Fault::is_gentle)
     }
 }
 
+impl NodePlan {
+    /// Whether nothing runs out.
+    pub fn is_roomy(&self) -> bool {
+        self.pools.iter().all(|size| *size >= ROOMY) && self.jobs >= ROOMY
+    }
+}
+
 /// Buffers of each kind with which nothing runs out.
 const ROOMY: usize = 48;
+
+/// Bodies of clients that roam are shorter.
+const ROAMER_BYTES: usize = 4_000;
 
 /// The longest that gentle faults hold a transfer up together; lease limits of gentle runs are far above.
 const GENTLE_LATE_NS: u64 = 2 * MS;
@@ -409,7 +436,48 @@ fn client(rng: &mut Rng, nodes: usize, weather: Weather) -> ClientPlan {
         per_connection: rng.usize(1..=8),
         requests,
         conduct,
+        roam: None,
     }
+}
+
+/// Clients that go from node to node with their sessions, where nodes keep any. They have a generator of their own: what
+/// else a seed gives does not depend on them.
+fn roamers(plan: &mut Plan, weather: Weather) {
+    let keepers = plan.nodes.iter().filter(|node| node.session_table).count();
+    if keepers < 2 {
+        return;
+    }
+    let mut rng = Rng::with_seed(plan.seed.wrapping_mul(0xd6e8_feb8_6659_fd93) ^ 0x726f_616d);
+    for _ in 0..rng.usize(1..=3) {
+        let roamer = roamer(&mut rng, plan, weather);
+        plan.clients.push(roamer);
+    }
+}
+
+fn roamer(rng: &mut Rng, plan: &Plan, weather: Weather) -> ClientPlan {
+    let nodes = plan.nodes.len();
+    let mut client = client(rng, nodes, weather);
+    client.per_connection = rng.usize(1..=2);
+    client.requests = (0..rng.usize(3..=8)).map(|_| request(rng, weather)).collect();
+    for request in &mut client.requests {
+        // What matters is how often it comes, not what it asks for.
+        request.bytes %= ROAMER_BYTES;
+        request.upload %= ROAMER_BYTES;
+    }
+    let last = plan.clients.last().and_then(|client| Some((client, client.roam.as_ref()?)));
+    if let Some((other, roam)) = last.filter(|_| rng.bool()) {
+        // Comes with the sessions of the other at the same times, but to other nodes.
+        client.start_ns = other.start_ns;
+        client.tls12 = other.tls12;
+        client.suite = other.suite;
+        let nodes = roam.nodes.iter().map(|node| (node + 1) % nodes).collect();
+        client.roam = Some(Roam { nodes, ..roam.clone() });
+    } else {
+        let visits = (0..rng.usize(1..=4)).map(|_| rng.usize(..nodes)).collect();
+        let (twice, beat_ns) = (rng.bool(), rng.u64(MS..10 * MS));
+        client.roam = Some(Roam { nodes: visits, wallet: plan.clients.len(), twice, beat_ns });
+    }
+    client
 }
 
 fn request(rng: &mut Rng, weather: Weather) -> RequestPlan {

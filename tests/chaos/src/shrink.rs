@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::plan::{Conduct, Fault, Plan};
+use crate::plan::{ClientPlan, Conduct, Fault, Plan};
 use crate::world::{self, Report, Violation};
 
 /// Runs spent on one plan at most.
@@ -83,6 +83,12 @@ fn shorter(plan: &Plan) -> Vec<Plan> {
     for client in 0..plan.clients.len() {
         with(&|plan| plan.clients[client].conduct = Conduct::Good);
         with(&|plan| plan.clients[client].pipeline = 1);
+        with(&|plan| plan.clients[client].roam = None);
+        with(&|plan| {
+            if let Some(roam) = &mut plan.clients[client].roam {
+                roam.twice = false;
+            }
+        });
         for request in 0..plan.clients[client].requests.len() {
             if plan.clients[client].requests.len() > 1 {
                 with(&|plan| _ = plan.clients[client].requests.remove(request));
@@ -112,7 +118,11 @@ fn shorter(plan: &Plan) -> Vec<Plan> {
 /// Leaves the last node out, with all that belongs to it.
 fn without_last_node(plan: &mut Plan) {
     let last = plan.nodes.len() - 1;
-    if plan.clients.iter().any(|client| client.node == last) || plan.links.is_empty() {
+    let visits = |client: &ClientPlan| match &client.roam {
+        Some(roam) => roam.nodes.contains(&last),
+        None => client.node == last,
+    };
+    if plan.clients.iter().any(visits) || plan.links.is_empty() {
         return;
     }
     let kept: Vec<usize> = (0..plan.links.len())

@@ -1,6 +1,7 @@
 //! A run: its nodes, clients, wires and fabric in one virtual time, turn by turn until everything is over and every
 //! buffer is back; then what came of it is judged.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ const TURN_NS: u64 = 2_000;
 /// Control finds a lost queue pair and makes a new one after this.
 const RELINK_NS: u64 = 5 * MS;
 
+/// Faults hold no transfer up for longer.
+const SETTLE_NS: u64 = 200 * MS;
+
 /// Everything has to be over by then.
 const END_NS: u64 = 300_000 * MS;
 
@@ -67,6 +71,8 @@ pub struct Report {
     pub broken: u64,
     /// Requests taken back before.
     pub failed: u64,
+    /// Sessions that came from the nodes they lived at.
+    pub taken: u64,
 }
 
 struct Live {
@@ -100,6 +106,8 @@ pub(crate) struct World {
     /// Faults of the script that are still to come, by index.
     script: Vec<(u64, usize)>,
     steps: u64,
+    /// Everything is over then, unless something happens before.
+    settled_ns: Option<u64>,
 }
 
 /// Runs a plan.
@@ -150,9 +158,12 @@ impl World {
         script.sort_unstable();
         script.reverse();
         let count = plan.nodes.len();
+        let mut wallets = BTreeMap::new();
         let clients = plan.clients.iter().enumerate();
         let mut world = World {
-            clients: clients.map(|(number, client)| Client::new(number, client, &clock)).collect(),
+            clients: clients
+                .map(|(number, client)| Client::new(number, client, &clock, &mut wallets))
+                .collect(),
             pairs: plan.links.iter().map(|_| Pair { live: None, next_ns: 0, made: 0 }).collect(),
             plan: plan.clone(),
             clock,
@@ -166,6 +177,7 @@ impl World {
             hubs,
             script,
             steps: 0,
+            settled_ns: None,
         };
         for node in 0..count {
             world.start(node);
@@ -193,7 +205,7 @@ impl World {
             }
             let now_ns = self.clock.now_ns();
             let over = self.script.is_empty() && self.clients.iter().all(Client::is_over);
-            if over && !busy && self.is_quiet() {
+            if over && !busy && self.is_quiet() && self.is_settled(now_ns) {
                 return judge::judge(self);
             }
             if now_ns > END_NS {
@@ -226,10 +238,9 @@ impl World {
             busy |= hub.poll(now_ns);
         }
         for client in &mut self.clients {
-            let hub = &mut self.hubs[client.node()];
-            busy |= client
-                .act(now_ns, hub)
-                .map_err(|what| format!("client of node {}: {what}", client.node()))?;
+            let node = client.node();
+            let hub = &mut self.hubs[node];
+            busy |= client.act(now_ns, hub).map_err(|what| format!("client of node {node}: {what}"))?;
         }
         for hub in &mut self.hubs {
             busy |= hub.poll(now_ns);
@@ -365,6 +376,14 @@ impl World {
         self.frozen_until.iter().all(|until| *until <= now_ns)
             && self.restart_at.iter().all(Option::is_none)
             && self.counters().all(|(_, counters)| judge::held(&counters).is_empty())
+    }
+
+    /// Whether nothing can be on its way between nodes any more. Of leases nodes hold what is on its way; nobody waits for
+    /// a session that is sent to where it lives.
+    fn is_settled(&mut self, now_ns: u64) -> bool {
+        let roams = self.plan.clients.iter().any(|client| client.roam.is_some());
+        let last_ns = if roams { SETTLE_NS } else { 0 };
+        *self.settled_ns.get_or_insert(now_ns + last_ns) <= now_ns
     }
 
     /// Counters of every worker that lives.

@@ -1,4 +1,4 @@
-//! Mistakes put into the lease on purpose, to see that the simulation's checkers find them. Only in builds made for
+//! Mistakes put into leases and sessions on purpose, to see that the simulation's checkers find them. Only in builds made for
 //! that, never in one with optimised-out assertions, as a release is.
 
 use std::str::FromStr;
@@ -16,11 +16,14 @@ pub enum Bug {
     StaleCredit,
     /// The lender goes on one sequence number too early after a return.
     SequenceOffByOne,
+    /// A node that gives away a session that may go on once keeps it.
+    SessionGivenTwice,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 3] = [Bug::GoSkipped, Bug::StaleCredit, Bug::SequenceOffByOne];
+    pub const ALL: [Bug; 4] =
+        [Bug::GoSkipped, Bug::StaleCredit, Bug::SequenceOffByOne, Bug::SessionGivenTwice];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -28,6 +31,7 @@ impl Bug {
             Bug::GoSkipped => "go-skipped",
             Bug::StaleCredit => "stale-credit",
             Bug::SequenceOffByOne => "sequence-off-by-one",
+            Bug::SessionGivenTwice => "session-given-twice",
         }
     }
 }
