@@ -51,12 +51,13 @@ pub(crate) fn judge(world: &World) -> Result<Report, String> {
         return Err(format!("a POST of {path} was run twice (RFC 9110 9.2.1)"));
     }
     seals(world)?;
-    resumptions(world)?;
+    let offered_again = resumptions(world)?;
     counts(world)?;
     let mut report = Report {
         trace: world.shared.lock().streams.trace(),
         ns: world.clock.now_ns(),
         steps: world.steps(),
+        offered_again,
         ..Report::default()
     };
     for client in &world.clients {
@@ -143,9 +144,9 @@ fn seals(world: &World) -> Result<(), String> {
 }
 
 /// PSKs are used once, and no handshake waits for longer than a session may take to come.
-fn resumptions(world: &World) -> Result<(), String> {
+fn resumptions(world: &World) -> Result<u64, String> {
     let path = world.shared.lock();
-    resumptions::used_once(&path.streams)?;
+    let offered_again = resumptions::used_once(&path.streams)?;
     for client in &world.clients {
         for connection in client.connections.iter().filter(|connection| connection.end != Some(End::Own)) {
             let node = connection.node;
@@ -156,7 +157,7 @@ fn resumptions(world: &World) -> Result<(), String> {
                 .map_err(|what| format!("node {node}, port {}: {what}", connection.port))?;
         }
     }
-    Ok(())
+    Ok(offered_again)
 }
 
 /// How long a node stood still, all together; `None`: it died, or ran short of buffers.

@@ -16,11 +16,17 @@ const PRE_SHARED_KEY: u16 = 41;
 /// Bytes of a PSK's name that nodes keep. Tickets, which clients keep and may use again, are longer.
 const KEPT_BYTES: usize = 32;
 
-/// Finds a PSK that went on twice.
+/// Finds a PSK that went on twice. Answers how many were offered again, by whomever.
 ///
 /// # Errors
 /// Which, and where.
-pub fn used_once(streams: &Streams) -> Result<(), String> {
+pub fn used_once(streams: &Streams) -> Result<u64, String> {
+    let mut offers: BTreeMap<&[u8], u64> = BTreeMap::new();
+    for hello in streams.hellos.values() {
+        if let Some(psk) = offered(&hello.bytes, 0).filter(|psk| psk.len() == KEPT_BYTES) {
+            *offers.entry(psk).or_default() += 1;
+        }
+    }
     let mut used: BTreeMap<&[u8], (usize, u16)> = BTreeMap::new();
     for (end, answers) in &streams.all {
         let Some(hello) = streams.hellos.get(end) else { continue };
@@ -36,7 +42,7 @@ pub fn used_once(streams: &Streams) -> Result<(), String> {
             }
         }
     }
-    Ok(())
+    Ok(offers.values().filter(|times| **times > 1).count() as u64)
 }
 
 /// Finds a client that was kept waiting for longer than `limit_ns` once the node had its ClientHello.
@@ -57,11 +63,16 @@ pub fn answered_within(hello: &Hello, limit_ns: u64) -> Result<(), String> {
 /// The PSK of a ClientHello that its ServerHello takes.
 fn taken<'a>(hello: &'a [u8], answer: &[u8]) -> Option<&'a [u8]> {
     let mut selected = Reader(extension(body(answer, SERVER_HELLO)?, false)?);
-    let selected = selected.number(2)?;
+    offered(hello, selected.number(2)?)
+}
+
+/// The PSK at this place among those a ClientHello offers.
+fn offered(hello: &[u8], place: usize) -> Option<&[u8]> {
     let mut offered = Reader(extension(body(hello, CLIENT_HELLO)?, true)?);
     let mut identities = Reader(offered.vector(2)?);
-    for _ in 0..selected {
+    for _ in 0..place {
         identities.vector(2)?;
+        // Obfuscated age of the ticket.
         identities.take(4)?;
     }
     identities.vector(2)

@@ -73,6 +73,8 @@ pub struct Report {
     pub failed: u64,
     /// Sessions that came from the nodes they lived at.
     pub taken: u64,
+    /// PSKs that were offered more than once.
+    pub offered_again: u64,
 }
 
 struct Live {

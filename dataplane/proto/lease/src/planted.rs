@@ -1,5 +1,5 @@
-//! Mistakes put into leases and sessions on purpose, to see that the simulation's checkers find them. Only in builds made for
-//! that, never in one with optimised-out assertions, as a release is.
+//! Mistakes put into leases and sessions on purpose, to see that the simulation's checkers find them. Only in builds
+//! made for that, never in one with optimised-out assertions, as a release is.
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
