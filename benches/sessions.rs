@@ -41,6 +41,9 @@ const ROUNDS: usize = 40;
 /// Requests of a round, each way.
 const REQUESTS: usize = 1_000;
 
+/// Requests before those, untimed: what opening connections has driven out of the caches comes back.
+const WARM_UP: usize = 200;
+
 /// Connections that make them.
 const OTHERS: u32 = 32;
 
@@ -65,7 +68,8 @@ fn main() {
     let others = bench.others(&pair);
     println!(
         "bench sessions: local_resume_us_p50={:.2} remote_resume_us_p50={:.2} remote_take_added_us_p50={:.2} \
-         others_p99_us_idle={:.2} others_p99_us_taking={:.2} others_p99_ratio={:.3} local_resume_us_p99={:.2} \
+         others_p99_us_idle={:.2} others_p99_us_taking={:.2} others_p99_ratio={:.3} \
+         others_p50_us_idle={:.2} others_p50_us_taking={:.2} local_resume_us_p99={:.2} \
          remote_resume_us_p99={:.2} tls12_local_resume_us_p50={:.2} tls12_remote_resume_us_p50={:.2} \
          tls12_remote_take_added_us_p50={:.2}",
         tls13.local_p50,
@@ -74,6 +78,8 @@ fn main() {
         others.idle_p99,
         others.taking_p99,
         others.ratio,
+        others.idle_p50,
+        others.taking_p50,
         tls13.local_p99,
         tls13.remote_p99,
         tls12.local_p50,
@@ -92,6 +98,8 @@ struct Resumed {
 
 /// Times of requests, in us: medians over the rounds.
 struct Others {
+    idle_p50: f64,
+    taking_p50: f64,
     idle_p99: f64,
     taking_p99: f64,
     ratio: f64,
@@ -274,14 +282,14 @@ impl Bench {
         let config = client::config_with(&rustls::version::TLS13, &wallet);
         // Half of them live here.
         self.fill(&config, &wallet, 4 * WAITING as usize);
-        let (mut idle, mut taking, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rounds = Vec::new();
         for round in 0..ROUNDS {
             pair.freeze();
             // Every other round the other way round: what drifts falls on both.
-            let mut p99 = [0.0; 2];
+            let mut times = [[0.0; 2]; 2];
             for waiting in [round % 2 == 1, round % 2 == 0] {
                 let parked = if waiting { self.park(&config, &wallet) } else { Vec::new() };
-                p99[usize::from(waiting)] = self.requests(&established);
+                times[usize::from(waiting)] = self.requests(&established);
                 if waiting {
                     pair.thaw();
                     self.unpark(&parked, &wallet);
@@ -289,11 +297,17 @@ impl Bench {
                 }
             }
             pair.thaw();
-            idle.push(p99[0]);
-            taking.push(p99[1]);
-            ratios.push(p99[1] / p99[0]);
+            rounds.push(times);
         }
-        Others { idle_p99: median(&mut idle), taking_p99: median(&mut taking), ratio: median(&mut ratios) }
+        let of =
+            |value: &dyn Fn(&[[f64; 2]; 2]) -> f64| median(&mut rounds.iter().map(value).collect::<Vec<_>>());
+        Others {
+            idle_p50: of(&|round| round[0][0]),
+            taking_p50: of(&|round| round[1][0]),
+            idle_p99: of(&|round| round[0][1]),
+            taking_p99: of(&|round| round[1][1]),
+            ratio: of(&|round| round[1][1] / round[0][1]),
+        }
     }
 
     /// Handshakes that wait for sessions of the other node, which stands still.
@@ -332,10 +346,10 @@ impl Bench {
         assert_eq!(counters.takes, counters.takes_found, "nothing is missed: {counters:?}");
     }
 
-    /// Requests, one at a time, on connections in turn. Answers the p99 of their times in us.
-    fn requests(&mut self, established: &[u32]) -> f64 {
-        let mut times = Vec::with_capacity(REQUESTS);
-        for number in established.iter().cycle().take(REQUESTS) {
+    /// Requests, one at a time, on connections in turn. Answers p50 and p99 of their times in us.
+    fn requests(&mut self, established: &[u32]) -> [f64; 2] {
+        let mut times = Vec::with_capacity(WARM_UP + REQUESTS);
+        for number in established.iter().cycle().take(WARM_UP + REQUESTS) {
             let client = self.clients.get_mut(number).expect("an established connection");
             let frame = client.request(REQUEST);
             self.inject(vec![frame]);
@@ -344,6 +358,7 @@ impl Bench {
             let plaintext = self.hear(packets);
             assert!(plaintext.starts_with(b"HTTP/1.1 200 OK\r\n"), "a reply");
         }
-        quantile(&mut times, 0.99)
+        let times = &mut times[WARM_UP..];
+        [quantile(times, 0.5), quantile(times, 0.99)]
     }
 }

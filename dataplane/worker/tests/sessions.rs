@@ -3,9 +3,11 @@
 mod common;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use common::World;
-use common::client::Habit;
+use common::client::{self, Habit};
+use common::hoard::Hoard;
 use common::node::Options;
 use common::peer::{Peer, Said};
 use keyferry_lease::Message;
@@ -142,6 +144,44 @@ fn clients_that_go_while_they_wait() {
     });
     assert_eq!([world.total("takes_dropped"), world.total("takes")], [10, 10]);
     assert_over(world, &honest, &peer);
+}
+
+/// Far more clients at once than may wait, and a peer that does not answer: those beyond go on in full at once, the others
+/// when they have waited.
+#[test]
+fn more_clients_than_may_wait() {
+    const WAITING_MAX: u64 = 256;
+    let options = Options { others: &["peer"], connections: 2048, handshakes: 1024, ..Options::default() };
+    let mut world = World::new(options, 1);
+    let mut peer = Peer::connect(&mut world);
+    let hoard = Arc::new(Hoard::default());
+    world.config = client::config_with(&hoard);
+    let step = |world: &mut World, peer: &mut Peer| {
+        world.step();
+        let heard: usize = std::iter::repeat_with(|| peer.hear().len()).take_while(|heard| *heard > 0).sum();
+        // What it has room for.
+        peer.say(&Message::Credit);
+        heard
+    };
+    let mut clients = Vec::new();
+    while clients.len() < 400 {
+        clients.extend(world.join_many(8, Habit::Idles));
+        step(&mut world, &mut peer);
+    }
+    (0..20).for_each(|_| _ = step(&mut world, &mut peer));
+    assert!(world.total("sessions_put") > 2 * WAITING_MAX / 2, "{:#?}", world.counted());
+    hoard.open();
+    let (mut most, first) = (0, world.clients.len());
+    for _ in 0..15 {
+        world.join_many(40, Habit::Idles);
+        step(&mut world, &mut peer);
+        most = most.max(world.total("handshakes_waiting"));
+    }
+    assert_eq!(most, WAITING_MAX, "{:#?}", world.counted());
+    assert!(world.total("takes_skipped") > 0, "{:#?}", world.counted());
+    (0..WAIT_STEPS).for_each(|_| _ = step(&mut world, &mut peer));
+    assert!(world.clients[first..].iter().all(|client| client.answered > 0), "{:#?}", world.counted());
+    assert_over(world, &[], &peer);
 }
 
 /// No buffer is left when a session comes: the handshake waits for one, and goes on with its session.

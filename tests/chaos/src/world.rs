@@ -383,8 +383,8 @@ impl World {
     /// Whether nothing can be on its way between nodes any more. Of leases nodes hold what is on its way; nobody waits for
     /// a session that is sent to where it lives.
     fn is_settled(&mut self, now_ns: u64) -> bool {
-        let roams = self.plan.clients.iter().any(|client| client.roam.is_some());
-        let last_ns = if roams { SETTLE_NS } else { 0 };
+        let keeps = self.plan.nodes.iter().any(|node| node.session_table);
+        let last_ns = if keeps { SETTLE_NS } else { 0 };
         *self.settled_ns.get_or_insert(now_ns + last_ns) <= now_ns
     }
 

@@ -6,12 +6,14 @@ use std::io::{Cursor, Read, Write};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 
 use super::frame::{ACK, ETHERNET, FIN, IP, PSH, RST, SYN, Segment};
+use super::hoard::Hoard;
 
 /// Bytes of one segment.
 const SEGMENT_BYTES: usize = 1400;
@@ -95,18 +97,28 @@ impl fmt::Debug for Client {
 
 /// A configuration all clients share: TLS 1.3, AES-128-GCM, X25519, any certificate.
 pub fn config() -> Arc<ClientConfig> {
+    Arc::new(config_of())
+}
+
+/// The same, with the sessions of all in one place.
+pub fn config_with(hoard: &Arc<Hoard>) -> Arc<ClientConfig> {
+    let mut config = config_of();
+    config.resumption = Resumption::store(Arc::clone(hoard) as _);
+    Arc::new(config)
+}
+
+fn config_of() -> ClientConfig {
     let provider = CryptoProvider {
         cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
         ..aws_lc_rs::default_provider()
     };
-    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+    ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
-        .with_no_client_auth();
-    Arc::new(config)
+        .with_no_client_auth()
 }
 
 impl Client {

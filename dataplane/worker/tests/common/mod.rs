@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod frame;
+pub mod hoard;
 pub mod node;
 pub mod peer;
 
@@ -52,7 +53,8 @@ pub struct World {
     pub rng: Rng,
     pub clients: Vec<Client>,
     by_end: BTreeMap<(Ipv4Addr, u16), usize>,
-    config: Arc<ClientConfig>,
+    /// What new clients have in common.
+    pub config: Arc<ClientConfig>,
     next_port: u32,
     /// Bytes of heap the workers have taken since it was last asked, less those given back.
     pub heap_bytes: i64,

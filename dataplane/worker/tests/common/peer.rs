@@ -16,7 +16,7 @@ const SLOTS: usize = 32;
 const LATENCY_NS: u64 = 2_000;
 const LIMITS: Limits = Limits {
     message_bytes_max: MESSAGE_BYTES,
-    receives: 64,
+    receives: 256,
     posted_max: 512,
     slots_bytes: SLOTS * SLOT_BYTES,
     staging_bytes: SLOTS * SLOT_BYTES,
