@@ -44,6 +44,9 @@ const REQUESTS: usize = 1_000;
 /// Requests before those, untimed: what opening connections has driven out of the caches comes back.
 const WARM_UP: usize = 200;
 
+/// Time before those: what opened connections still owe, delayed acknowledgements above all, is sent.
+const SETTLE: Duration = Duration::from_millis(50);
+
 /// Connections that make them.
 const OTHERS: u32 = 32;
 
@@ -348,6 +351,8 @@ impl Bench {
 
     /// Requests, one at a time, on connections in turn. Answers p50 and p99 of their times in us.
     fn requests(&mut self, established: &[u32]) -> [f64; 2] {
+        let began = Instant::now();
+        self.until("time to pass", |_| began.elapsed() > SETTLE);
         let mut times = Vec::with_capacity(WARM_UP + REQUESTS);
         for number in established.iter().cycle().take(WARM_UP + REQUESTS) {
             let client = self.clients.get_mut(number).expect("an established connection");
