@@ -2,8 +2,8 @@
 //!
 //! [`QueuePair`] has the semantics of an InfiniBand RC queue pair, no more: SEND into posted receive buffers,
 //! one-sided WRITE into memory the peer registered for it, WRITE WITH IMMEDIATE, everything delivered once and
-//! in order, completions polled from a queue, and an error state that flushes what was posted. Drivers: `shm`
-//! (two processes of one machine) and `sim` (one process, virtual time); `verbs` follows.
+//! in order, completions polled from a queue, and an error state that flushes what was posted. Drivers: `verbs`
+//! (InfiniBand, RoCE; a cargo feature), `shm` (two processes of one machine) and `sim` (one process, virtual time).
 //!
 //! A queue pair belongs to one worker; only [`Fence`] is for the control thread.
 //!
@@ -27,9 +27,13 @@
 #![deny(unsafe_code)]
 
 mod limits;
+#[allow(unsafe_code)]
+mod mapping;
 mod receives;
 pub mod shm;
 pub mod sim;
+mod slots;
+pub mod verbs;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use super::layout::{ERROR, LOAD_AT, Layout, READY, STATE_AT};
 use super::region::Region;
 use super::ring::{Entry, Receiver, Sender};
 use crate::receives::ReceiveBuffers;
+use crate::slots::MappedSlots;
 use crate::{BURST, Completion, Fence, LOAD_BYTES, Limits, PostError, Received, Slots, State, WrId};
 
 /// Both regions of a pair and whether it failed. The failure is kept in private memory: the peer can cause it but
@@ -60,34 +61,6 @@ impl Fence for Fencer {
     }
 }
 
-/// This end's slots; they keep the region mapped.
-struct RegionSlots {
-    region: Arc<Region>,
-    at: usize,
-    bytes: usize,
-}
-
-impl RegionSlots {
-    fn offset(&self, at: usize, bytes: usize) -> usize {
-        assert!(at <= self.bytes && bytes <= self.bytes - at, "{bytes} bytes at {at} of the slots");
-        self.at + at
-    }
-}
-
-impl Slots for RegionSlots {
-    fn len(&self) -> usize {
-        self.bytes
-    }
-
-    fn read(&self, at: usize, to: &mut [u8]) {
-        self.region.copy_out(self.offset(at, to.len()), to);
-    }
-
-    fn clear(&self, at: usize, bytes: usize) {
-        self.region.clear(self.offset(at, bytes), bytes);
-    }
-}
-
 /// One end of a queue pair between two processes of one machine.
 pub struct QueuePair {
     limits: Limits,
@@ -112,7 +85,7 @@ impl QueuePair {
             u32::try_from(limits.message_bytes_max).expect("checked against MESSAGE_BYTES_LIMIT");
         let inbound = Arc::new(inbound);
         let slots =
-            RegionSlots { region: Arc::clone(&inbound), at: layout.slots_at, bytes: layout.slots_bytes };
+            MappedSlots { mapping: Arc::clone(&inbound), at: layout.slots_at, bytes: layout.slots_bytes };
         QueuePair {
             limits,
             layout,

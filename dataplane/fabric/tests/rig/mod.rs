@@ -1,7 +1,12 @@
 //! A connected pair of ends, one way for each driver. In: limits. Out: two ends, and what makes things arrive.
+#![allow(dead_code, reason = "each test executable uses its part")]
 
 use std::sync::Arc;
+#[cfg(feature = "verbs")]
+use std::time::Duration;
 
+#[cfg(feature = "verbs")]
+use keyferry_fabric::verbs;
 use keyferry_fabric::{Fence, Limits, QueuePair, shm, sim};
 
 /// Small and odd, so that wrapping and alignment matter.
@@ -14,8 +19,8 @@ pub trait Rig: Sized {
     type End: QueuePair;
     /// Two connected ends.
     fn connect(limits: Limits) -> (Self, Self::End, Self::End);
-    /// Everything under way has arrived, and what it causes too.
-    fn settle(&self);
+    /// Everything under way between these ends has arrived, and what it causes too. Takes no completion.
+    fn settle(&self, ends: &mut [&mut Self::End]);
     /// The control thread's hold on the first (0) or second (1) end.
     fn fence(&self, end: usize) -> &dyn Fence;
 }
@@ -34,7 +39,7 @@ impl Rig for Shm {
         (Shm([a_fence, b_fence]), a, b)
     }
 
-    fn settle(&self) {}
+    fn settle(&self, _ends: &mut [&mut shm::QueuePair]) {}
 
     fn fence(&self, end: usize) -> &dyn Fence {
         &*self.0[end]
@@ -54,7 +59,7 @@ impl Rig for Sim {
         (Sim(net, fences), a, b)
     }
 
-    fn settle(&self) {
+    fn settle(&self, _ends: &mut [&mut sim::QueuePair]) {
         while let Some(next_ns) = self.0.next_ns() {
             self.0.advance(next_ns);
         }
@@ -62,5 +67,69 @@ impl Rig for Sim {
 
     fn fence(&self, end: usize) -> &dyn Fence {
         &*self.1[end]
+    }
+}
+
+/// Two ends on adapters of this host: the ports that `KEYFERRY_VERBS_A` and `KEYFERRY_VERBS_B` name.
+#[cfg(feature = "verbs")]
+pub struct Verbs([Arc<dyn Fence>; 2]);
+
+#[cfg(feature = "verbs")]
+impl Verbs {
+    /// Longer than any adapter repeats before it gives up.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// The device that the variable names.
+    pub fn device(variable: &str) -> verbs::Device {
+        let address = std::env::var(variable).expect("the variable names an RDMA port");
+        let address: verbs::Address = address.parse().expect("an address");
+        let host = verbs::discover();
+        let choice = verbs::choose(&host, &address).expect("a port with that address");
+        verbs::Device::open(&choice).expect("it opens")
+    }
+
+    /// Waits until `done` says so.
+    pub fn wait(mut done: impl FnMut() -> bool) {
+        let begun = std::time::Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < Self::PATIENCE, "nothing comes any more");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[cfg(feature = "verbs")]
+impl Rig for Verbs {
+    type End = verbs::QueuePair;
+
+    fn connect(limits: Limits) -> (Verbs, verbs::QueuePair, verbs::QueuePair) {
+        let prepare = |variable| Verbs::device(variable).prepare(limits).expect("prepared");
+        let (a, offer_a) = prepare("KEYFERRY_VERBS_A");
+        let (b, offer_b) = prepare("KEYFERRY_VERBS_B");
+        let carried = |offer: &verbs::Offer| verbs::Offer::from_bytes(&offer.to_bytes()).expect("an offer");
+        let (a, fence_a) = a.connect(&carried(&offer_b)).expect("connected");
+        let (b, fence_b) = b.connect(&carried(&offer_a)).expect("connected");
+        (Verbs([fence_a, fence_b]), a, b)
+    }
+
+    /// Does what the control threads of both nodes do meanwhile: a failure of one end is told to the other.
+    fn settle(&self, ends: &mut [&mut verbs::QueuePair]) {
+        Verbs::wait(|| {
+            let settled = ends.iter_mut().all(|end| end.is_settled());
+            // Both are asked: asking is what tells the adapter.
+            let failed = [0, 1].map(|end| self.0[end].failed());
+            match failed {
+                [false, false] => settled,
+                [true, true] => ends.iter_mut().all(|end| end.is_settled()),
+                _ => {
+                    self.0.iter().for_each(|fence| fence.fail());
+                    false
+                }
+            }
+        });
+    }
+
+    fn fence(&self, end: usize) -> &dyn Fence {
+        &*self.0[end]
     }
 }

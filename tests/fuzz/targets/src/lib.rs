@@ -25,6 +25,7 @@ mod records;
 mod static_files;
 mod tcp_options;
 mod tls_parties;
+mod verbs_offer;
 
 /// Heap bytes all executions of a process may keep together: what libraries set up when first used. A target that
 /// kept a single byte each time would be found within a hundred thousand executions.
@@ -59,6 +60,7 @@ pub static TARGETS: [&Target; 12] = [
     &records::TARGET,
     &static_files::TARGET,
     &tcp_options::TARGET,
+    &verbs_offer::TARGET,
 ];
 
 thread_local! {

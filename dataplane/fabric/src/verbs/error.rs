@@ -1,0 +1,111 @@
+//! Why a queue pair cannot be had: sentences that say what to do. Control thread, at set-up.
+
+use std::io;
+
+use super::choose::ChooseError;
+use super::host::LinkLayer;
+use super::offer::OfferError;
+use crate::LimitsError;
+
+/// Why there is no queue pair.
+#[derive(Debug, thiserror::Error)]
+pub enum VerbsError {
+    /// No port fits.
+    #[error(transparent)]
+    Choose(#[from] ChooseError),
+    /// The device went away between being listed and being opened, or has no user-space driver here.
+    #[error(
+        "{device} cannot be used from this process: its user-space driver is missing (install ibverbs-providers), or \
+         it has just been removed"
+    )]
+    NoDriver {
+        /// Device.
+        device: String,
+    },
+    /// The device's file may not be opened.
+    #[error(
+        "{device} may not be opened: let this user read and write /dev/infiniband/uverbs* (a container needs the \
+         devices passed in)"
+    )]
+    Permission {
+        /// Device.
+        device: String,
+    },
+    /// The device's file is not there.
+    #[error(
+        "{device} has no file in /dev/infiniband: load ib_uverbs (modprobe ib_uverbs), and in a container pass the devices in"
+    )]
+    NoFile {
+        /// Device.
+        device: String,
+    },
+    /// Memory cannot be mapped.
+    #[error("{bytes} bytes for a queue pair cannot be had: {source}")]
+    Memory {
+        /// How much.
+        bytes: usize,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Memory cannot be pinned.
+    #[error(
+        "{bytes} bytes cannot be pinned for {device}: the limit of locked memory is {limit} (raise it: ulimit -l \
+         unlimited, or LimitMEMLOCK=infinity in the service's unit)"
+    )]
+    LockedMemory {
+        /// How much.
+        bytes: usize,
+        /// Device.
+        device: String,
+        /// The limit, in bytes, or "unlimited".
+        limit: String,
+    },
+    /// The device takes fewer work requests than the configuration wants.
+    #[error(
+        "{device} takes {most} work requests a queue pair and {need} are needed: lower [fabric] receives or slots"
+    )]
+    QueueDepth {
+        /// Device.
+        device: String,
+        /// Its limit.
+        most: usize,
+        /// What the limits ask for.
+        need: usize,
+    },
+    /// The device sends too few bytes inline.
+    #[error("{device} sends at most {most} bytes inline and a load word has {need}")]
+    Inline {
+        /// Device.
+        device: String,
+        /// What it can.
+        most: u32,
+        /// What is needed.
+        need: u32,
+    },
+    /// Another call failed.
+    #[error("{call} on {device}: {source}")]
+    Call {
+        /// The call, by its name in libibverbs.
+        call: &'static str,
+        /// Device.
+        device: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The peer's offer is no offer.
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+    /// One end has InfiniBand and the other Ethernet below.
+    #[error(
+        "this node's port is {ours} and the peer's is {theirs}: name ports of one network in both [fabric] address"
+    )]
+    LinkLayer {
+        /// Here.
+        ours: LinkLayer,
+        /// There.
+        theirs: LinkLayer,
+    },
+    /// The limits agreed are of no use.
+    #[error("agreed limits: {0}")]
+    Limits(#[from] LimitsError),
+}
