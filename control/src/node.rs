@@ -233,6 +233,7 @@ fn local(
         node: config.node.name.clone(),
         incarnation: u64::try_from(since_epoch.as_nanos()).unwrap_or(0),
         driver: config.fabric.driver,
+        address: config.fabric.address.clone(),
         heartbeat_timeout: cluster.heartbeat_timeout,
         limits: keyferry_fabric::Limits {
             message_bytes_max: config.fabric.message_bytes,

@@ -115,6 +115,7 @@ pub(super) fn check(
         }
         match (&peer.address, fabric.driver) {
             (Address::Unix(socket), _) => check_socket(context, &path, socket),
+            (Address::Tcp(_), Driver::Verbs) => {}
             (Address::Tcp(_), Driver::Shm) => {
                 context
                     .report(&path, "[fabric] driver \"shm\" passes memory to the peer: write \"unix:PATH\"");

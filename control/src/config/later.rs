@@ -16,7 +16,6 @@ const LATER: &[(&[&str], &str)] = &[
         &["tunnel", "tunnelledreturn", "tunneledreturn", "ipip", "gre"],
         "tunnelled return comes with a later release",
     ),
-    (&["verbs", "rdma", "rxe", "roce"], "the verbs driver comes with a later release"),
     (&["etcd", "members"], "members from etcd come with a later release: list each [[peer]]"),
     (&["distributor", "distribute"], "the distributor comes with a later release"),
     (&["upstream", "proxy", "proxypass"], "proxying to an upstream comes with a later release"),
@@ -39,8 +38,7 @@ mod tests {
 
     #[test]
     fn knows_the_usual_spellings() {
-        for name in
-            ["HTTP/2", "h2", "http2", "QUIC", "client-certificates", "acme", "ocsp_stapling", "verbs", "VRRP"]
+        for name in ["HTTP/2", "h2", "http2", "QUIC", "client-certificates", "acme", "ocsp_stapling", "VRRP"]
         {
             assert!(feature(name).is_some(), "{name}");
         }

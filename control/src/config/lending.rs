@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use keyferry_decide::Policy;
+use keyferry_fabric::verbs;
 use keyferry_lease::{CREDITS_MAX, LEASES_MAX, message};
 
 use super::reader::{Context, Section};
@@ -37,6 +38,8 @@ pub struct Lease {
 pub struct Fabric {
     /// The driver.
     pub driver: Driver,
+    /// Where this node's queue pairs live: with `verbs`, and only then.
+    pub address: Option<verbs::Address>,
     /// Largest message, in bytes: a lent request has to fit one.
     pub message_bytes: usize,
     /// Posted receives of a queue pair.
@@ -50,6 +53,8 @@ pub struct Fabric {
 pub enum Driver {
     /// Shared memory, between nodes on one machine.
     Shm,
+    /// RDMA adapters.
+    Verbs,
 }
 
 #[derive(Clone, Copy)]
@@ -82,9 +87,25 @@ pub(super) fn read_lease(mut section: Section<'_, '_>) -> Lease {
 }
 
 pub(super) fn read_fabric(mut section: Section<'_, '_>) -> Fabric {
-    let driver = section.choice("driver", &[("shm", Driver::Shm)], Driver::Shm);
+    let driver = section.choice("driver", &[("shm", Driver::Shm), ("verbs", Driver::Verbs)], Driver::Shm);
+    let wants =
+        "an IP address of this host's RDMA port, or its device: \"10.0.0.1\", \"mlx5_0\" or \"mlx5_0:1\"";
+    let address = section.parsed("address", wants, str::parse::<verbs::Address>);
+    let address = match driver {
+        Driver::Verbs => section.required("address", address, wants),
+        Driver::Shm => {
+            if address.is_some() {
+                section.report(
+                    "address",
+                    "the shm driver has no address: leave it out, or write driver = \"verbs\"",
+                );
+            }
+            None
+        }
+    };
     let fabric = Fabric {
         driver,
+        address,
         message_bytes: section.number("message_bytes", 8192, 2048..=1 << 20),
         receives: section.number("receives", 512, 32..=32_768),
         slots: section.number("slots", 256, 1..=32_768),

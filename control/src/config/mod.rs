@@ -245,7 +245,7 @@ impl Draft {
             mtu: nic.map_or(0, |nic| nic.mtu),
             memory_mib: nic.map_or(0, |nic| nic.memory_mib.into()),
             hugepages: nic.map(|nic| nic.hugepages).unwrap_or_default(),
-            verbs: false,
+            verbs: self.fabric.driver == lending::Driver::Verbs,
         }
     }
 

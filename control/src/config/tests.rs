@@ -235,7 +235,9 @@ const CASES: &[Case] = &[
         "[fabric] receives",
         "at least 33",
     ),
-    (&[("driver = \"shm\"", "driver = \"verbs\"")], "[fabric] driver", "later release"),
+    (&[("driver = \"shm\"", "driver = \"verbs\"")], "[fabric] address", "missing"),
+    (&[("driver = \"shm\"", "driver = \"verbs\"\naddress = \"10.0.0\"")], "[fabric] address", "mlx5_0"),
+    (&[("driver = \"shm\"", "driver = \"shm\"\naddress = \"10.0.0.1\"")], "[fabric] address", "leave it out"),
     (&[("name = \"b\"", "name = \"a\"")], "[[peer]] name", "this node itself"),
     (
         &[("unix:/run/keyferry/b.sock", "unix:/run/keyferry/a.sock")],

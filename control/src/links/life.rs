@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use keyferry_fabric::Limits;
+use keyferry_fabric::{Limits, verbs};
 use keyferry_lease::PairSecret;
 use keyferry_worker::mailbox::Mail;
 use tokio::sync::watch;
@@ -45,6 +45,8 @@ pub struct Local {
     pub incarnation: u64,
     /// The fabric.
     pub driver: Driver,
+    /// Where its queue pairs live, if the driver is one of adapters.
+    pub address: Option<verbs::Address>,
     /// Sizes of the queue pairs.
     pub limits: Limits,
     /// Silence after which a peer is taken to be gone.
@@ -154,9 +156,11 @@ impl Greeted {
         }
         let life = Life::new(exporter_secret(self.stream.tls())?, ours, theirs);
 
+        // Anew in each life: a port that was down may have another GID when it is back.
+        let fabric = pairs::Fabric::open(local)?;
         let mut queue_pairs = Vec::new();
         for index in 0..ours.workers.max(theirs.workers) {
-            let prepared = pairs::prepare(local.driver, limits)?;
+            let prepared = fabric.prepare(limits)?;
             let offer =
                 Offer { index, with_descriptor: prepared.descriptor.is_some(), bytes: prepared.bytes };
             let mut wire = Vec::new();
@@ -285,7 +289,9 @@ fn reason(error: &LinkError) -> Option<Reason> {
         LinkError::NotPeer { .. } | LinkError::Name { .. } => Some(Reason::NotPeer),
         LinkError::Driver { .. } | LinkError::NotLocal => Some(Reason::Driver),
         LinkError::Limits(_) => Some(Reason::Limits),
-        LinkError::Mailbox(_) => Some(Reason::Unable),
+        LinkError::Verbs(verbs::VerbsError::Offer(_)) => Some(Reason::Protocol),
+        LinkError::Verbs(verbs::VerbsError::Limits(_)) => Some(Reason::Limits),
+        LinkError::Mailbox(_) | LinkError::Verbs(_) => Some(Reason::Unable),
         LinkError::Slow | LinkError::Silent(_) => Some(Reason::Silent),
         LinkError::Failed => Some(Reason::Failed),
         LinkError::Stopping => Some(Reason::Leaving),

@@ -152,11 +152,12 @@ impl Driver {
     fn number(self) -> u8 {
         match self {
             Driver::Shm => 1,
+            Driver::Verbs => 2,
         }
     }
 
     fn from_number(number: u8) -> Option<Driver> {
-        [Driver::Shm].into_iter().find(|driver| driver.number() == number)
+        [Driver::Shm, Driver::Verbs].into_iter().find(|driver| driver.number() == number)
     }
 }
 

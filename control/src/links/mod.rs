@@ -28,7 +28,7 @@ pub mod trust;
 use std::rc::Rc;
 use std::time::Duration;
 
-use keyferry_fabric::{LimitsError, QueuePair, shm};
+use keyferry_fabric::{LimitsError, QueuePair, shm, verbs};
 use rustls_pki_types::ServerName;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -77,6 +77,8 @@ pub(crate) enum LinkError {
     Limits(LimitsError),
     #[error(transparent)]
     Shm(#[from] shm::ShmError),
+    #[error(transparent)]
+    Verbs(#[from] verbs::VerbsError),
     #[error("worker {0} does not read its mailbox")]
     Mailbox(usize),
     #[error("this node ends")]

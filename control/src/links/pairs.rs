@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use keyferry_decide::NodeId;
-use keyferry_fabric::{Fence, Limits, QueuePair, shm};
+use keyferry_fabric::{Fence, Limits, QueuePair, shm, verbs};
 use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
 use keyferry_worker::mailbox::{Connect, Mail};
 
@@ -20,6 +20,7 @@ use crate::config::Driver;
 /// This end of a queue pair before it is connected.
 pub(super) enum Endpoint {
     Shm(shm::Endpoint),
+    Verbs(Box<verbs::Endpoint>),
 }
 
 /// What one end has for the other.
@@ -31,12 +32,38 @@ pub(super) struct Prepared {
     pub(super) descriptor: Option<OwnedFd>,
 }
 
-/// Makes this end of a queue pair.
-pub(super) fn prepare(driver: Driver, limits: Limits) -> Result<Prepared, LinkError> {
-    match driver {
-        Driver::Shm => {
-            let (endpoint, memory) = shm::prepare(limits)?;
-            Ok(Prepared { endpoint: Endpoint::Shm(endpoint), bytes: Vec::new(), descriptor: Some(memory) })
+/// What queue pairs of one life are made on.
+pub(super) enum Fabric {
+    Shm,
+    Verbs(verbs::Device),
+}
+
+impl Fabric {
+    /// Opens the device, where the driver has one.
+    pub(super) fn open(local: &Local) -> Result<Fabric, LinkError> {
+        match (local.driver, &local.address) {
+            (Driver::Shm, _) => Ok(Fabric::Shm),
+            (Driver::Verbs, address) => {
+                let address = address.as_ref().expect("required by the configuration");
+                let choice = verbs::choose(&verbs::discover(), address).map_err(verbs::VerbsError::from)?;
+                Ok(Fabric::Verbs(verbs::Device::open(&choice)?))
+            }
+        }
+    }
+
+    /// Makes this end of a queue pair.
+    pub(super) fn prepare(&self, limits: Limits) -> Result<Prepared, LinkError> {
+        match self {
+            Fabric::Shm => {
+                let (endpoint, memory) = shm::prepare(limits)?;
+                let endpoint = Endpoint::Shm(endpoint);
+                Ok(Prepared { endpoint, bytes: Vec::new(), descriptor: Some(memory) })
+            }
+            Fabric::Verbs(device) => {
+                let (endpoint, offer) = device.prepare(limits)?;
+                let endpoint = Endpoint::Verbs(Box::new(endpoint));
+                Ok(Prepared { endpoint, bytes: offer.to_bytes().to_vec(), descriptor: None })
+            }
         }
     }
 }
@@ -45,6 +72,7 @@ pub(super) fn prepare(driver: Driver, limits: Limits) -> Result<Prepared, LinkEr
 pub(super) fn passes_memory(driver: Driver) -> bool {
     match driver {
         Driver::Shm => true,
+        Driver::Verbs => false,
     }
 }
 
@@ -59,7 +87,12 @@ impl Endpoint {
                 let (queue_pair, fence) = endpoint.connect(memory)?;
                 Ok((Box::new(queue_pair), fence))
             }
-            (Endpoint::Shm(_), _) => Err(LinkError::Order),
+            (Endpoint::Verbs(endpoint), None) => {
+                let offer = verbs::Offer::from_bytes(bytes).map_err(verbs::VerbsError::from)?;
+                let (queue_pair, fence) = endpoint.connect(&offer)?;
+                Ok((Box::new(queue_pair), fence))
+            }
+            (Endpoint::Shm(_) | Endpoint::Verbs(_), _) => Err(LinkError::Order),
         }
     }
 }
