@@ -74,11 +74,13 @@ impl Folder {
 fn uncommented() -> String {
     let key = |line: &str| {
         line.strip_prefix("# ").is_some_and(|rest| {
-            rest.starts_with("vlan =") || rest.starts_with("eal =") || rest.starts_with("key_log =")
+            ["vlan =", "eal =", "key_log =", "address ="].iter().any(|key| rest.starts_with(key))
         })
     };
     let line = |line: &str| if key(line) { line[2..].to_owned() } else { line.to_owned() };
-    EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
+    let text = EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n");
+    // The fabric's address goes with one driver only.
+    text.replace("driver = \"shm\"", "driver = \"verbs\"")
 }
 
 /// Every key of the schema, `nic.mtu`.
@@ -235,7 +237,7 @@ const CASES: &[Case] = &[
         "[fabric] receives",
         "at least 33",
     ),
-    (&[("driver = \"shm\"", "driver = \"verbs\"")], "[fabric] address", "missing"),
+    (&[("driver = \"shm\"", "driver = \"verbs\"")], "[fabric] address", "required"),
     (&[("driver = \"shm\"", "driver = \"verbs\"\naddress = \"10.0.0\"")], "[fabric] address", "mlx5_0"),
     (&[("driver = \"shm\"", "driver = \"shm\"\naddress = \"10.0.0.1\"")], "[fabric] address", "leave it out"),
     (&[("name = \"b\"", "name = \"a\"")], "[[peer]] name", "this node itself"),
