@@ -22,8 +22,9 @@ use crate::{Fence, LOAD_BYTES, Limits, LimitsError, MEMORY_BYTES_LIMIT};
 
 /// Local acknowledgement time-out: 4.096 us * 2^14 = 67 ms (`ibv_modify_qp(3)`).
 const TIMEOUT: u8 = 14;
-/// Repeats before a queue pair gives its peer up, after half a second in all; adapters may stretch it.
-const RETRIES: u8 = 7;
+/// Repeats before a queue pair gives its peer up, after half a second in all; adapters may stretch it. Not 7, the most
+/// that fits: Soft-RoCE takes that for ever, as it is with RNR (`rxe_completer`), and would never tell of a dead peer.
+const RETRIES: u8 = 6;
 /// A peer without a posted receive is an error at once: credits keep it from happening.
 const RNR_RETRIES: u8 = 0;
 /// Not waited for, as nothing is repeated on RNR; 1 is the shortest, 0 the longest.
