@@ -8,7 +8,7 @@ mod rig;
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -277,7 +277,7 @@ impl Process {
     fn run(test: &str, socket: &std::path::Path) -> Process {
         let program = std::env::current_exe().expect("this executable");
         let mut command = Command::new(program);
-        command.args(["--exact", test, "--ignored"]).env(SOCKET, socket);
+        command.args(["--exact", test, "--ignored"]).env(SOCKET, socket).stdout(Stdio::null());
         Process(command.spawn().expect("it starts"))
     }
 

@@ -47,7 +47,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub static TARGETS: [&Target; 12] = [
+pub static TARGETS: [&Target; 13] = [
     &client_hello::TARGET,
     &config::TARGET,
     &handshake::TARGET,
