@@ -48,6 +48,7 @@ impl Folder {
             node: node.to_owned(),
             incarnation: 7,
             driver: Driver::Shm,
+            address: None,
             limits: LIMITS,
             heartbeat_timeout: Duration::from_millis(400),
             mailboxes,
