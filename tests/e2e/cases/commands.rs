@@ -15,7 +15,7 @@ fn check_and_status(workers: usize) {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("hugepage") && said.contains("hugepages"), "the key and the nearest one: {said}");
 
-    let output = cluster.keyferry("check", |text| text.replace("iface=kf0", "iface=kf9"));
+    let output = cluster.keyferry("check", |text| text.replace("iface=kfe", "iface=kf9"));
     let said = errors(&output.stderr) + &String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("kf9"), "{said}");

@@ -17,6 +17,7 @@ use signal_hook::consts::SIGCONT;
 
 use super::SCRIPT;
 use super::script::{self, Fault, Line, Point};
+use crate::harness::fabric;
 
 /// Lives of the link so far.
 static LIVES: AtomicU32 = AtomicU32::new(0);
@@ -70,6 +71,7 @@ impl Faulty {
             Fault::Kill => signal(Signal::KILL),
             Fault::Stop => stop(),
             Fault::Dead => self.load_at_death = Some(self.inner.read_load()),
+            Fault::Cut => fabric::devices().expect("this test is of RDMA devices").cut(),
             _ => {}
         }
         Some(line.fault)

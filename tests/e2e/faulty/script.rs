@@ -30,6 +30,8 @@ pub enum Fault {
     Stop,
     /// From here on nothing passes either way, and everything posted seems to be done.
     Dead,
+    /// The wire between the RDMA devices is cut, before the message is posted or seen.
+    Cut,
     /// The last byte is another: of the seal, of a record's tag, or of the load word.
     Forge,
     /// The first byte is another: of a record's header.
@@ -74,6 +76,7 @@ fn line(text: &str) -> Line {
         "kill-after" => Fault::KillAfter,
         "stop" => Fault::Stop,
         "dead" => Fault::Dead,
+        "cut" => Fault::Cut,
         "forge" => Fault::Forge,
         "forge-header" => Fault::ForgeHeader,
         "replay" => Fault::Replay,

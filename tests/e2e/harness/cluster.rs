@@ -13,6 +13,7 @@ use keyferry_load::report::Report;
 
 use super::certificates::{self, Certificates, NAME};
 use super::config::{self, Options, Place};
+use super::fabric;
 use super::guard::Guard;
 use super::netns::{Link, Netns};
 use super::node::{Node, PAUSE, keyferry};
@@ -33,11 +34,15 @@ const LINKED_MAX: Duration = Duration::from_secs(20);
 /// Longest time until counters show what has been seen by a client; workers publish them now and then.
 const COUNTED_MAX: Duration = Duration::from_secs(5);
 
-/// The nodes' names, interfaces and addresses.
+/// The nodes' names and addresses.
 const PLACES: [Place<'static>; 2] = [
-    Place { name: "a", interface: "kf0", addresses: ["10.77.1.2/24", "fd77:1::2/64"], peer: "b" },
-    Place { name: "b", interface: "kf0", addresses: ["10.77.2.2/24", "fd77:2::2/64"], peer: "a" },
+    Place { number: 0, name: "a", addresses: ["10.77.1.2/24", "fd77:1::2/64"], peer: "b" },
+    Place { number: 1, name: "b", addresses: ["10.77.2.2/24", "fd77:2::2/64"], peer: "a" },
 ];
+/// How the names of the nodes' interfaces begin.
+const INTERFACE: &str = "kfe";
+/// Between the indexes of the nodes' interfaces.
+const INDEX_STEP: u32 = 10_000;
 /// The clients' interface and addresses on the link of each node.
 const CLIENT_ENDS: [(&str, [&str; 2]); 2] =
     [("to-a", ["10.77.1.1/24", "fd77:1::1/64"]), ("to-b", ["10.77.2.1/24", "fd77:2::1/64"])];
@@ -66,28 +71,36 @@ impl Cluster {
         );
         static MADE: AtomicU32 = AtomicU32::new(0);
         // The process id makes the names unique and tells whose they are, should any ever be left.
-        let prefix = format!("kf-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let made = MADE.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("kf-{}-{made}", std::process::id());
         let directory = std::env::temp_dir().join(&prefix);
-        let names = ["a", "b", "c"].map(|name| format!("{prefix}-{name}"));
-        let guard = Guard::new(&directory, &names.each_ref().map(String::as_str));
+        let [a_name, b_name, clients] = ["a", "b", "c"].map(|name| format!("{prefix}-{name}"));
+        let guard = Guard::new(&directory, &[&a_name, &b_name, &clients]);
         fs::create_dir(&directory).expect("the temporary directory is writable");
-        let [a_netns, b_netns, clients] = names.map(Netns::new);
-        for ((netns, place), (interface, addresses)) in
-            [&a_netns, &b_netns].iter().zip(&PLACES).zip(CLIENT_ENDS)
-        {
-            let link = Link {
-                node: netns,
-                node_interface: place.interface,
-                client: &clients,
-                client_interface: interface,
-                addresses,
-            };
-            link.make();
-        }
+        let clients = Netns::new(clients);
+        // Soft-RoCE speaks in the first namespace only.
+        let [a_netns, b_netns] = match fabric::devices() {
+            Some(_) => [Netns::here(), Netns::here()],
+            None => [Netns::new(a_name), Netns::new(b_name)],
+        };
         let certificates = Certificates::issue(&directory);
         certificates::cluster(&directory, config::CLUSTER, &PLACES.each_ref().map(|place| place.name));
-        for place in &PLACES {
-            let text = config::text(&directory, place, options, &certificates);
+        for ((netns, place), (client_interface, addresses)) in
+            [&a_netns, &b_netns].iter().zip(&PLACES).zip(CLIENT_ENDS)
+        {
+            // Of its own name, as both may be in one namespace. DPDK's packet sockets of two processes clash where
+            // process and interface numbers, one XOR the other, are the same: far apart they never are.
+            let interface = format!("{}{made}-{}", INTERFACE, place.name);
+            let index = INDEX_STEP * (2 * made + 1 + place.number as u32);
+            Link {
+                node: netns,
+                node_interface: (&interface, index),
+                client: &clients,
+                client_interface,
+                addresses,
+            }
+            .make();
+            let text = config::text(&directory, place, &interface, options, &certificates);
             fs::write(config_file(&directory, place.name), text).expect("the test's directory is writable");
         }
         let mut cluster = Cluster {

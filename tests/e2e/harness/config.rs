@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::certificates::Certificates;
+use super::fabric;
 
 /// The folder of the nodes' certificates, in the test's.
 pub const CLUSTER: &str = "cluster";
@@ -103,10 +104,10 @@ impl Options {
 
 /// What differs between the nodes of a test.
 pub struct Place<'a> {
+    /// 0 for A, 1 for B.
+    pub number: usize,
     /// The node's name.
     pub name: &'a str,
-    /// Its interface.
-    pub interface: &'a str,
     /// Its addresses, with prefix.
     pub addresses: [&'a str; 2],
     /// The name of its peer.
@@ -119,7 +120,13 @@ pub fn link_socket(directory: &Path, node: &str) -> PathBuf {
 }
 
 /// The file's text. Cores are shared: these tests run on small machines.
-pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates: &Certificates) -> String {
+pub fn text(
+    directory: &Path,
+    place: &Place<'_>,
+    interface: &str,
+    options: &Options,
+    certificates: &Certificates,
+) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let spread = |count: usize, from: usize| {
         (0..count).map(|index| ((from + index) % cores).to_string()).collect::<Vec<_>>().join(", ")
@@ -129,7 +136,7 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
     let tables = [
         ("node", format!("name = {:?}", place.name)),
         ("cores", format!("control = 0\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
-        ("nic", nic(place, options)),
+        ("nic", nic(place, interface, options)),
         // Long for a loaded machine: a session that comes late would be missed.
         ("tls", format!("resumption = {:?}\nsession_wait_ms = 5000", options.resumption)),
         ("app", format!("kind = {:?}", if options.root.is_some() { "static" } else { "synthetic" })),
@@ -147,7 +154,7 @@ pub fn text(directory: &Path, place: &Place<'_>, options: &Options, certificates
                 }
             ),
         ),
-        ("fabric", "driver = \"shm\"".to_owned()),
+        ("fabric", fabric::section(place.number)),
         ("cluster", cluster(directory, place, options)),
         ("limits", String::new()),
         ("admin", format!("socket = {:?}", directory.join(format!("{}.ctl", place.name)))),
@@ -186,11 +193,11 @@ fn cluster(directory: &Path, place: &Place<'_>, options: &Options) -> String {
     )
 }
 
-fn nic(place: &Place<'_>, options: &Options) -> String {
+fn nic(place: &Place<'_>, interface: &str, options: &Options) -> String {
     let [v4, v6] = place.addresses;
     format!(
         "device = \"net_af_packet0,iface={},qpairs={},framecnt=4096\"\naddresses = [{v4:?}, {v6:?}]\n\
          hugepages = \"never\"\nmemory_mib = 256",
-        place.interface, options.workers
+        interface, options.workers
     )
 }

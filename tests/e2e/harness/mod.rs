@@ -6,6 +6,7 @@
 mod certificates;
 mod cluster;
 mod config;
+pub mod fabric;
 mod guard;
 mod netns;
 mod node;

@@ -6,30 +6,48 @@ use std::process::Command;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// The namespace of one node or of the clients. It is removed by the test's guard.
+/// The namespace of one node or of the clients.
 #[derive(Clone)]
 pub struct Netns {
-    name: String,
+    /// `None`: the one this process is in.
+    name: Option<String>,
 }
 
 impl Netns {
-    /// Makes the namespace, with loopback up.
+    /// Makes the namespace, with loopback up. It is removed by the test's guard.
     pub fn new(name: String) -> Netns {
-        ip(&["netns", "add", &name]);
-        ip(&["-n", &name, "link", "set", "lo", "up"]);
-        Netns { name }
+        let netns = Netns { name: Some(name.clone()) };
+        run(Command::new("ip").args(["netns", "add", &name]));
+        netns.ip(&["link", "set", "lo", "up"]);
+        netns
+    }
+
+    /// The namespace this process is in.
+    pub fn here() -> Netns {
+        Netns { name: None }
     }
 
     /// `program`, to be run inside.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let Some(name) = &self.name else { return Command::new(program) };
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
+        command.args(["netns", "exec", name]).arg(program);
         command
+    }
+
+    /// Runs `ip` on what is inside.
+    fn ip(&self, arguments: &[&str]) {
+        let mut command = Command::new("ip");
+        if let Some(name) = &self.name {
+            command.args(["-n", name]);
+        }
+        run(command.args(arguments));
     }
 
     /// Runs `work` on a thread that lives inside, so that its sockets do too.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(format!("/run/netns/{}", self.name)).expect("the namespace exists");
+        let Some(name) = &self.name else { return work() };
+        let file = File::open(format!("/run/netns/{name}")).expect("the namespace exists");
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
                 move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
@@ -48,8 +66,8 @@ impl Netns {
 pub struct Link<'a> {
     /// Where the node's end lives.
     pub node: &'a Netns,
-    /// Its name there.
-    pub node_interface: &'a str,
+    /// Its name and index there.
+    pub node_interface: (&'a str, u32),
     /// Where the client's end lives.
     pub client: &'a Netns,
     /// Its name there.
@@ -61,9 +79,11 @@ pub struct Link<'a> {
 impl Link<'_> {
     /// Makes the link and brings it up.
     pub fn make(&self) {
-        let (node, client) = (self.node.name.as_str(), self.client.name.as_str());
-        let (inner, outer) = (self.node_interface, self.client_interface);
-        ip(&["-n", node, "link", "add", inner, "type", "veth", "peer", "name", outer, "netns", client]);
+        let ((inner, index), outer) = (self.node_interface, self.client_interface);
+        let client = self.client.name.as_ref().expect("clients have a namespace of their own");
+        let index = index.to_string();
+        let peer = ["peer", "name", outer, "netns", client];
+        self.node.ip(&[&["link", "add", inner, "index", &index, "type", "veth"][..], &peer].concat());
         // The kernel must not answer beside the node: no address, and no IPv6 of its own making.
         let ipv6 = format!("net.ipv6.conf.{inner}.disable_ipv6=1");
         run(self.node.command("sysctl").args(["-qw", &ipv6]));
@@ -71,20 +91,16 @@ impl Link<'_> {
         let offloads = ["-K", outer, "tx", "off", "gso", "off", "tso", "off"];
         run(self.client.command("ethtool").args(offloads));
         for address in self.addresses {
-            let mut add = vec!["-n", client, "address", "add", address, "dev", outer];
+            let mut add = vec!["address", "add", address, "dev", outer];
             if address.contains(':') {
                 // Duplicate address detection would hold the address back for a second.
                 add.push("nodad");
             }
-            ip(&add);
+            self.client.ip(&add);
         }
-        ip(&["-n", node, "link", "set", inner, "up"]);
-        ip(&["-n", client, "link", "set", outer, "up"]);
+        self.node.ip(&["link", "set", inner, "up"]);
+        self.client.ip(&["link", "set", outer, "up"]);
     }
-}
-
-fn ip(arguments: &[&str]) {
-    run(Command::new("ip").args(arguments));
 }
 
 /// Runs a command of the set-up; its failure fails the test.
