@@ -129,6 +129,7 @@ pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
         });
         threads.push(thread.context("cannot start a worker thread")?);
     }
+    let tickets = tls.makes_tickets().then(|| tls.clone());
     threads.push(expire_sessions(tls, &stop)?);
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);
@@ -136,7 +137,8 @@ pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
     let links = match &config.cluster {
         None => None,
         Some(cluster) => {
-            let local = local(config, cluster, mailboxes.clone(), between, Tally::new(&registry));
+            let tally = Tally::new(&registry);
+            let local = links::Local { tickets, ..local(config, cluster, mailboxes.clone(), between, tally) };
             let trust = cluster.trust(&config.node.name)?;
             if let Some(warning) = trust.warning() {
                 warn!("peers will refuse {}: it {warning}", cluster.certificate.display());
@@ -244,6 +246,7 @@ fn local(
         },
         mailboxes,
         between,
+        tickets: None,
         tally,
     }
 }

@@ -1,12 +1,15 @@
 //! Cuts a peer's bytes into messages. In: bytes as they come. Out: messages in order, or what is wrong with the bytes.
-//! Sans-IO; holds at most one incomplete message and what came with it.
+//! Sans-IO; holds at most one incomplete message and what came with it, and erases what has been taken: a message may be
+//! a key.
+
+use zeroize::Zeroizing;
 
 use super::message::{HEADER_BYTES, Hello, Message, PREFIX_BYTES, WireError};
 
 /// Bytes taken and not yet given out as messages.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     greeted: bool,
     failed: Option<WireError>,
 }
@@ -15,7 +18,8 @@ impl Decoder {
     /// Takes bytes. The caller asks for every message before it takes more, so that what is held stays bounded.
     pub fn take(&mut self, bytes: &[u8]) {
         if self.failed.is_none() {
-            self.bytes.extend_from_slice(bytes);
+            // Into a buffer of their own: one that grew would leave what it held behind.
+            self.bytes = Zeroizing::new([&self.bytes[..], bytes].concat());
         }
     }
 
@@ -29,7 +33,7 @@ impl Decoder {
         }
         self.read().inspect_err(|error| {
             self.failed = Some(*error);
-            self.bytes = Vec::new();
+            self.bytes = Zeroizing::default();
         })
     }
 
@@ -57,7 +61,7 @@ impl Decoder {
             (Message::Hello(Hello::decode_body(body)?), PREFIX_BYTES + len)
         };
         self.greeted = true;
-        self.bytes.drain(..used);
+        self.bytes = Zeroizing::new(self.bytes[used..].to_vec());
         Ok(Some(message))
     }
 
@@ -70,6 +74,7 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use keyferry_fabric::Limits;
+    use keyferry_tls::TicketKey;
     use proptest::prelude::*;
 
     use super::super::message::{
@@ -112,6 +117,12 @@ mod tests {
             )),
             Just(Message::Connected),
             Just(Message::Heartbeat),
+            any::<([u8; 16], [u8; 32], [u32; 3])>().prop_map(
+                |(name, key, [seals_in_s, seals_until_s, opens_until_s])| {
+                    let key = zeroize::Zeroizing::new(key);
+                    Message::TicketKey(TicketKey { name, key, seals_in_s, seals_until_s, opens_until_s })
+                }
+            ),
             reason.prop_map(Message::Bye),
         ]
     }
@@ -161,11 +172,11 @@ mod tests {
 
     #[test]
     fn lengths_are_refused_before_their_bytes_have_come() {
-        for (kind, len) in [(1, PAYLOAD_BYTES_MAX as u16 + 1), (2, 1), (3, 1), (4, 2)] {
+        for (kind, len) in [(1, PAYLOAD_BYTES_MAX as u16 + 1), (2, 1), (3, 1), (4, 2), (16, 61)] {
             let [low, high] = len.to_le_bytes();
             assert_eq!(refused(&[kind, 0, low, high], true), WireError::Length);
         }
-        for kind in [0, 5, 16, 17, 255] {
+        for kind in [0, 5, 15, 17, 255] {
             assert_eq!(refused(&[kind, 0, 0, 0], true), WireError::Kind);
         }
         assert_eq!(refused(&[3, 1, 0, 0], true), WireError::Kind);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use keyferry_fabric::{Limits, verbs};
 use keyferry_lease::PairSecret;
+use keyferry_tls::Server;
 use keyferry_worker::mailbox::Mail;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -21,6 +22,7 @@ use super::decoder::Decoder;
 use super::message::{Hello, Message, Offer, Reason};
 use super::pairs::{self, Fences, Life};
 use super::stream::Stream;
+use super::ticket_keys::Told;
 use super::{Between, LinkError, Tally};
 use crate::config::Driver;
 
@@ -33,7 +35,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Heartbeats in each time-out: one or two that are late do no harm.
 const HEARTBEATS: u32 = 4;
 /// Messages taken between two looks, at most: nobody who means well says more.
-const MESSAGES_MAX: u32 = 64;
+const MESSAGES_MAX: u32 = 256;
+/// Bytes a message's buffer begins with.
+const WIRE_BYTES: usize = 128;
 /// The exporter's label (RFC 8446 7.5). Labels that are not registered begin like this (RFC 5705 4).
 const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL keyferry lease v1";
 
@@ -55,6 +59,8 @@ pub struct Local {
     pub mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
     /// What each queue pair goes through on its way to its worker.
     pub between: Between,
+    /// Where ticket keys are, if clients come back by tickets.
+    pub tickets: Option<Server>,
     /// Counts of the links.
     pub tally: Tally,
 }
@@ -133,7 +139,7 @@ impl Greeted {
             Ok(()) => {
                 let (peer, incarnation) = (&self.theirs.node, self.theirs.incarnation);
                 info!(peer, incarnation, queue_pairs = fences.len(), "connected");
-                let _made = local.tally.made();
+                let _made = local.tally.made(peer);
                 (true, self.stay(local, &fences, stop).await)
             }
             Err(error) => (false, error),
@@ -197,29 +203,30 @@ impl Greeted {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut heard, mut said) = (Instant::now(), Instant::now());
-        let mut messages = 0;
+        let (mut messages, mut keys) = (0, Told::default());
         loop {
             // Also what came behind the last message of the exchange.
             loop {
                 match self.decoder.next_message() {
                     Ok(None) => break,
                     Ok(Some(Message::Heartbeat)) if messages < MESSAGES_MAX => messages += 1,
+                    Ok(Some(Message::TicketKey(key))) if messages < MESSAGES_MAX => {
+                        messages += 1;
+                        keys.heard(local.tickets.as_ref(), &key);
+                    }
                     Ok(Some(Message::Bye(reason))) => return LinkError::Bye(reason),
                     Ok(Some(_)) => return LinkError::Order,
                     Err(error) => return error.into(),
                 }
                 heard = Instant::now();
             }
-            let mut plaintext = Vec::new();
             tokio::select! {
                 // What has come is read before the clock is looked at: this process may have been stopped itself.
                 biased;
-                received = self.stream.receive(&mut plaintext) => {
-                    if let Err(error) = received {
-                        return error.into();
-                    }
-                    self.decoder.take(&plaintext);
-                }
+                received = self.stream.receive() => match received {
+                    Ok(plaintext) => self.decoder.take(&plaintext),
+                    Err(error) => return error.into(),
+                },
                 _ = look.tick() => {
                     messages = 0;
                     if fences.any_failed() {
@@ -228,9 +235,10 @@ impl Greeted {
                     if heard.elapsed() > patience {
                         return LinkError::Silent(patience);
                     }
-                    if said.elapsed() >= patience / HEARTBEATS {
+                    let due = (said.elapsed() >= patience / HEARTBEATS).then_some(Message::Heartbeat);
+                    for message in due.into_iter().chain(keys.news(local.tickets.as_ref())) {
                         said = Instant::now();
-                        match timeout(patience, say(&mut self.stream, &Message::Heartbeat)).await {
+                        match timeout(patience, say(&mut self.stream, &message)).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => return error,
                             Err(_) => return LinkError::Silent(patience),
@@ -252,7 +260,8 @@ fn exporter_secret(tls: &rustls::Connection) -> Result<PairSecret, LinkError> {
 }
 
 async fn say(stream: &mut Stream, message: &Message) -> Result<(), LinkError> {
-    let mut wire = Vec::new();
+    // With room for any message that is a secret, so that it does not grow.
+    let mut wire = Zeroizing::new(Vec::with_capacity(WIRE_BYTES));
     message.encode(&mut wire);
     Ok(stream.send(&wire, None).await?)
 }
@@ -262,9 +271,7 @@ async fn hear(stream: &mut Stream, decoder: &mut Decoder) -> Result<Message, Lin
         if let Some(message) = decoder.next_message()? {
             return Ok(message);
         }
-        let mut plaintext = Vec::new();
-        stream.receive(&mut plaintext).await?;
-        decoder.take(&plaintext);
+        decoder.take(&stream.receive().await?);
     }
 }
 

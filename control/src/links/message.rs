@@ -5,6 +5,8 @@
 //! name each other; then frames of a 4-byte header and the kind's own bytes.
 
 use keyferry_fabric::Limits;
+use keyferry_tls::{TICKET_KEY_BYTES, TICKET_NAME_BYTES, TicketKey};
+use zeroize::Zeroizing;
 
 use crate::config::Driver;
 
@@ -38,7 +40,11 @@ const OFFER: u8 = 1;
 const CONNECTED: u8 = 2;
 const HEARTBEAT: u8 = 3;
 const BYE: u8 = 4;
-// 16 is kept for ticket keys and 17 for announcements of sessions; both are unknown to this version.
+const TICKET_KEY: u8 = 16;
+// 17 is kept for announcements of sessions; it is unknown to this version.
+
+/// Bytes of a ticket key on the wire.
+const TICKET_KEY_MESSAGE_BYTES: usize = TICKET_NAME_BYTES + TICKET_KEY_BYTES + 3 * 4;
 
 /// What one end says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +120,8 @@ pub enum Message {
     Connected,
     /// The end is alive.
     Heartbeat,
+    /// A key with which the cluster seals and opens tickets.
+    TicketKey(TicketKey),
     /// The last.
     Bye(Reason),
 }
@@ -178,6 +186,14 @@ impl Message {
             }
             Message::Connected => header(out, CONNECTED, 0),
             Message::Heartbeat => header(out, HEARTBEAT, 0),
+            Message::TicketKey(key) => {
+                header(out, TICKET_KEY, TICKET_KEY_MESSAGE_BYTES);
+                out.extend(key.name);
+                out.extend(&key.key[..]);
+                for seconds in [key.seals_in_s, key.seals_until_s, key.opens_until_s] {
+                    out.extend(seconds.to_le_bytes());
+                }
+            }
             Message::Bye(reason) => {
                 header(out, BYE, 1);
                 out.push(*reason as u8);
@@ -200,6 +216,13 @@ impl Message {
             }
             CONNECTED => Message::Connected,
             HEARTBEAT => Message::Heartbeat,
+            TICKET_KEY => Message::TicketKey(TicketKey {
+                name: fields.take()?,
+                key: Zeroizing::new(fields.take()?),
+                seals_in_s: u32::from_le_bytes(fields.take()?),
+                seals_until_s: u32::from_le_bytes(fields.take()?),
+                opens_until_s: u32::from_le_bytes(fields.take()?),
+            }),
             BYE => {
                 let [number] = fields.take()?;
                 let reason = Reason::ALL.into_iter().find(|reason| *reason as u8 == number);
@@ -216,6 +239,7 @@ impl Message {
         match kind {
             OFFER => Ok(PAYLOAD_BYTES_MAX),
             CONNECTED | HEARTBEAT => Ok(0),
+            TICKET_KEY => Ok(TICKET_KEY_MESSAGE_BYTES),
             BYE => Ok(1),
             _ => Err(WireError::Kind),
         }

@@ -10,6 +10,7 @@
 //! - `socket`, `stream`: bytes, records and descriptors
 //! - `life`: one life of a link; `pairs`: its queue pairs
 //! - `dial`, `accept`: the two ends' ways to a new life; `said`, `tally`: what is logged and counted of it
+//! - `ticket_keys`: the cluster's keys of tickets
 
 mod accept;
 pub mod decoder;
@@ -23,6 +24,7 @@ mod stream;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod ticket_keys;
 pub mod trust;
 
 use std::rc::Rc;
@@ -31,7 +33,7 @@ use std::time::Duration;
 use keyferry_fabric::{LimitsError, QueuePair, shm, verbs};
 use rustls_pki_types::ServerName;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 pub use life::Local;
 pub use socket::Address;
@@ -142,6 +144,10 @@ impl Links {
         let Links { shared, stop, listeners, peers } = self;
         let (dialled, accepted): (Vec<_>, Vec<_>) =
             peers.into_iter().partition(|(peer, _)| shared.local.node < peer.name);
+        let keys = shared.local.tickets.clone().map(|server| {
+            let (node, tally) = (shared.local.node.clone(), shared.local.tally.clone());
+            tokio::task::spawn_local(ticket_keys::tend(server, node, tally)).abort_handle()
+        });
         let mut tasks: Vec<_> = dialled
             .into_iter()
             .map(|(peer, name)| tokio::task::spawn_local(dial::dial(Rc::clone(&shared), peer, name)))
@@ -150,7 +156,7 @@ impl Links {
         for listener in listeners {
             tasks.push(tokio::task::spawn_local(Rc::clone(&acceptor).accept(listener)));
         }
-        Running { stop, tasks, acceptor }
+        Running { stop, tasks, acceptor, keys }
     }
 }
 
@@ -159,6 +165,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     acceptor: Rc<accept::Acceptor>,
+    keys: Option<AbortHandle>,
 }
 
 impl Running {
@@ -166,6 +173,9 @@ impl Running {
     pub async fn end(self) {
         const PATIENCE: Duration = Duration::from_millis(500);
         let _ = self.stop.send(true);
+        if let Some(keys) = self.keys {
+            keys.abort();
+        }
         let all = async {
             for task in self.tasks {
                 let _ = task.await;

@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use rustls::Connection;
 use tokio::time::timeout;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::socket::Socket;
 use super::trust::{self, PROTOCOL};
 
 /// Bytes read at a time: a TLS record and a little more.
 const CHUNK_BYTES: usize = 16 << 10;
+/// Most plaintext of one read: what it brings and a record that was not whole before.
+const PLAINTEXT_BYTES_MAX: usize = 3 * CHUNK_BYTES;
 /// How long the other end has to take the last words.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -43,8 +46,8 @@ pub enum StreamError {
 pub(super) struct Stream {
     socket: Socket,
     tls: Connection,
-    /// Opened and not yet asked for.
-    plaintext: Vec<u8>,
+    /// Opened and not yet asked for; never grows.
+    plaintext: Zeroizing<Vec<u8>>,
     /// Records not yet sent.
     out: Vec<u8>,
     /// A descriptor that came and whose message is not whole yet.
@@ -59,7 +62,7 @@ impl Stream {
         Stream {
             socket,
             tls,
-            plaintext: Vec::new(),
+            plaintext: Zeroizing::new(Vec::with_capacity(PLAINTEXT_BYTES_MAX)),
             out: Vec::new(),
             descriptor: None,
             expects_descriptors: false,
@@ -140,14 +143,15 @@ impl Stream {
         }
     }
 
-    /// Waits for plaintext, at least a byte of it, and appends it. Dropped while it waits, it loses nothing.
-    pub(super) async fn receive(&mut self, plaintext: &mut Vec<u8>) -> Result<(), StreamError> {
+    /// Waits for plaintext, at least a byte of it. Dropped while it waits, it loses nothing.
+    pub(super) async fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, StreamError> {
         while self.plaintext.is_empty() {
             self.flush(None).await?;
             self.fill().await?;
         }
-        plaintext.append(&mut self.plaintext);
-        Ok(())
+        let plaintext = Zeroizing::new(self.plaintext.to_vec());
+        self.plaintext.zeroize();
+        Ok(plaintext)
     }
 
     /// The descriptor that came with the message just taken.

@@ -1,13 +1,28 @@
-//! Counts of a node's links. In: what happens to them. Out: a block of counters that anybody may read. Control thread.
+//! Counts of a node's links and of what goes over them. In: what happens to them. Out: a block of counters that anybody
+//! may read, and whether this node is the first of those that see each other. Control thread.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use keyferry_tls::TicketCounts;
+
 use crate::counters::{Block, Registry};
 
-/// The counters, in the order of [`Tally::publish`].
-const NAMES: &[&str] = &["links_up", "links_made", "links_lost", "links_failed"];
+/// The counters, in the order in which they are published.
+const NAMES: &[&str] = &[
+    "links_up",
+    "links_made",
+    "links_lost",
+    "links_failed",
+    "ticket_keys",
+    "ticket_keys_taken",
+    "ticket_keys_refused",
+    "tickets_sealed",
+    "tickets_opened",
+    "tickets_refused",
+];
 
 /// What is counted.
 #[derive(Clone, Copy, Default)]
@@ -15,22 +30,42 @@ struct Counts {
     made: u64,
     lost: u64,
     failed: u64,
+    tickets: TicketCounts,
 }
 
-/// Counts of all links, shared by their tasks.
+/// Counts of all links, and who is at their other ends; shared by their tasks.
 #[derive(Clone)]
-pub struct Tally(Rc<(Arc<Block>, Cell<Counts>)>);
+pub struct Tally(Rc<Inner>);
+
+struct Inner {
+    block: Arc<Block>,
+    counts: Cell<Counts>,
+    /// Links that live, by peer.
+    up: RefCell<BTreeMap<String, usize>>,
+}
 
 impl Tally {
     /// All zero, published in `registry`.
     pub fn new(registry: &Registry) -> Tally {
-        Tally(Rc::new((registry.block(NAMES, "links".to_owned()), Cell::default())))
+        let block = registry.block(NAMES, "links".to_owned());
+        Tally(Rc::new(Inner { block, counts: Cell::default(), up: RefCell::default() }))
     }
 
     /// A link has come to life, and lives as long as what this returns.
-    pub(super) fn made(&self) -> Made {
+    pub(super) fn made(&self, peer: &str) -> Made {
         self.count(|counts| counts.made += 1);
-        Made(self.clone())
+        *self.0.up.borrow_mut().entry(peer.to_owned()).or_default() += 1;
+        Made { tally: self.clone(), peer: peer.to_owned() }
+    }
+
+    /// Whether no node whose name sorts before this one's is linked to it.
+    pub(super) fn is_first(&self, node: &str) -> bool {
+        self.0.up.borrow().keys().next().is_none_or(|first| node < first.as_str())
+    }
+
+    /// What has become of tickets.
+    pub(super) fn tickets(&self, tickets: TicketCounts) {
+        self.count(|counts| counts.tickets = tickets);
     }
 
     /// An attempt, of either end, has come to nothing.
@@ -39,20 +74,40 @@ impl Tally {
     }
 
     fn count(&self, what: impl FnOnce(&mut Counts)) {
-        let (block, counts) = &*self.0;
+        let Inner { block, counts, .. } = &*self.0;
         let mut now = counts.get();
         what(&mut now);
         counts.set(now);
-        block.publish(&[now.made - now.lost, now.made, now.lost, now.failed]);
+        let tickets = now.tickets;
+        block.publish(&[
+            now.made - now.lost,
+            now.made,
+            now.lost,
+            now.failed,
+            tickets.keys,
+            tickets.keys_taken,
+            tickets.keys_refused,
+            tickets.sealed,
+            tickets.opened,
+            tickets.refused,
+        ]);
     }
 }
 
 /// A link that lives.
-pub(super) struct Made(Tally);
+pub(super) struct Made {
+    tally: Tally,
+    peer: String,
+}
 
 impl Drop for Made {
     fn drop(&mut self) {
-        self.0.count(|counts| counts.lost += 1);
+        self.tally.count(|counts| counts.lost += 1);
+        let mut up = self.tally.0.up.borrow_mut();
+        if let Some(links) = up.get_mut(&self.peer) {
+            *links -= 1;
+        }
+        up.retain(|_, links| *links > 0);
     }
 }
 
@@ -64,11 +119,14 @@ mod tests {
     fn links_up_are_those_made_and_not_lost() {
         let registry = Registry::new();
         let tally = Tally::new(&registry);
-        let (one, _other) = (tally.made(), tally.made());
+        let (one, _other) = (tally.made("a"), tally.made("c"));
+        assert_eq!(["0", "b", "d"].map(|node| tally.is_first(node)), [true, false, false]);
         drop(one);
+        assert_eq!(["0", "b", "d"].map(|node| tally.is_first(node)), [true, true, false]);
         tally.failed();
+        tally.tickets(TicketCounts { keys: 3, refused: 4, ..TicketCounts::default() });
         let total = registry.snapshot().total;
         let values: Vec<_> = NAMES.iter().map(|name| total[name]).collect();
-        assert_eq!(values, [1, 2, 1, 1]);
+        assert_eq!(values, [1, 2, 1, 1, 3, 0, 0, 0, 0, 4]);
     }
 }

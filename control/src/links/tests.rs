@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use keyferry_fabric::{Limits, QueuePair, shm};
 use keyferry_lease::{Channel, Message as LeaseMessage};
+use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
@@ -53,6 +54,7 @@ impl Folder {
             heartbeat_timeout: Duration::from_millis(400),
             mailboxes,
             between: |queue_pair| queue_pair,
+            tickets: None,
             tally: Tally::new(&Registry::new()),
         };
         End { local, trust }
@@ -152,6 +154,56 @@ fn workers_are_paired_in_turn_with_keys_of_their_own() {
     });
 }
 
+/// A server that makes tickets.
+fn tickets(folder: &Folder) -> Option<Server> {
+    let read = |name: &str| std::fs::read(folder.file(name)).unwrap();
+    let options = ServerOptions {
+        certificates: vec![CertificatePem {
+            source: "test".into(),
+            chain: read("a.pem"),
+            key: zeroize::Zeroizing::new(read("a.key")),
+        }],
+        tls12: true,
+        tls13: true,
+        resumption: Resumption::Tickets { lifetime: Duration::from_secs(3600) },
+        suites: None,
+        fragment: keyferry_tls::Fragment::MAX,
+        key_log: None,
+    };
+    Some(Server::new(&options).unwrap())
+}
+
+/// Each tells the other what it knows, and nothing back; an end that makes no tickets minds no key.
+#[test]
+fn ticket_keys_are_told_once() {
+    run(async {
+        let folder = Folder::new();
+        let mut ends = ["a", "b"].map(|node| folder.end(node, 1));
+        for end in &mut ends {
+            end.local.tickets = tickets(&folder);
+        }
+        let [a, b] = ends.map(Rc::new);
+        let keys = |end: &End| end.local.tickets.as_ref().unwrap().ticket_keys().len();
+        let ((), ends) = life(&a, &b, async || {
+            while keys(&a) < 2 || keys(&b) < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        assert!(ends.iter().all(|(lived, _)| *lived), "{ends:?}");
+        let counts = |end: &End| end.local.tickets.as_ref().unwrap().ticket_counts();
+        assert_eq!([counts(&a).keys_taken, counts(&b).keys_taken], [1, 1]);
+
+        let none = Rc::new(folder.end("b", 1));
+        let ((), ends) = life(&a, &none, async || {
+            none.has_mail().await;
+            tokio::time::sleep(3 * a.local.heartbeat_timeout).await;
+        })
+        .await;
+        assert!(ends.iter().all(|(lived, _)| *lived), "{ends:?}");
+    });
+}
+
 #[test]
 fn each_life_has_keys_of_its_own() {
     run(async {
@@ -202,7 +254,7 @@ async fn say(stream: &mut Stream, messages: &[Message], descriptor: Option<&Owne
 async fn greet(stream: &mut Stream) {
     stream.expect_descriptors();
     say(stream, &[hello()], None).await;
-    stream.receive(&mut Vec::new()).await.unwrap();
+    stream.receive().await.unwrap();
 }
 
 fn hello() -> Message {
@@ -281,7 +333,7 @@ fn silence_and_chatter_end_the_link() {
         };
         let error = against_b(async |stream| {
             connect(stream).await;
-            while stream.receive(&mut Vec::new()).await.is_ok() {}
+            while stream.receive().await.is_ok() {}
         });
         let error = error.await;
         assert!(matches!(error, LinkError::Silent(_)), "{error}");

@@ -1,12 +1,12 @@
 //! Sessions of the cluster: a client that met one node comes back to another, and is known.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::SClient;
 use crate::harness::{A4, B4, Cluster, Options, Status};
 use crate::with_one_and_two_workers;
 
-with_one_and_two_workers!(tls12_at_either_node, tls13_once, nobody_to_ask);
+with_one_and_two_workers!(tls12_at_either_node, tls13_once, nobody_to_ask, tickets_at_either_node);
 
 /// Clients of each kind: so many that sessions live at both nodes.
 const CLIENTS: usize = 8;
@@ -74,6 +74,63 @@ fn tls13_once(workers: usize) {
         let given = a.total("sessions_given") + b.total("sessions_given");
         b.total("takes_found") > 0 && sum("takes_found") == given && sum("takes_missed") > 0
     });
+    cluster.finish();
+}
+
+/// Both nodes know so many ticket keys, the same.
+fn know_keys(cluster: &Cluster, keys: u64) {
+    cluster.expect_counts("ticket keys have gone round", |a, b| {
+        [a.total("ticket_keys"), b.total("ticket_keys")] == [keys, keys]
+    });
+}
+
+/// Tickets are sealed with keys that both nodes have, and get again when they come back.
+fn tickets_at_either_node(workers: usize) {
+    let mut cluster = Cluster::start(&Options::new(workers).resumption("tickets"));
+    know_keys(&cluster, 2);
+    let sessions = [("-tls1_2", A4), ("-tls1_2", B4), ("-tls1_3", A4), ("-tls1_3", B4)];
+    let comes_back = |cluster: &Cluster, node: &str| {
+        for (number, (version, _)) in sessions.iter().enumerate() {
+            let session = session(cluster, number);
+            assert!(is_resumed(node, cluster, &[*version, "-sess_in", &session]), "{version} at {node}");
+        }
+    };
+    for (number, (version, node)) in sessions.iter().enumerate() {
+        assert!(!is_resumed(node, &cluster, &[*version, "-sess_out", &session(&cluster, number)]));
+    }
+    comes_back(&cluster, A4);
+    comes_back(&cluster, B4);
+    // The one that makes the next key, then the other: each starts with a key of its own, and learns those before.
+    cluster.take_a().stop();
+    cluster.start_a();
+    know_keys(&cluster, 3);
+    comes_back(&cluster, A4);
+    cluster.kill_b();
+    cluster.start_b();
+    know_keys(&cluster, 4);
+    comes_back(&cluster, B4);
+    assert_eq!(cluster.b().status().total("tickets_refused"), 0);
+    cluster.finish();
+}
+
+/// Keys are replaced while clients come and go between nodes: a ticket is good at either all the while.
+#[test]
+fn tickets_across_rotations() {
+    const LIFETIME: Duration = Duration::from_secs(8);
+    let options = Options::new(1).resumption("tickets");
+    let options = options.line("tls", format!("session_lifetime_s = {}", LIFETIME.as_secs()));
+    let cluster = Cluster::start(&options);
+    know_keys(&cluster, 2);
+    // B takes what A makes: the first and two more.
+    while cluster.b().status().total("ticket_keys_taken") < 3 {
+        for (number, (from, to)) in [(A4, B4), (B4, A4)].into_iter().enumerate() {
+            let (session, made) = (session(&cluster, number), Instant::now());
+            assert!(!is_resumed(from, &cluster, &["-tls1_3", "-sess_out", &session]));
+            let is_resumed = is_resumed(to, &cluster, &["-tls1_3", "-sess_in", &session]);
+            // On a machine that stood still meanwhile the ticket is too old.
+            assert!(is_resumed || made.elapsed() + Duration::from_secs(1) > LIFETIME);
+        }
+    }
     cluster.finish();
 }
 

@@ -15,7 +15,7 @@ use crate::offered::{Offered, Search};
 use crate::record::{Fragment, HEADER_BYTES};
 use crate::session::{NoTable, Session, SessionId, Table};
 use crate::suite::{Suite, Version};
-use crate::ticket::{NoTickets, Ticketer};
+use crate::ticket::{NoTickets, TicketCounts, TicketKey, Ticketer};
 
 /// The one application protocol (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
@@ -290,6 +290,46 @@ impl Server {
         if let Some(ticketer) = &self.inner.ticketer {
             ticketer.expire();
         }
+    }
+
+    /// Where the ticket keys of this node are; `None`: it makes no tickets.
+    fn ticketer(&self) -> Option<&Ticketer> {
+        self.inner.ticketer.as_deref()
+    }
+
+    /// Whether clients come back by tickets.
+    pub fn makes_tickets(&self) -> bool {
+        self.ticketer().is_some()
+    }
+
+    /// Looks after ticket keys of a cluster, which one node makes, this one if `is_maker`. For the control thread, about
+    /// once a second.
+    pub fn tend_ticket_keys(&self, is_maker: bool) {
+        if let Some(ticketer) = self.ticketer() {
+            ticketer.tend(is_maker);
+        }
+    }
+
+    /// Changes whenever there is a ticket key more.
+    pub fn ticket_keys_version(&self) -> u64 {
+        self.ticketer().map_or(0, Ticketer::version)
+    }
+
+    /// Every ticket key, for another node of the cluster: whoever has them can open what clients keep.
+    pub fn ticket_keys(&self) -> Vec<TicketKey> {
+        self.ticketer().map_or_else(Vec::new, Ticketer::all)
+    }
+
+    /// Takes another node's ticket key.
+    pub fn take_ticket_key(&self, key: &TicketKey) {
+        if let Some(ticketer) = self.ticketer() {
+            ticketer.take(key);
+        }
+    }
+
+    /// What has become of tickets and their keys.
+    pub fn ticket_counts(&self) -> TicketCounts {
+        self.ticketer().map_or_else(TicketCounts::default, Ticketer::counts)
     }
 
     /// Keeps a session a handshake has made, here or at another node. Without a table it is dropped.

@@ -10,6 +10,7 @@ use keyferry_control::links::message::{
     PAYLOAD_BYTES_MAX, PREFIX_BYTES, Reason, VERSION, WORKERS_MAX, WireError,
 };
 use keyferry_fabric::Limits;
+use keyferry_tls::TicketKey;
 
 use crate::input::Input;
 use crate::{Seed, Target};
@@ -88,7 +89,7 @@ fn check(message: &Message) {
         Message::Offer(offer) => {
             assert!(offer.bytes.len() <= OFFER_BYTES_MAX, "the offer is within its bound")
         }
-        Message::Connected | Message::Heartbeat | Message::Bye(_) => {}
+        Message::Connected | Message::Heartbeat | Message::TicketKey(_) | Message::Bye(_) => {}
     }
 }
 
@@ -131,6 +132,13 @@ fn seeds() -> Vec<Seed> {
                 offer(true, 0),
                 Message::Connected,
                 Message::Heartbeat,
+                Message::TicketKey(TicketKey {
+                    name: [1; 16],
+                    key: zeroize::Zeroizing::new([2; 32]),
+                    seals_in_s: 0,
+                    seals_until_s: 1800,
+                    opens_until_s: 5400,
+                }),
                 Message::Heartbeat,
                 Message::Bye(Reason::Leaving),
             ]),
