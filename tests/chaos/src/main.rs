@@ -120,7 +120,8 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let value = |of: &AtomicU64| of.load(Ordering::Relaxed);
     println!(
-        "chaos: ok seeds={} replies={} lent={} broken={} failed={} taken={} runs_taking={} offered_again={} virtual_s={} real_s={:.1}",
+        "chaos: ok seeds={} replies={} lent={} broken={} failed={} taken={} runs_taking={} \
+         offered_again={} virtual_s={} real_s={:.1}",
         value(&total.runs),
         value(&total.replies),
         value(&total.lent),

@@ -54,8 +54,9 @@ impl Wallet {
         let mut sessions = self.lock();
         sessions.connections += 1;
         let connection = sessions.connections;
+        // Only a connection that offers nothing can have a twin, so there have to be some.
         let fresh = twice && connection.is_multiple_of(2);
-        let offers = sessions.next(|copies| twice == (copies[1].is_some()) || twice && copies[0].is_none());
+        let offers = sessions.next(|copies| copies[1].is_some());
         let offers = offers.or_else(|| if fresh { None } else { sessions.next(|_| true) });
         let twin = twice && offers.is_none();
         let purse = |copy, offers| Purse {

@@ -28,3 +28,12 @@ fn a_plan_survives_being_written() {
         assert_eq!(serde_json::from_str::<Plan>(&text).expect("and read"), plan);
     }
 }
+
+/// The checks of resumption have something to look at.
+#[test]
+fn clients_roam() {
+    let reports = (0..40).map(|seed| world::run(&Plan::from_seed(seed)).expect("nothing goes wrong"));
+    let (taken, again) =
+        reports.fold((0, 0), |(taken, again), report| (taken + report.taken, again + report.offered_again));
+    assert!(taken > 0 && again > 0, "{taken} sessions came from elsewhere, {again} PSKs were offered again");
+}
