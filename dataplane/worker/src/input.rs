@@ -4,6 +4,8 @@
 //! pieces is gathered, because AEAD wants it contiguous; plaintext behind a complete request waits for its turn,
 //! because TCP's memory is given back.
 
+use std::ops::Range;
+
 use keyferry_http::{Limits, Progress, Refusal, Request};
 use keyferry_tls::{Established, Failure, Handshake, Offered, Opened, Server, Step};
 
@@ -74,8 +76,7 @@ pub fn take(conn: &mut Conn, bytes: &mut [u8], with: &mut Inputs<'_>) -> (usize,
     }
     match keyferry_tls::record_len(bytes) {
         Err(failure) => (bytes.len(), refused(conn, failure, with)),
-        Ok(Some(len)) if len <= bytes.len() && !has_buffers(conn, with.pools) => (0, Taken::Starved),
-        Ok(Some(len)) if len <= bytes.len() => (len, record(conn, &mut bytes[..len], with)),
+        Ok(Some(len)) if len <= bytes.len() => whole(conn, &mut bytes[..len], with),
         Ok(_) if !with.pools.gathers.has_for(conn.served) => (0, Taken::Starved),
         Ok(_) => match with.pools.gathers.take() {
             None => (0, Taken::Starved),
@@ -87,11 +88,28 @@ pub fn take(conn: &mut Conn, bytes: &mut [u8], with: &mut Inputs<'_>) -> (usize,
     }
 }
 
-/// Whether a record can be opened. Once opened it cannot be opened again: a request to feed, and a buffer for what it
-/// may leave over, have to be there first.
-fn has_buffers(conn: &Conn, pools: &Pools) -> bool {
+/// A record that lies whole in TCP's memory. What its request does not use needs a buffer, which has to be there before
+/// the record is opened.
+fn whole(conn: &mut Conn, bytes: &mut [u8], with: &mut Inputs<'_>) -> (usize, Taken) {
+    let opens = matches!(conn.tls, Tls::Open(_));
+    if !may_feed(conn, with.pools) || opens && with.pools.gathers.is_empty() {
+        return (0, Taken::Starved);
+    }
+    let (taken, rest) = record(conn, bytes, with);
+    if !rest.is_empty() {
+        let Some(Gather { bytes: mut kept, .. }) = with.pools.gathers.take() else {
+            unreachable!("a buffer was there before the record was opened");
+        };
+        kept[..rest.len()].copy_from_slice(&bytes[rest.clone()]);
+        conn.waiting = Some(Gather { bytes: kept, start: 0, end: rest.len() });
+    }
+    (bytes.len(), taken)
+}
+
+/// Whether there is a request to feed with what a record may hold: once opened it cannot be opened again.
+fn may_feed(conn: &Conn, pools: &Pools) -> bool {
     let feeds = matches!(conn.tls, Tls::Open(_)) && conn.reply == Reply::None && conn.request.is_none();
-    !pools.gathers.is_empty() && (!feeds || pools.requests.has_for(conn.served))
+    !feeds || pools.requests.has_for(conn.served)
 }
 
 /// Adds bytes to a record that arrives in pieces, and takes it in once whole.
@@ -108,18 +126,26 @@ fn gather(conn: &mut Conn, bytes: &[u8], with: &mut Inputs<'_>) -> (usize, Taken
             Ok(Some(len)) => len,
         };
         if partial.end == want && want > keyferry_tls::HEADER_BYTES {
-            if !has_buffers(conn, with.pools) {
-                conn.partial = Some(partial);
-                return (used, Taken::Starved);
+            // What the request does not use stays where it is: who holds a buffer must not need another, or all who
+            // hold one may wait for each other.
+            let (taken, rest) = record(conn, partial.filled(), with);
+            if rest.is_empty() {
+                with.pools.give_gather(partial);
+            } else {
+                (partial.start, partial.end) = (rest.start, rest.end);
+                conn.waiting = Some(partial);
             }
-            let outcome = record(conn, partial.filled(), with);
-            with.pools.give_gather(partial);
-            return (used, outcome);
+            return (used, taken);
         }
         let more = (want - partial.end).min(bytes.len() - used);
         if more == 0 {
             conn.partial = Some(partial);
             return (used, Taken::Wait);
+        }
+        // The last bytes stay with TCP until the record may be opened: they are what brings the connection back here.
+        if partial.end + more == want && want > keyferry_tls::HEADER_BYTES && !may_feed(conn, with.pools) {
+            conn.partial = Some(partial);
+            return (used, Taken::Starved);
         }
         partial.bytes[partial.end..partial.end + more].copy_from_slice(&bytes[used..used + more]);
         partial.end += more;
@@ -143,10 +169,11 @@ fn refused(conn: &mut Conn, failure: Failure, with: &mut Inputs<'_>) -> Taken {
     Taken::Failed(failure)
 }
 
-/// Takes in one whole record.
-fn record(conn: &mut Conn, record: &mut [u8], with: &mut Inputs<'_>) -> Taken {
+/// Takes in one whole record. Also returns which of its bytes, now plaintext, wait until the reply under way is done.
+fn record(conn: &mut Conn, record: &mut [u8], with: &mut Inputs<'_>) -> (Taken, Range<usize>) {
     begin(conn, with);
-    match &mut conn.tls {
+    let begin = record.as_ptr().addr();
+    let taken = match &mut conn.tls {
         Tls::None | Tls::Silent | Tls::Over => Taken::More,
         Tls::Handshake(handshake) => {
             let step = handshake.advance(record, with.flight);
@@ -156,15 +183,18 @@ fn record(conn: &mut Conn, record: &mut [u8], with: &mut Inputs<'_>) -> Taken {
             Err(failure) => Taken::Failed(failure),
             Ok(Opened::Data(data)) => {
                 // `data` lies in TCP's or the gathering buffer, not in the connection.
+                let at = data.as_ptr().addr() - begin;
+                let end = at + data.len();
                 let (used, taken) = request_bytes(conn, data, with);
-                keep_rest(conn, data, used, taken, with)
+                return (taken, at + used..end);
             }
             Ok(Opened::KeyUpdate { reply }) => Taken::KeyUpdate { reply },
             Ok(Opened::CloseNotify) => Taken::CloseNotify,
             Ok(Opened::NoRenegotiation) => Taken::NoRenegotiation,
             Ok(Opened::Nothing) => Taken::More,
         },
-    }
+    };
+    (taken, 0..0)
 }
 
 /// Goes on with a handshake that has waited for a session; `None` if there is none.
@@ -218,20 +248,6 @@ fn feed(
         Ok((used, Progress::Complete)) => (used, Taken::Request),
         Err(refusal) => (data.len(), Taken::Refused(refusal)),
     }
-}
-
-/// Keeps opened bytes that were not used for when the reply under way is done.
-fn keep_rest(conn: &mut Conn, data: &[u8], used: usize, taken: Taken, with: &mut Inputs<'_>) -> Taken {
-    let rest = &data[used..];
-    if rest.is_empty() {
-        return taken;
-    }
-    let Some(Gather { mut bytes, .. }) = with.pools.gathers.take() else {
-        unreachable!("a buffer was there before the record was opened");
-    };
-    bytes[..rest.len()].copy_from_slice(rest);
-    conn.waiting = Some(Gather { bytes, start: 0, end: rest.len() });
-    taken
 }
 
 /// Feeds plaintext that waited behind a reply.

@@ -230,6 +230,31 @@ fn each_pool_exhausted() {
     }
 }
 
+/// Every gathering buffer holds part of a record: who has one needs no second one to go on.
+#[test]
+fn each_gathering_buffer_in_use() {
+    const GATHERS: usize = 4;
+    let pools = PoolSizes { gathers: GATHERS, ..Options::default().pools };
+    let mut world = World::new(Options { pools, ..Options::default() }, 23);
+    let clients = world.establish(GATHERS, Habit::Pieces);
+    let (starved, mut most) = (world.total("starved"), 0);
+    world.expect_progress(&clients, STEPS, AT_LEAST, |world, _| most = most.max(world.total("gathers_out")));
+    assert_eq!(most, GATHERS as u64, "all were in use at once");
+    assert_eq!(world.total("starved"), starved, "{:#?}", world.counted());
+    world.assert_all_gone();
+}
+
+/// A record that arrived in pieces waits for a request to be read into, and goes on when there is one.
+#[test]
+fn records_in_pieces_wait_for_a_request() {
+    let pools = PoolSizes { requests: 1, ..Options::default().pools };
+    let mut world = World::new(Options { pools, ..Options::default() }, 24);
+    let clients = world.establish(4, Habit::Pieces);
+    world.expect_progress(&clients, STEPS, AT_LEAST, |_, _| {});
+    assert_eq!(world.total("closed_slow"), 0, "{:#?}", world.counted());
+    world.assert_all_gone();
+}
+
 /// Too few packet buffers, and transmit rings of a few places.
 #[test]
 fn packets_and_rings_exhausted() {

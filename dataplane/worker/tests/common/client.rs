@@ -21,6 +21,8 @@ const SEGMENT_BYTES: usize = 1400;
 const FLIGHT_BYTES: usize = 8192;
 /// Nothing acknowledged for this long: all is sent again.
 const RETRY_NS: u64 = 100_000_000;
+/// Bytes of a piece: less than any record a client sends here.
+const PIECE_BYTES: usize = 30;
 
 /// What a client does once connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub enum Habit {
     TinyRecords,
     /// As `Asks`, each byte on the wire in a segment of its own.
     TinySegments,
+    /// As `Asks`, a small segment a step, so that each record arrives in pieces.
+    Pieces,
     /// One request, then nothing.
     Idles,
     /// Connects and says nothing.
@@ -168,7 +172,9 @@ impl Client {
     /// Its handshakes are done, and its first request is answered if it waits for one.
     pub fn is_established(&self) -> bool {
         match self.habit {
-            Habit::Asks | Habit::TinyRecords | Habit::TinySegments | Habit::Idles => self.answered > 0,
+            Habit::Asks | Habit::TinyRecords | Habit::TinySegments | Habit::Pieces | Habit::Idles => {
+                self.answered > 0
+            }
             Habit::Silent | Habit::HalfHello(_) => self.connected,
             _ => self.connected && !self.tls.is_handshaking(),
         }
@@ -224,9 +230,13 @@ impl Client {
         if late && self.flight > 0 {
             self.flight = 0;
         }
-        let segment_bytes = if self.habit == Habit::TinySegments { 1 } else { SEGMENT_BYTES };
+        let (segment_bytes, segments) = match self.habit {
+            Habit::TinySegments => (1, usize::MAX),
+            Habit::Pieces => (PIECE_BYTES, 1),
+            _ => (SEGMENT_BYTES, usize::MAX),
+        };
         let before = out.len();
-        while self.flight < self.unsent.len().min(FLIGHT_BYTES) {
+        while self.flight < self.unsent.len().min(FLIGHT_BYTES) && out.len() - before < segments {
             let len = (self.unsent.len().min(FLIGHT_BYTES) - self.flight).min(segment_bytes);
             let payload: Vec<u8> = self.unsent.range(self.flight..self.flight + len).copied().collect();
             out.push(self.segment(ACK | PSH, self.flight, &payload).frame());
@@ -260,7 +270,7 @@ impl Client {
         let post =
             |bytes: usize| format!("POST / HTTP/1.1\r\nHost: flood.test\r\nContent-Length: {bytes}\r\n\r\n");
         match self.habit {
-            Habit::Asks | Habit::TinySegments => self.say(get(1024).as_bytes()),
+            Habit::Asks | Habit::TinySegments | Habit::Pieces => self.say(get(1024).as_bytes()),
             Habit::Idles if self.answered > 0 => {}
             Habit::Idles => self.say(get(1024).as_bytes()),
             Habit::TinyRecords => get(1024).as_bytes().iter().for_each(|byte| self.say(&[*byte])),
