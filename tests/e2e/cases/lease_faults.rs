@@ -4,6 +4,8 @@
 //! A sends 1 grant, 2 go (or revoke); B sends 1 claim, 2 return, and writes records in between.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::client::assert_is_pattern;
@@ -189,8 +191,7 @@ fn the_wire_is_cut() {
 #[test]
 fn messages_of_a_former_life_are_refused() {
     let mut cluster = cluster();
-    cluster.start_faulty("a", "2 send 1 old");
-    cluster.wait_linked(1);
+    cluster.arm("a", "2 send 1 old");
     assert_eq!(ask(&cluster, false, SHORT), Seen::Whole(200));
     cluster.kill_b();
     cluster.start_b();
@@ -201,8 +202,7 @@ fn messages_of_a_former_life_are_refused() {
     before.expect(&cluster, &case, seen, [true; 2]);
     expect_lent(&cluster);
 
-    cluster.start_faulty("b", "2 send 1 old");
-    cluster.wait_linked(1);
+    cluster.arm("b", "2 send 1 old");
     expect_lent(&cluster);
     cluster.take_a().kill();
     cluster.start_a();
@@ -224,12 +224,13 @@ fn cluster() -> Cluster {
     let options = Options::new(1)
         .resumption("off")
         .decide(Decide::Always)
+        .faulty()
         .silence_timeout_ms(silence_ms)
         .line("lease", format!("claim_timeout_ms = {claim_ms}"));
     Cluster::start(&options)
 }
 
-/// Each case on the same cluster, its faulty node started anew.
+/// Each case on the same cluster.
 fn run(cases: &[Case]) {
     let mut cluster = cluster();
     for case in cases {
@@ -241,16 +242,11 @@ fn run(cases: &[Case]) {
             continue;
         }
         println!("{} of {}, post: {}, {} bytes", case.script, case.node, case.post, case.bytes);
-        cluster.start_faulty(case.node, case.script);
         cluster.wait_linked(1);
+        cluster.arm(case.node, case.script);
         let before = Before::of(&cluster);
-        let seen = ask_through(&cluster, case);
+        let seen = ask_through(&mut cluster, case);
         let dies = case.script.contains("kill");
-        if dies && case.node == "a" {
-            cluster.take_a().wait_killed();
-        } else if dies {
-            cluster.take_b().wait_killed();
-        }
         before.expect(&cluster, case, seen, [case.node != "a" || !dies, case.node != "b" || !dies]);
         if case.script.contains("cut") {
             fabric::devices().expect("this test is of RDMA devices").join();
@@ -278,66 +274,94 @@ enum Seen {
     Nothing,
 }
 
-/// As [`ask`]; lets a node go on that stops meanwhile.
-fn ask_through(cluster: &Cluster, case: &Case) -> Seen {
-    if !case.script.contains("stop") {
-        return ask(cluster, case.post, case.bytes);
+/// As [`ask`]; lets a node go on that stops meanwhile, and sees a node out that dies.
+fn ask_through(cluster: &mut Cluster, case: &Case) -> Seen {
+    let asking = Asking::start(cluster, case.post, case.bytes);
+    match (case.node, case.script) {
+        ("a", script) if script.contains("kill") => {
+            cluster.take_a().wait_killed();
+            asking.give_up()
+        }
+        ("a", script) if script.contains("stop") => {
+            cluster.a().wait_stopped();
+            cluster.a().resume();
+            asking.finish()
+        }
+        (_, script) => {
+            let seen = asking.finish();
+            if script.contains("kill") {
+                cluster.take_b().wait_killed();
+            } else if script.contains("stop") {
+                cluster.b().wait_stopped();
+                cluster.b().resume();
+            }
+            seen
+        }
     }
-    if case.node == "b" {
-        let seen = ask(cluster, case.post, case.bytes);
-        cluster.b().wait_stopped();
-        cluster.b().resume();
-        return seen;
-    }
-    std::thread::scope(|scope| {
-        let asking = scope.spawn(|| ask(cluster, case.post, case.bytes));
-        cluster.a().wait_stopped();
-        cluster.a().resume();
-        asking.join().expect("the client ends")
-    })
 }
 
-/// One request on a connection of its own, with curl.
+/// One request on a connection of its own.
 fn ask(cluster: &Cluster, post: bool, bytes: usize) -> Seen {
+    Asking::start(cluster, post, bytes).finish()
+}
+
+/// A request under way, with curl.
+struct Asking {
+    curl: Child,
+    body: PathBuf,
+    bytes: usize,
+}
+
+impl Asking {
     const SEED: u64 = 7;
-    /// Above both time-outs.
-    const SECONDS_MAX: &str = "25";
-    let body = cluster.directory().join("reply");
-    let _ = fs::remove_file(&body);
-    let mut curl = cluster.client("curl");
-    curl.args([
-        "--silent",
-        "--show-error",
-        "--max-time",
-        SECONDS_MAX,
-        "--write-out",
-        "%{response_code}",
-        "--cacert",
-    ]);
-    curl.arg(cluster.ca()).args(["--resolve", &format!("{NAME}:443:{A4}"), "--output"]).arg(&body);
-    if post {
-        curl.args(["--data", "to be done once"]);
-    }
-    let output =
-        curl.arg(format!("https://{NAME}/?bytes={bytes}&seed={SEED}")).output().expect("curl starts");
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    match output.status.code() {
-        Some(0) => {
-            let status = String::from_utf8_lossy(&output.stdout).parse().expect("curl prints the status");
-            if status == 200 {
-                assert_is_pattern(
-                    &fs::read(&body).expect("curl wrote it"),
-                    SEED,
-                    bytes,
-                    "a reply taken for whole",
-                );
-            }
-            Seen::Whole(status)
+
+    fn start(cluster: &Cluster, post: bool, bytes: usize) -> Asking {
+        /// Above both time-outs.
+        const SECONDS_MAX: &str = "25";
+        let body = cluster.directory().join("reply");
+        let _ = fs::remove_file(&body);
+        let mut curl = cluster.client("curl");
+        curl.args(["--silent", "--show-error", "--max-time", SECONDS_MAX, "--write-out", "%{response_code}"]);
+        curl.arg("--cacert").arg(cluster.ca());
+        curl.args(["--resolve", &format!("{NAME}:443:{A4}"), "--output"]).arg(&body);
+        if post {
+            curl.args(["--data", "to be done once"]);
         }
-        Some(28) => Seen::Nothing,
-        Some(56) if text.contains("reset") => Seen::Reset,
-        Some(56) if text.contains("bad record mac") => Seen::BadRecord,
-        other => panic!("curl ended with {other:?}: {text}"),
+        curl.arg(format!("https://{NAME}/?bytes={bytes}&seed={}", Asking::SEED));
+        let curl = curl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl starts");
+        Asking { curl, body, bytes }
+    }
+
+    /// What the client sees in the end.
+    fn finish(self) -> Seen {
+        let output = self.curl.wait_with_output().expect("curl is our child");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(0) => {
+                let status = String::from_utf8_lossy(&output.stdout).parse().expect("curl prints the status");
+                if status == 200 {
+                    let body = fs::read(&self.body).expect("curl wrote it");
+                    assert_is_pattern(&body, Asking::SEED, self.bytes, "a reply taken for whole");
+                }
+                Seen::Whole(status)
+            }
+            Some(28) => Seen::Nothing,
+            Some(56) if text.contains("reset") => Seen::Reset,
+            Some(56) if text.contains("bad record mac") => Seen::BadRecord,
+            other => panic!("curl ended with {other:?}: {text}"),
+        }
+    }
+
+    /// For a client whose node is gone: what it has seen a while later, if it still waits.
+    fn give_up(mut self) -> Seen {
+        const A_WHILE: Duration = Duration::from_secs(1);
+        std::thread::sleep(A_WHILE);
+        if self.curl.try_wait().expect("curl is our child").is_some() {
+            return self.finish();
+        }
+        self.curl.kill().expect("curl is our child");
+        self.curl.wait().expect("and ends");
+        Seen::Nothing
     }
 }
 

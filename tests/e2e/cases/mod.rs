@@ -12,6 +12,7 @@ mod links;
 mod memory;
 mod network;
 mod peers;
+mod rdma;
 mod resumption;
 mod sessions;
 mod slow;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -15,26 +15,51 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use signal_hook::consts::SIGCONT;
 
-use super::SCRIPT;
+use super::ARMED;
 use super::script::{self, Fault, Line, Point};
 use crate::harness::fabric;
 
-/// Lives of the link so far.
-static LIVES: AtomicU32 = AtomicU32::new(0);
+/// What all queue pairs of this process go by.
+static ORDERS: Mutex<Orders> = Mutex::new(Orders { lines: Vec::new(), lives: 0 });
+/// Goes up with each new script.
+static SCRIPTS: AtomicU32 = AtomicU32::new(0);
 /// The first message sent in the first life.
 static FIRST: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Orders {
+    lines: Vec<Line>,
+    /// Of the link, since the script was read.
+    lives: u32,
+}
+
+impl Orders {
+    fn of(&self, life: u32) -> Vec<Line> {
+        self.lines.iter().filter(|line| line.life == life).copied().collect()
+    }
+}
+
+fn orders() -> MutexGuard<'static, Orders> {
+    ORDERS.lock().expect("never poisoned")
+}
+
+/// From here on the script is this one. What lives of the link now is its first life.
+pub fn arm(text: &str) {
+    *orders() = Orders { lines: script::read(text), lives: 1 };
+    SCRIPTS.fetch_add(1, Ordering::Release);
+}
 
 /// A post the worker knows nothing of.
 const OURS: WrId = WrId(u64::MAX);
 
 /// Puts the script between a worker and its queue pair.
 pub fn wrap(inner: Box<dyn QueuePair>) -> Box<dyn QueuePair> {
-    let life = LIVES.fetch_add(1, Ordering::Relaxed) + 1;
-    let lines = script::read(&std::env::var(SCRIPT).unwrap_or_default());
+    let mut orders = orders();
+    orders.lives += 1;
     Box::new(Faulty {
         inner,
-        life,
-        lines: lines.into_iter().filter(|line| line.life == life).collect(),
+        scripts: SCRIPTS.load(Ordering::Acquire),
+        life: orders.lives,
+        lines: orders.of(orders.lives),
         passed: [0; 4],
         load_at_death: None,
         posts: VecDeque::new(),
@@ -46,6 +71,8 @@ pub fn wrap(inner: Box<dyn QueuePair>) -> Box<dyn QueuePair> {
 
 struct Faulty {
     inner: Box<dyn QueuePair>,
+    /// As many as [`SCRIPTS`] when `lines` were taken.
+    scripts: u32,
     life: u32,
     lines: Vec<Line>,
     /// How many of each kind.
@@ -61,6 +88,18 @@ struct Faulty {
 }
 
 impl Faulty {
+    /// Follows a new script, if there is one and the link is up.
+    fn follow(&mut self) {
+        let scripts = SCRIPTS.load(Ordering::Acquire);
+        if scripts == self.scripts || self.inner.state() != State::Ready {
+            return;
+        }
+        let orders = orders();
+        (self.scripts, self.life) = (scripts, orders.lives);
+        (self.lines, self.passed) = (orders.of(self.life), [0; 4]);
+        eprintln!("{ARMED}");
+    }
+
     /// Counts one more of a kind and says what is to happen at it. Deaths happen here.
     fn strike(&mut self, point: Point) -> Option<Fault> {
         self.passed[point as usize] += 1;
@@ -98,6 +137,7 @@ impl Faulty {
     }
 
     fn fetch(&mut self) {
+        self.follow();
         let mut fetched = ArrayVec::<Completion, BURST>::new();
         self.inner.poll(&mut fetched);
         for completion in fetched {

@@ -1,7 +1,7 @@
 //! The script of a faulty node: what happens at which message. In: text of the test. Out: faults to strike.
 //!
-//! `LIFE WHAT N FAULT [MS]`, several separated by commas: in the LIFE-th life of the link, at the N-th message of
-//! that kind. All counts start at 1. Tests with a script have one worker a node and one request at a time, so that
+//! `LIFE WHAT N FAULT [MS]`, several separated by commas: in the LIFE-th life of the link, of which the one that lives
+//! when the script comes is the first, at the N-th message of that kind since. All counts start at 1. Tests with a script have one worker a node and one request at a time, so that
 //! the kinds of sealed messages follow from their numbers: A sends grant, go, slots and revoke, B claim and return.
 
 use std::time::Duration;

@@ -59,6 +59,8 @@ pub struct Cluster {
     certificates: Certificates,
     /// B is not the first of its name.
     restarted: bool,
+    /// Nodes take scripts of faults.
+    faulty: bool,
     _guard: Guard,
 }
 
@@ -112,6 +114,7 @@ impl Cluster {
             directory,
             certificates,
             restarted: false,
+            faulty: options.faulty,
             _guard: guard,
         };
         // B first: A then finds its peer at once.
@@ -133,7 +136,12 @@ impl Cluster {
 
     /// Starts B, again after [`kill_b`](Cluster::kill_b).
     pub fn start_b(&mut self) {
-        self.b = Some(Node::start("b", &config_file(&self.directory, "b"), &self.b_netns));
+        self.b = Some(self.start_node("b", &self.b_netns));
+    }
+
+    fn start_node(&self, name: &str, netns: &Netns) -> Node {
+        let start = if self.faulty { Node::start_faulty } else { Node::start };
+        start(name, &config_file(&self.directory, name), netns)
     }
 
     /// Kills B.
@@ -144,20 +152,13 @@ impl Cluster {
 
     /// Starts A, again after its end.
     pub fn start_a(&mut self) {
-        self.a = Some(Node::start("a", &config_file(&self.directory, "a"), &self.a_netns));
+        self.a = Some(self.start_node("a", &self.a_netns));
     }
 
-    /// Starts A or B anew, with the faults of `script`; what ran before is killed.
-    pub fn start_faulty(&mut self, name: &str, script: &str) {
-        let (node, netns) = match name {
-            "a" => (&mut self.a, &self.a_netns),
-            _ => (&mut self.b, &self.b_netns),
-        };
-        if let Some(before) = node.take() {
-            before.kill();
-        }
-        self.restarted = true;
-        *node = Some(Node::start_faulty(name, &config_file(&self.directory, name), netns, script));
+    /// The next script of faults of A or B.
+    pub fn arm(&mut self, name: &str, script: &str) {
+        let node = if name == "a" { &mut self.a } else { &mut self.b };
+        node.as_mut().expect("it runs").arm(script);
     }
 
     /// A, which is about to end and to be started again.

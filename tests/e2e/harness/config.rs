@@ -31,6 +31,8 @@ pub struct Options {
     pub burn: bool,
     /// When to lend.
     pub decide: Decide,
+    /// Scripts of faults may stand between the nodes.
+    pub faulty: bool,
     /// The folder of the static application; `None`: the synthetic one.
     pub root: Option<PathBuf>,
     /// `[tls] resumption`.
@@ -52,6 +54,7 @@ impl Options {
             apps: 0,
             burn: false,
             decide: Decide::Never,
+            faulty: false,
             root: None,
             resumption: "table",
             silence_timeout_ms: 20_000,
@@ -63,6 +66,11 @@ impl Options {
     /// Lending as said.
     pub fn decide(self, decide: Decide) -> Options {
         Options { decide, ..self }
+    }
+
+    /// Nodes that take scripts of faults.
+    pub fn faulty(self) -> Options {
+        Options { faulty: true, ..self }
     }
 
     /// So many application threads.
@@ -117,6 +125,11 @@ pub struct Place<'a> {
 /// Where `node` listens for its peers.
 pub fn link_socket(directory: &Path, node: &str) -> PathBuf {
     directory.join(format!("{node}.sock"))
+}
+
+/// Where the node of this configuration answers `keyferry status`.
+pub fn admin_socket(config: &Path) -> PathBuf {
+    config.with_extension("ctl")
 }
 
 /// The file's text. Cores are shared: these tests run on small machines.

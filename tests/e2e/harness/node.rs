@@ -1,7 +1,7 @@
 //! One `keyferry node` process: started, watched, asked for its counters, ended.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,8 +9,10 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use keyferry_control::admin;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::config;
 use super::netns::Netns;
 use super::status::Status;
 use crate::faulty;
@@ -41,18 +43,30 @@ impl Node {
     /// Starts the node and waits until it says that it serves.
     pub fn start(name: &str, config: &Path, netns: &Netns) -> Node {
         let mut command = netns.command(keyferry());
-        command.args(["node", "--config"]).arg(config);
+        command.args(["node", "--config"]).arg(config).stdin(Stdio::null());
         Node::start_as(command, name, config)
     }
 
-    /// As [`start`](Node::start), with the faults of `script` between its workers and their queue pairs.
-    pub fn start_faulty(name: &str, config: &Path, netns: &Netns, script: &str) -> Node {
-        Node::start_as(faulty::command(config, script, netns), name, config)
+    /// As [`start`](Node::start), with what follows scripts of faults between its workers and their queue pairs.
+    pub fn start_faulty(name: &str, config: &Path, netns: &Netns) -> Node {
+        Node::start_as(faulty::command(config, netns), name, config)
+    }
+
+    /// Gives a faulty node its next script, and waits until its link, which has to be up, follows it.
+    pub fn arm(&mut self, script: &str) {
+        let armed = |node: &Node| node.log().matches(faulty::ARMED).count();
+        let before = armed(self);
+        let stdin = self.child.stdin.as_mut().expect("a faulty node's stdin is piped");
+        writeln!(stdin, "{script}").expect("it runs");
+        let deadline = Instant::now() + FAULT_MAX;
+        while armed(self) == before {
+            assert!(Instant::now() < deadline, "node {} takes no script:\n{}", self.name, self.log());
+            std::thread::sleep(PAUSE);
+        }
     }
 
     fn start_as(mut command: Command, name: &str, config: &Path) -> Node {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -90,21 +104,13 @@ impl Node {
         self.log.lock().expect("the log's lock is never poisoned").clone()
     }
 
-    /// The node's counters.
+    /// The node's counters, as `keyferry status` asks for them.
     pub fn status(&self) -> Status {
-        let output = Command::new(keyferry())
-            .args(["status", "--config"])
-            .arg(&self.config)
-            .output()
-            .expect("the executable under test starts");
-        assert!(
-            output.status.success(),
-            "status of node {}: {}\nits log:\n{}",
-            self.name,
-            String::from_utf8_lossy(&output.stderr),
-            self.log()
-        );
-        Status::parse(&output.stdout)
+        let answer = admin::ask(&config::admin_socket(&self.config), "status");
+        let answer = answer.unwrap_or_else(|error| {
+            panic!("status of node {}: {error}\nits log:\n{}", self.name, self.log())
+        });
+        Status::parse(answer.as_bytes())
     }
 
     /// Asks for counters until `is_met`; fails with the last ones after `within`.

@@ -1,0 +1,78 @@
+//! Two nodes that lend over RDMA devices: what shared memory is put through by other tests, with the kernel's verbs
+//! between the nodes. `tools/vm/test` runs them, on an emulated machine, so time-outs are long.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keyferry_load::report::Report;
+
+use crate::harness::{Cluster, Decide, Options, Status, fabric};
+
+/// Longest time until A lends, or notices that it cannot.
+const LENDS: Duration = Duration::from_secs(60);
+/// Sizes of bodies: none, part of a record, several records.
+const BYTES: &str = "0,1,100,1024,4000,20000";
+
+fn cluster() -> Cluster {
+    // Sessions that nodes give each other are of other tests.
+    Cluster::start(&Options::new(1).resumption("off").decide(Decide::Always))
+}
+
+/// Every reply is sealed by B with A's key and written into A's memory by the adapter; the load generator knows each
+/// byte of each body.
+#[test]
+#[ignore = "needs RDMA devices: tools/vm/test"]
+fn ten_thousand_leased_replies() {
+    const REPLIES: u64 = 10_000;
+    let cluster = cluster();
+    let requests = REPLIES.to_string();
+    let report = cluster.load(&["-c", "16", "-n", &requests, "--bytes-mix", BYTES, "--timeout", "60"]);
+    assert_eq!((report.mismatches, broken(&report), others(&report)), (0, 0, 0), "{report}");
+    assert_eq!(report.requests, REPLIES, "{report}");
+    cluster.expect_replies(0, REPLIES);
+    cluster.finish();
+}
+
+/// The wire is cut under load and joined again. Whatever a client has, it has whole or is told.
+#[test]
+#[ignore = "needs RDMA devices: tools/vm/test"]
+fn the_wire_is_cut_under_load() {
+    const LENT: u64 = 100;
+    let devices = fabric::devices().expect("tools/vm/test names them");
+    let cluster = cluster();
+    let load = cluster.loader(&["-c", "8", "-d", "300", "--bytes-mix", BYTES, "--timeout", "60"]);
+    let stop = load.stop();
+    let load = std::thread::spawn(move || load.run());
+
+    let more = |counter: &'static str, by: u64| {
+        let from = cluster.a().status().total(counter);
+        let is_met = move |status: &Status| status.total(counter) >= from + by;
+        cluster.a().wait_for(counter, LENDS, is_met)
+    };
+    more("replies_lent", LENT);
+    devices.cut();
+    cluster.a().wait_for("alone", LENDS, |status| status.total("peers_ready") == 0);
+    // A goes on alone.
+    more("replies_local", LENT);
+    devices.join();
+    more("replies_lent", LENT);
+    stop.store(true, Ordering::Relaxed);
+
+    let report = load.join().expect("the load ends in order");
+    assert_eq!(report.mismatches, 0, "{report}");
+    // Where a key was out, the connection ends in RST; nothing else may be seen.
+    assert_eq!((report.mismatches, others(&report)), (0, 0), "{report}");
+    assert!(broken(&report) <= 8, "{report}");
+    cluster.finish();
+}
+
+/// Connections that ended early, as they have to where a key is out.
+fn broken(report: &Report) -> u64 {
+    report.errors.reset + report.errors.closed
+}
+
+/// What never may happen.
+fn others(report: &Report) -> u64 {
+    let errors = &report.errors;
+    errors.connect + errors.tls + errors.http + errors.status + errors.timeout
+}
