@@ -157,7 +157,10 @@ impl<N: Nic, A: App> Worker<N, A> {
         if planted::is_planted(planted::Bug::GoSkipped) {
             return forget_go(conn, peer, lease, &key, slots);
         }
-        if let Some(request) = conn.request.take() {
+        // A key that went with the grant may come back unused.
+        if peer.lender.is_claimed(lease)
+            && let Some(request) = conn.request.take()
+        {
             self.pools.give_request(request);
         }
         let mut wire = Zeroizing::new([0; RecordKey::WIRE_BYTES]);
@@ -185,8 +188,17 @@ impl<N: Nic, A: App> Worker<N, A> {
             let credits = self.config.leases.credits;
             let want = if records == 0 { credits } else { credits.min(records as usize) };
             peer.outbox.push_back(Intent::Go { lease, want });
+        } else if let Some(owner) = peer.lender.owner(lease) {
+            self.let_go_of_request(owner as usize);
         }
         Ok(())
+    }
+
+    /// The helper answers a request whose key went with the grant: it does not run here any more.
+    fn let_go_of_request(&mut self, owner: usize) {
+        if let Some(request) = self.conns[owner].as_mut().and_then(|conn| conn.request.take()) {
+            self.pools.give_request(request);
+        }
     }
 
     /// The helper did not take the request, or its application failed on it: the same may not run twice unless it
@@ -198,12 +210,18 @@ impl<N: Nic, A: App> Worker<N, A> {
         why: Declined,
     ) -> Result<(), Violation> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
-        if let Some(owner) = peer.lender.ended_by_helper(lease)? {
-            self.counters.leases_refused += 1;
-            match why {
-                Declined::Failed => self.run_again(owner as usize),
-                Declined::Busy | Declined::Draining | Declined::Malformed => self.run_here(owner as usize),
-            }
+        let Some(owner) = peer.lender.declined(lease)?.map(|owner| owner as usize) else { return Ok(()) };
+        if let Some(conn) = self.conns[owner].as_mut()
+            && let (Reply::Lent { gone: true, .. }, Tls::Open(session)) = (&conn.reply, &mut conn.tls)
+            && session.sealer.reclaim(0).is_err()
+        {
+            self.break_lease(owner);
+            return Ok(());
+        }
+        self.counters.leases_refused += 1;
+        match why {
+            Declined::Failed => self.run_again(owner),
+            Declined::Busy | Declined::Draining | Declined::Malformed => self.run_here(owner),
         }
         Ok(())
     }
@@ -268,6 +286,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     }
 
     fn reclaim(&mut self, owner: usize, outcome: &Return) {
+        self.let_go_of_request(owner);
         let Some(conn) = self.conns[owner].as_mut() else { return };
         let Tls::Open(session) = &mut conn.tls else { return };
         let records = u64::from(outcome.records);

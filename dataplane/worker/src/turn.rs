@@ -314,8 +314,8 @@ impl<N: Nic, A: App> Worker<N, A> {
             }
             Message::Decline { lease, why } => self.declined(peer_index, lease, why).map_err(Broken::from),
             Message::Revoked { lease } => {
-                let ended = self.peers[peer_index].as_mut().map(|peer| peer.lender.ended_by_helper(lease));
-                ended.unwrap_or(Ok(None)).map(|_| ()).map_err(Broken::from)
+                let ended = self.peers[peer_index].as_mut().map(|peer| peer.lender.revoked(lease));
+                ended.unwrap_or(Ok(())).map_err(Broken::from)
             }
             Message::Alive { lease } => {
                 let heard = self.peers[peer_index].as_mut().map(|peer| peer.lender.alive(lease, self.now));

@@ -306,19 +306,35 @@ impl Lender {
         if equal { Ok(()) } else { Err(Violation::Count) }
     }
 
-    /// The helper ended the lease without sealing (declined), or after a revoke.
+    /// The helper does not take the request: nothing was sealed, nor will be, even where the key went with the grant.
+    /// Names the owner that has it back; `None` if the lease was taken back meanwhile.
     ///
     /// # Errors
-    /// [`Violation::Stage`] if it may have sealed and no revoke was sent.
-    pub fn ended_by_helper(&mut self, lease: LeaseId) -> Result<Option<u32>, Violation> {
+    /// [`Violation::Stage`] after a claim or a record.
+    pub fn declined(&mut self, lease: LeaseId) -> Result<Option<u32>, Violation> {
         let entry = self.entry(lease).ok_or(Violation::Stage)?;
         let owner = match entry.live {
-            Some(Stage::Granted) => Some(entry.owner),
             Some(Stage::Orphaned) => None,
-            _ => return Err(Violation::Stage),
+            _ if entry.claimed && entry.keyed || entry.records > 0 => return Err(Violation::Stage),
+            _ => Some(entry.owner),
         };
         self.end(lease);
         Ok(owner)
+    }
+
+    /// The helper has let go of a lease that was taken back.
+    ///
+    /// # Errors
+    /// [`Violation::Stage`] if it was not.
+    pub fn revoked(&mut self, lease: LeaseId) -> Result<(), Violation> {
+        self.entry(lease).filter(|entry| entry.live == Some(Stage::Orphaned)).ok_or(Violation::Stage)?;
+        self.end(lease);
+        Ok(())
+    }
+
+    /// Whether the helper has asked for the key.
+    pub fn is_claimed(&self, lease: LeaseId) -> bool {
+        self.stage(lease).is_some() && self.entries[usize::from(lease.index)].claimed
     }
 
     /// The lease's connection is gone, or A runs the request itself: the caller sends a revoke. Its slots stay out of
@@ -477,7 +493,7 @@ mod tests {
         assert_eq!(lender.claim(lease), Ok(None));
         assert_eq!(lender.owner(lease), None);
         assert!(lender.grant(6, Time::ZERO).is_none(), "the entry waits for the helper's word");
-        assert_eq!(lender.ended_by_helper(lease), Ok(None));
+        assert_eq!(lender.revoked(lease), Ok(()));
         let next = lender.grant(6, Time::ZERO).unwrap();
         assert_eq!(next.index, lease.index);
         assert_eq!(lender.claim(lease), Err(Violation::Stage), "the old generation is unknown");
@@ -496,6 +512,40 @@ mod tests {
         lender.go(eager, 1, Time::ZERO);
         assert_eq!(lender.claim(eager), Ok(None), "it crossed the key");
         assert_eq!(lender.claim(eager), Err(Violation::Stage));
+    }
+
+    #[test]
+    fn a_helper_may_decline_before_it_claims_or_writes() {
+        let mut lender = lender(4, 8);
+        let plain = lender.grant(1, Time::ZERO).unwrap();
+        assert_eq!(lender.declined(plain), Ok(Some(1)));
+        assert_eq!(lender.declined(plain), Err(Violation::Stage), "once");
+        let eager = lender.grant(2, Time::ZERO).unwrap();
+        lender.go(eager, 2, Time::ZERO);
+        assert_eq!(lender.declined(eager), Ok(Some(2)));
+        assert_eq!((lender.open(), lender.slots_out()), (0, 0), "its slots are back");
+        let claimed = lender.grant(3, Time::ZERO).unwrap();
+        lender.claim(claimed).unwrap();
+        lender.go(claimed, 1, Time::ZERO);
+        assert_eq!(lender.declined(claimed), Err(Violation::Stage));
+        let writing = lender.grant(4, Time::ZERO).unwrap();
+        lender.go(writing, 1, Time::ZERO);
+        lender.doorbell(writing.doorbell(), Time::ZERO).unwrap();
+        assert_eq!(lender.declined(writing), Err(Violation::Stage));
+        lender.orphan(writing, Time::ZERO);
+        assert_eq!(lender.declined(writing), Ok(None), "it crossed the revoke");
+    }
+
+    #[test]
+    fn only_what_was_taken_back_is_revoked() {
+        let mut lender = lender(1, 8);
+        let lease = lender.grant(1, Time::ZERO).unwrap();
+        assert_eq!(lender.revoked(lease), Err(Violation::Stage));
+        lender.go(lease, 1, Time::ZERO);
+        assert_eq!(lender.revoked(lease), Err(Violation::Stage));
+        lender.orphan(lease, Time::ZERO);
+        assert_eq!(lender.revoked(lease), Ok(()));
+        assert_eq!(lender.revoked(lease), Err(Violation::Stage));
     }
 
     #[test]
@@ -557,8 +607,10 @@ mod tests {
                     (4, Some(lease)) => { lender.top_up(lease); }
                     (5, Some(lease)) => lender.orphan(lease, Time::ZERO),
                     (6, Some(lease)) => {
-                        if lender.stage(lease) == Some(Stage::Gone) { lender.orphan(lease, Time::ZERO); }
-                        lender.ended_by_helper(lease).unwrap();
+                        if lender.declined(lease).is_err() {
+                            lender.orphan(lease, Time::ZERO);
+                            lender.revoked(lease).unwrap();
+                        }
                         live.retain(|other| *other != lease);
                     }
                     _ => {}
@@ -577,7 +629,7 @@ mod tests {
             }
             for lease in live {
                 lender.orphan(lease, Time::ZERO);
-                lender.ended_by_helper(lease).unwrap();
+                lender.revoked(lease).unwrap();
             }
             for slot in taken {
                 lender.released(slot);
