@@ -140,7 +140,7 @@ impl Greeted {
                 let (peer, incarnation) = (&self.theirs.node, self.theirs.incarnation);
                 info!(peer, incarnation, queue_pairs = fences.len(), "connected");
                 let _made = local.tally.made(peer);
-                (true, self.stay(local, &fences, stop).await)
+                (true, self.stay(local, &mut fences, stop).await)
             }
             Err(error) => (false, error),
         };
@@ -194,11 +194,17 @@ impl Greeted {
             Message::Bye(reason) => return Err(LinkError::Bye(reason)),
             _ => return Err(LinkError::Order),
         }
+        fences.watch(fabric);
         pairs::hand_over(local, &life, limits, queue_pairs)
     }
 
     /// Heartbeats both ways, until one end has a reason to part.
-    async fn stay(&mut self, local: &Local, fences: &Fences, mut stop: watch::Receiver<bool>) -> LinkError {
+    async fn stay(
+        &mut self,
+        local: &Local,
+        fences: &mut Fences,
+        mut stop: watch::Receiver<bool>,
+    ) -> LinkError {
         let patience = local.heartbeat_timeout;
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -229,8 +235,8 @@ impl Greeted {
                 },
                 _ = look.tick() => {
                     messages = 0;
-                    if fences.any_failed() {
-                        return LinkError::Failed;
+                    if let Err(error) = fences.look() {
+                        return error;
                     }
                     if heard.elapsed() > patience {
                         return LinkError::Silent(patience);
@@ -298,6 +304,7 @@ fn reason(error: &LinkError) -> Option<Reason> {
         LinkError::Limits(_) => Some(Reason::Limits),
         LinkError::Verbs(verbs::VerbsError::Offer(_)) => Some(Reason::Protocol),
         LinkError::Verbs(verbs::VerbsError::Limits(_)) => Some(Reason::Limits),
+        LinkError::Verbs(verbs::VerbsError::Choose(verbs::ChooseError::Down { .. })) => Some(Reason::Down),
         LinkError::Mailbox(_) | LinkError::Verbs(_) => Some(Reason::Unable),
         LinkError::Slow | LinkError::Silent(_) => Some(Reason::Silent),
         LinkError::Failed => Some(Reason::Failed),

@@ -94,10 +94,12 @@ pub enum Reason {
     Failed = 7,
     /// This end's worker or fabric cannot take the queue pairs.
     Unable = 8,
+    /// The port below this end's queue pairs is down.
+    Down = 9,
 }
 
 impl Reason {
-    const ALL: [Reason; 8] = [
+    const ALL: [Reason; 9] = [
         Reason::Leaving,
         Reason::NotPeer,
         Reason::Driver,
@@ -106,6 +108,7 @@ impl Reason {
         Reason::Silent,
         Reason::Failed,
         Reason::Unable,
+        Reason::Down,
     ];
 }
 

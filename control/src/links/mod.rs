@@ -97,7 +97,8 @@ fn farewell(reason: Reason) -> &'static str {
         Reason::Protocol => "it refused a message of this node: run the same release on both",
         Reason::Silent => "it waited too long for this node",
         Reason::Failed => "a queue pair failed there",
-        Reason::Unable => "it has no room for the queue pairs",
+        Reason::Unable => "it cannot have the queue pairs: its log says why",
+        Reason::Down => "its port of the fabric is down",
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use keyferry_decide::NodeId;
 use keyferry_fabric::{Fence, Limits, QueuePair, shm, verbs};
@@ -128,27 +129,72 @@ impl Life {
     }
 }
 
+/// How often the port below the queue pairs is looked at.
+const PORT_LOOK: Duration = Duration::from_millis(250);
+/// How long it may be down: as long as adapters repeat what is not acknowledged.
+const PORT_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The hold on all queue pairs of a link: dropped, which is how a link ends, none of them takes work any more.
 #[derive(Default)]
-pub(super) struct Fences(Vec<Arc<dyn Fence>>);
+pub(super) struct Fences {
+    fences: Vec<Arc<dyn Fence>>,
+    port: Option<Port>,
+}
+
+/// What the queue pairs are on.
+struct Port {
+    fabric: Fabric,
+    looked: Instant,
+    down_since: Option<Instant>,
+}
 
 impl Fences {
     pub(super) fn add(&mut self, fence: Arc<dyn Fence>) {
-        self.0.push(fence);
+        self.fences.push(fence);
+    }
+
+    /// From here on the port below is looked at as well.
+    pub(super) fn watch(&mut self, fabric: Fabric) {
+        self.port = Some(Port { fabric, looked: Instant::now(), down_since: None });
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.fences.len()
     }
 
-    pub(super) fn any_failed(&self) -> bool {
-        self.0.iter().any(|fence| fence.failed())
+    /// Whether all is well below the link.
+    pub(super) fn look(&mut self) -> Result<(), LinkError> {
+        if self.fences.iter().any(|fence| fence.failed()) {
+            return Err(LinkError::Failed);
+        }
+        self.port.as_mut().map_or(Ok(()), Port::look)
+    }
+}
+
+impl Port {
+    fn look(&mut self) -> Result<(), LinkError> {
+        let Fabric::Verbs(device) = &self.fabric else { return Ok(()) };
+        let now = Instant::now();
+        if now.duration_since(self.looked) < PORT_LOOK {
+            return Ok(());
+        }
+        self.looked = now;
+        match device.check_port() {
+            Ok(()) => self.down_since = None,
+            Err(error) => {
+                let since = *self.down_since.get_or_insert(now);
+                if now.duration_since(since) >= PORT_PATIENCE {
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 impl Drop for Fences {
     fn drop(&mut self) {
-        self.0.iter().for_each(|fence| fence.fail());
+        self.fences.iter().for_each(|fence| fence.fail());
     }
 }
 

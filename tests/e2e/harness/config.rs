@@ -144,11 +144,13 @@ pub fn text(
     let spread = |count: usize, from: usize| {
         (0..count).map(|index| ((from + index) % cores).to_string()).collect::<Vec<_>>().join(", ")
     };
-    let workers = spread(options.workers, 0);
-    let apps = spread(options.apps, options.workers);
+    // The nodes' workers on different ones, where there are enough.
+    let workers = spread(options.workers, place.number);
+    let apps = spread(options.apps, place.number + options.workers);
+    let idle = fabric::idle();
     let tables = [
         ("node", format!("name = {:?}", place.name)),
-        ("cores", format!("control = 0\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
+        ("cores", format!("control = 0\nworkers = [{workers}]\napps = [{apps}]\nidle = {idle:?}")),
         ("nic", nic(place, interface, options)),
         // Long for a loaded machine: a session that comes late would be missed.
         ("tls", format!("resumption = {:?}\nsession_wait_ms = 5000", options.resumption)),

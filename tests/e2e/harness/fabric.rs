@@ -25,6 +25,11 @@ pub fn section(node: usize) -> String {
     }
 }
 
+/// `[cores] idle` of nodes. Where devices are, the machine is an emulated one: what spins there keeps others waiting.
+pub fn idle() -> &'static str {
+    if devices().is_some() { "sleep" } else { "yield" }
+}
+
 impl Devices {
     /// Cuts the wire.
     pub fn cut(&self) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ibverbs_sys as ffi;
 
-use super::choose::Choice;
+use super::choose::{Choice, ChooseError};
 use super::error::VerbsError;
 use super::host::LinkLayer;
 use super::link::{Fencer, Link, Regions};
@@ -55,6 +55,19 @@ impl Device {
     /// See [`VerbsError`].
     pub fn open(choice: &Choice) -> Result<Device, VerbsError> {
         Ok(Device { context: Arc::new(Context::open(&choice.device)?), choice: choice.clone() })
+    }
+
+    /// Whether the port carries traffic now. A system call; adapters differ in when they end queue pairs of a port that
+    /// is down, and Soft-RoCE may not at all.
+    ///
+    /// # Errors
+    /// [`ChooseError::Down`], or the call failed.
+    pub fn check_port(&self) -> Result<(), VerbsError> {
+        let port = self.choice.port;
+        match self.context.query_port(port)?.state {
+            ffi::ibv_port_state::IBV_PORT_ACTIVE => Ok(()),
+            _ => Err(ChooseError::Down { device: self.choice.device.clone(), port }.into()),
+        }
     }
 
     /// Makes one end: a protection domain, memory, a queue pair. The peer of one worker gets one.
