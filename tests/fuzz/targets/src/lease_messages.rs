@@ -187,7 +187,7 @@ impl Lending {
     }
 
     fn step(&mut self, input: &mut Input<'_>) -> Result<(), lender::Violation> {
-        let kind = input.below(10);
+        let kind = input.below(12);
         match kind {
             0 => {
                 if let Some(id) = self.lender.grant(u32::from(input.u8()), self.now) {
@@ -207,9 +207,11 @@ impl Lending {
             3 => self.returned(any_lease(input), input)?,
             4 => {
                 let id = any_lease(input);
-                let may = self.lender.stage(id).is_some_and(|stage| stage != lender::Stage::Gone);
-                let ended = self.lender.ended_by_helper(id);
-                assert_eq!(ended.is_ok(), may, "only what was not sealed, or was revoked, ends like this");
+                let revoked = self.lender.stage(id) == Some(lender::Stage::Orphaned);
+                let sealing = |lent: &mut Lent| lent.claimed && lent.gone || lent.records > 0;
+                let may = revoked || self.known(id).is_some_and(|lent| !sealing(lent));
+                let ended = self.lender.declined(id);
+                assert_eq!(ended.is_ok(), may, "only what was not sealed, or was revoked, is declined");
                 ended?;
                 self.forget(id);
             }
@@ -230,6 +232,21 @@ impl Lending {
                 assert_eq!(self.lender.owner(id), None, "it belongs to nobody");
             }
             8 => {
+                let id = any_lease(input);
+                let may = self.lender.stage(id) == Some(lender::Stage::Orphaned);
+                let ended = self.lender.revoked(id);
+                assert_eq!(ended.is_ok(), may, "only what was taken back is revoked");
+                ended?;
+                self.forget(id);
+            }
+            9 => {
+                // The key goes with the grant.
+                let id = any_lease(input);
+                if self.lender.stage(id) == Some(lender::Stage::Granted) && self.lender.slots_free() > 0 {
+                    self.go(id, input.below(CREDITS + 2));
+                }
+            }
+            10 => {
                 self.now += Duration::from_millis(u64::from(input.u8()));
                 let now = self.now;
                 let mut late = Vec::new();
@@ -258,14 +275,18 @@ impl Lending {
         lent.claimed = true;
         assert!(owner.is_none() || before == Some(lender::Stage::Granted), "a key for a lease without owner");
         if owner.is_some() && self.lender.slots_free() > 0 {
-            let slots = self.lender.go(id, want.max(1), self.now);
-            assert!(!slots.is_empty() && slots.len() <= CREDITS, "slots within the credit");
-            self.hand_out(id, &slots);
-            if let Some(lent) = self.known(id) {
-                lent.gone = true;
-            }
+            self.go(id, want);
         }
         Ok(())
+    }
+
+    fn go(&mut self, id: LeaseId, want: usize) {
+        let slots = self.lender.go(id, want.max(1), self.now);
+        assert!(!slots.is_empty() && slots.len() <= CREDITS, "slots within the credit");
+        self.hand_out(id, &slots);
+        if let Some(lent) = self.known(id) {
+            lent.gone = true;
+        }
     }
 
     fn hand_out(&mut self, id: LeaseId, slots: &SlotList) {
@@ -344,7 +365,7 @@ impl Lending {
     fn wind_up(mut self) {
         for lent in std::mem::take(&mut self.leases) {
             self.lender.orphan(lent.id, self.now);
-            self.lender.ended_by_helper(lent.id).expect("a revoked lease ends");
+            self.lender.revoked(lent.id).expect("a revoked lease ends");
         }
         for slot in std::mem::take(&mut self.taken) {
             assert_eq!(self.lender.released(slot), None, "its lease is over");
