@@ -29,6 +29,20 @@ fn a_plan_survives_being_written() {
     }
 }
 
+/// Plans that found something, cut down: what they found does not come back.
+#[test]
+fn plans_that_once_failed() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/plans");
+    let files: Vec<_> =
+        std::fs::read_dir(folder).expect("there are plans").map(|file| file.unwrap().path()).collect();
+    assert!(!files.is_empty(), "{folder} has plans");
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a plan is text");
+        let plan: Plan = serde_json::from_str(&text).expect("of this shape");
+        world::run(&plan).unwrap_or_else(|failure| panic!("{}: {failure:?}", file.display()));
+    }
+}
+
 /// The checks of resumption have something to look at.
 #[test]
 fn clients_roam() {
