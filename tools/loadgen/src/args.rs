@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::arrivals::Law;
+use crate::slo::Slo;
+
 /// Largest reply a run may ask for, in bytes: well above the 64 MiB of the tests, far below an overflow.
 pub const REPLY_BYTES_MAX: u64 = 1 << 32;
 
-/// Drives an HTTPS front end in a closed loop and checks every byte of every reply.
+/// Drives an HTTPS front end, in a closed loop or at a given rate, and checks every byte of every reply.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "keyferry-load", version)]
 pub struct Args {
@@ -31,8 +34,23 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', value_name = "CORE,...")]
     pub cores: Vec<usize>,
     /// Seconds to run; without it, until --requests are done.
-    #[arg(long, short = 'd', value_name = "SECONDS", required_unless_present = "requests", value_parser = seconds)]
+    #[arg(long, short = 'd', value_name = "SECONDS", required_unless_present_any = ["requests", "trace"], value_parser = seconds)]
     pub duration: Option<f64>,
+    /// Open loop: send this many requests a second, all threads together, whether or not replies come.
+    #[arg(long, value_parser = rate, conflicts_with = "trace")]
+    pub rate: Option<f64>,
+    /// Law of the gaps between the requests of --rate.
+    #[arg(long, value_enum, default_value = "constant", requires = "rate")]
+    pub arrivals: Law,
+    /// Open loop: send at the moments of this file, one a line, in seconds from the start.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Seconds at the start whose requests are sent but not measured.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub warm_up: Option<f64>,
+    /// Fail (exit status 3) unless the run meets this goal, as in `p99<2ms,errors<0.1%,rate>1000`.
+    #[arg(long)]
+    pub slo: Option<Slo>,
     /// Requests to send, all threads together; without it, until --duration is over.
     #[arg(long, short = 'n')]
     pub requests: Option<u64>,
@@ -91,6 +109,11 @@ impl Args {
         self.duration.map(Duration::from_secs_f64)
     }
 
+    /// How long the start of the run is not measured.
+    pub fn warm_up(&self) -> Duration {
+        self.warm_up.map_or(Duration::ZERO, Duration::from_secs_f64)
+    }
+
     /// Longest wait for one reply or one handshake.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.timeout)
@@ -123,6 +146,15 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value <= SECONDS_MAX => Ok(value),
         _ => Err(format!("give seconds between 0 and {SECONDS_MAX}")),
+    }
+}
+
+/// Requests a second.
+fn rate(text: &str) -> Result<f64, String> {
+    const RATE_MAX: f64 = 1e8;
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= RATE_MAX => Ok(value),
+        _ => Err(format!("give requests a second between 0 and {RATE_MAX}")),
     }
 }
 

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion};
 
 use crate::plan::{Exchange, Plan};
 use crate::reply::{Event, Reader};
-use crate::report::{ErrorKind, Tally};
+use crate::report::{ErrorKind, Phase, Tally};
 use crate::target::Target;
 
 /// Times a ready socket is read before others get their turn.
@@ -27,6 +27,8 @@ pub struct Turn<'a> {
     pub scratch: &'a mut [u8],
     /// No new requests: the run is ending.
     pub is_ending: bool,
+    /// What was meant to be sent before is not measured.
+    pub measured_from: Instant,
 }
 
 /// What is left to do after a turn.
@@ -83,6 +85,7 @@ pub struct Connection {
     /// Requests written so far.
     sent: u64,
     opened: Instant,
+    connected: Instant,
     is_connected: bool,
     is_handshake_counted: bool,
     /// The server said it will close after the reply now being read.
@@ -116,6 +119,7 @@ impl Connection {
             under_way: VecDeque::with_capacity(bounds.pipeline),
             sent: 0,
             opened: now,
+            connected: now,
             is_connected: false,
             is_handshake_counted: false,
             is_last: false,
@@ -146,7 +150,7 @@ impl Connection {
     /// # Errors
     /// When the connection failed; requests under way are lost.
     pub fn turn(&mut self, turn: &mut Turn<'_>) -> Result<Next, Fault> {
-        if !self.is_connected && !self.connected()? {
+        if !self.is_connected && !self.connected(turn)? {
             return Ok(Next::Wait);
         }
         let mut next = Next::Again;
@@ -164,14 +168,20 @@ impl Connection {
     }
 
     /// Whether TCP is connected by now.
-    fn connected(&mut self) -> Result<bool, Fault> {
+    fn connected(&mut self, turn: &mut Turn<'_>) -> Result<bool, Fault> {
         if let Some(error) =
             self.stream.take_error().map_err(|error| Fault::new(ErrorKind::Connect, error))?
         {
             return Err(Fault::new(ErrorKind::Connect, error));
         }
         match self.stream.peer_addr() {
-            Ok(_) => self.is_connected = true,
+            Ok(_) => {
+                self.is_connected = true;
+                self.connected = Instant::now();
+                if self.connected >= turn.measured_from {
+                    turn.tally.phase(Phase::Tcp, self.connected - self.opened);
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
             Err(error) => return Err(Fault::new(ErrorKind::Connect, error)),
         }
@@ -191,7 +201,7 @@ impl Connection {
             let _ = self.tls.write_tls(&mut self.stream);
             return Err(Fault::new(ErrorKind::Tls, error));
         }
-        self.count_handshake(turn.tally);
+        self.count_handshake(turn);
         let is_closed = self.plaintext(turn)?;
         if is_closed || is_eof {
             return self.ended(turn);
@@ -231,7 +241,10 @@ impl Connection {
                 Event::Head(head) if head.status != 200 => {
                     return Err(Fault::new(ErrorKind::Status, head.status));
                 }
-                Event::Head(head) => self.is_last = head.close,
+                Event::Head(head) => {
+                    exchange.first_byte = Some(Instant::now());
+                    self.is_last = head.close;
+                }
                 Event::Body(body) => {
                     turn.tally.bytes += body.len() as u64;
                     if let Err(mismatch) = exchange.check.body(body) {
@@ -239,18 +252,25 @@ impl Connection {
                         return Err(Fault::new(ErrorKind::Http, mismatch));
                     }
                 }
-                Event::End => self.reply_done(turn.tally)?,
+                Event::End => self.reply_done(turn)?,
             }
         }
     }
 
     /// The oldest request under way has its whole reply.
-    fn reply_done(&mut self, tally: &mut Tally) -> Result<(), Fault> {
+    fn reply_done(&mut self, turn: &mut Turn<'_>) -> Result<(), Fault> {
         let Some(exchange) = self.under_way.pop_front() else { return Ok(()) };
         match exchange.check.end() {
-            Ok(()) => tally.reply(exchange.started.elapsed()),
+            Ok(()) if exchange.intended < turn.measured_from => turn.tally.warm_up_requests += 1,
+            Ok(()) => {
+                let now = Instant::now();
+                turn.tally.reply(now - exchange.intended, now - exchange.started);
+                let first_byte = exchange.first_byte.unwrap_or(now);
+                turn.tally.phase(Phase::FirstByte, first_byte - exchange.started);
+                turn.tally.phase(Phase::LastByte, now - first_byte);
+            }
             Err(mismatch) => {
-                tally.mismatch(mismatch.clone());
+                turn.tally.mismatch(mismatch.clone());
                 return Err(Fault::new(ErrorKind::Http, mismatch));
             }
         }
@@ -264,7 +284,7 @@ impl Connection {
         }
         if self.reader.is_ended_by_close() {
             self.reader = Reader::default();
-            self.reply_done(turn.tally)?;
+            self.reply_done(turn)?;
         }
         // Requests behind the reply that announced the close were never going to be answered.
         if self.under_way.is_empty() || (self.is_last && self.reader.is_idle()) {
@@ -291,8 +311,7 @@ impl Connection {
 
     fn requests(&mut self, turn: &mut Turn<'_>) -> Result<(), Fault> {
         while self.under_way.len() < self.bounds.pipeline {
-            let is_used_up = self.bounds.requests_max != 0 && self.sent >= self.bounds.requests_max;
-            if turn.is_ending || is_used_up || self.is_last || turn.plan.is_done() {
+            if turn.is_ending || self.is_used_up() || self.is_last || turn.plan.is_done() {
                 break;
             }
             let Some((exchange, text)) = turn.plan.draw(Instant::now()) else { break };
@@ -311,21 +330,41 @@ impl Connection {
                 self.tls.refresh_traffic_keys().map_err(|error| Fault::new(ErrorKind::Tls, error))?;
             }
         }
-        if self.under_way.is_empty() {
+        // An idle connection of an open loop waits for the next request's moment.
+        let is_over = turn.is_ending || self.is_used_up() || self.is_last || turn.plan.is_done();
+        if self.under_way.is_empty() && is_over {
             self.tls.send_close_notify();
             self.is_closing = true;
         }
         Ok(())
     }
 
-    fn count_handshake(&mut self, tally: &mut Tally) {
+    /// Whether it has carried as many requests as it may.
+    fn is_used_up(&self) -> bool {
+        self.bounds.requests_max != 0 && self.sent >= self.bounds.requests_max
+    }
+
+    /// Whether a request given to it now would be sent now.
+    pub fn has_room(&self) -> bool {
+        self.is_handshake_counted
+            && !self.is_closing
+            && !self.is_last
+            && !self.is_used_up()
+            && self.under_way.len() < self.bounds.pipeline
+    }
+
+    fn count_handshake(&mut self, turn: &mut Turn<'_>) {
         if self.is_handshake_counted || self.tls.is_handshaking() {
             return;
         }
         self.is_handshake_counted = true;
+        let now = Instant::now();
+        if now >= turn.measured_from {
+            turn.tally.phase(Phase::Tls, now - self.connected);
+        }
         match self.tls.handshake_kind() {
-            Some(HandshakeKind::Resumed) => tally.handshakes_resumed += 1,
-            _ => tally.handshakes_full += 1,
+            Some(HandshakeKind::Resumed) => turn.tally.handshakes_resumed += 1,
+            _ => turn.tally.handshakes_full += 1,
         }
     }
 

@@ -1,5 +1,6 @@
 //! `keyferry-load`: arguments in, report out. Exit status 0: every reply was right and there was at least one;
-//! 1: a wrong byte, or nothing was answered; 2: the arguments, or the load could not start.
+//! 1: a wrong byte, or nothing was answered; 2: the arguments, or the load could not start; 3: the goal of `--slo`
+//! was not met.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +31,15 @@ fn main() -> ExitCode {
             } else {
                 print!("{report}");
             }
-            ExitCode::from(u8::from(!report.is_right()))
+            let failures = args.slo.as_ref().map(|slo| slo.failures(&report)).unwrap_or_default();
+            for failure in &failures {
+                eprintln!("keyferry-load: {failure}");
+            }
+            match (report.is_right(), failures.is_empty()) {
+                (false, _) => ExitCode::from(1),
+                (true, false) => ExitCode::from(3),
+                (true, true) => ExitCode::SUCCESS,
+            }
         }
         Err(error) => {
             eprintln!("keyferry-load: {error:#}");

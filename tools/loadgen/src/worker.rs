@@ -20,6 +20,8 @@ const EVENTS: usize = 256;
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Between looks at time-outs and at connections to be opened again.
 const TICK: Duration = Duration::from_millis(20);
+/// How long before a request's moment the thread polls without waiting: epoll waits in whole milliseconds.
+const SPIN: Duration = Duration::from_millis(1);
 
 /// What one thread is to do.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,8 @@ pub struct Settings {
     pub key_update_every: u64,
     /// When no more requests are started.
     pub deadline: Option<Instant>,
+    /// What was meant to be sent before is not measured.
+    pub measured_from: Instant,
     /// Longest wait for one reply.
     pub timeout: Duration,
     /// Core to run on.
@@ -52,6 +56,9 @@ pub struct Worker {
     connections: Vec<Option<Connection>>,
     /// Connections with more to read.
     again: VecDeque<usize>,
+    /// Open loop: connections that may have room for a request, longest idle first, each at most once.
+    idle: VecDeque<usize>,
+    is_idle: Vec<bool>,
     scratch: Vec<u8>,
     tally: Tally,
     now: Instant,
@@ -78,6 +85,8 @@ impl Worker {
             poll: Poll::new()?,
             connections: (0..settings.connections).map(|_| None).collect(),
             again: VecDeque::with_capacity(settings.connections),
+            idle: VecDeque::with_capacity(settings.connections),
+            is_idle: vec![false; settings.connections],
             scratch: vec![0; SCRATCH_BYTES],
             tally: Tally::new(),
             now: Instant::now(),
@@ -101,9 +110,11 @@ impl Worker {
                 next_tick = self.now + TICK;
             }
             if self.is_ending() && self.connections.iter().all(Option::is_none) {
+                self.tally.unsent += self.plan.drop_overdue(self.now);
                 return Ok(self.tally.clone());
             }
-            let wait = if self.again.is_empty() { next_tick - self.now } else { Duration::ZERO };
+            self.start_due();
+            let wait = if self.again.is_empty() { self.wait(next_tick) } else { Duration::ZERO };
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 outcome => outcome?,
@@ -118,11 +129,43 @@ impl Worker {
         }
     }
 
+    /// Hands requests that are due to connections that have room.
+    fn start_due(&mut self) {
+        if !self.plan.is_open_loop() || self.is_ending() {
+            return;
+        }
+        while self.plan.is_due(self.now) {
+            let Some(index) = self.idle.pop_front() else { return };
+            self.is_idle[index] = false;
+            if self.connections[index].as_ref().is_some_and(Connection::has_room) {
+                self.turn(index);
+            }
+        }
+    }
+
+    /// How long to wait for events: to the next tick, or to shortly before the next request's moment when there
+    /// is a connection to carry it.
+    fn wait(&self, next_tick: Instant) -> Duration {
+        let wait = next_tick.saturating_duration_since(self.now);
+        match self.plan.next_at() {
+            Some(next) if !self.idle.is_empty() && !self.is_ending() => {
+                let until = next.saturating_duration_since(self.now).saturating_sub(SPIN);
+                wait.min(Duration::from_millis(u64::try_from(until.as_millis()).unwrap_or(u64::MAX)))
+            }
+            _ => wait,
+        }
+    }
+
     /// No request is started any more.
     fn is_ending(&self) -> bool {
         self.plan.is_done()
-            || self.settings.deadline.is_some_and(|deadline| self.now >= deadline)
+            || self.settings.deadline.is_some_and(|deadline| self.now >= deadline + self.grace())
             || self.stop.load(Ordering::Relaxed)
+    }
+
+    /// What was due in an open loop is still sent after the deadline, or the slowest requests would be left out.
+    fn grace(&self) -> Duration {
+        if self.plan.is_open_loop() { self.settings.timeout } else { Duration::ZERO }
     }
 
     /// Opens connections that are missing, ends those that take too long and, at the end, those with nothing
@@ -164,10 +207,20 @@ impl Worker {
     fn turn(&mut self, index: usize) {
         let is_ending = self.is_ending();
         let Some(connection) = &mut self.connections[index] else { return };
-        let mut turn =
-            Turn { plan: &mut self.plan, tally: &mut self.tally, scratch: &mut self.scratch, is_ending };
+        let mut turn = Turn {
+            plan: &mut self.plan,
+            tally: &mut self.tally,
+            scratch: &mut self.scratch,
+            is_ending,
+            measured_from: self.settings.measured_from,
+        };
         match connection.turn(&mut turn) {
-            Ok(Next::Wait) => {}
+            Ok(Next::Wait) => {
+                if self.plan.is_open_loop() && connection.has_room() && !self.is_idle[index] {
+                    self.is_idle[index] = true;
+                    self.idle.push_back(index);
+                }
+            }
             Ok(Next::Again) => self.again.push_back(index),
             Ok(Next::Done) => {
                 self.connections[index] = None;
