@@ -227,7 +227,7 @@ impl Cluster {
     pub fn loader(&self, options: &[&str]) -> Loader {
         let ca = self.ca().to_str().expect("the test's paths are text");
         let (url, resolve) = (format!("https://{NAME}/"), format!("{NAME}:{A4}"));
-        let fixed = ["keyferry-load", "--url", &url, "--resolve", &resolve, "--ca", ca];
+        let fixed = ["keyferry-load", &url, "--resolve", &resolve, "--ca", ca, "--synthetic"];
         let args = Args::parse_from(fixed.iter().chain(options));
         Loader { args, clients: self.clients.clone(), stop: Arc::default() }
     }

@@ -9,87 +9,172 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::arrivals::Law;
+use crate::check::parse_sha256;
+use crate::clients::{Skew, Sources};
+use crate::mix::Mix;
 use crate::slo::Slo;
 
 /// Largest reply a run may ask for, in bytes: well above the 64 MiB of the tests, far below an overflow.
 pub const REPLY_BYTES_MAX: u64 = 1 << 32;
+/// Connections a run may keep open.
+pub const CONNECTIONS_MAX: usize = 1 << 20;
+/// Threads a run may have.
+pub const THREADS_MAX: usize = 1 << 10;
 
-/// Drives an HTTPS front end, in a closed loop or at a given rate, and checks every byte of every reply.
+const OTHER_COMMANDS: &str = "Other commands:
+  keyferry-load search --slo GOAL [OPTIONS] URL...   the highest rate that meets a goal
+  keyferry-load compare A.json B.json                two results, and whether they differ by more than noise
+
+Exit status: 0 all was right; 1 a wrong body, or no reply at all; 2 the load could not start; 3 --slo was not met;
+4 search cannot measure reliably.  All of it: docs/LOADGEN.md";
+
+/// Drives HTTPS servers, in a closed loop or at a given rate, and reports latency from the moment requests were meant
+/// to be sent.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "keyferry-load", version)]
+#[command(name = "keyferry-load", version, after_help = OTHER_COMMANDS)]
 pub struct Args {
-    /// What to ask: `https://HOST[:PORT]/PATH[?QUERY]`. Size and seed of each reply are added to the query.
-    #[arg(long)]
-    pub url: http::Uri,
+    /// What to ask: `https://HOST[:PORT]/PATH[?QUERY]`; several are taken in turn.
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<http::Uri>,
+    /// Shares of several URLs, as in `3,1`.
+    #[arg(long, value_delimiter = ',', value_name = "WEIGHT,...", value_parser = weight)]
+    pub weights: Vec<f64>,
     /// Connect to this address instead of what DNS says for HOST.
     #[arg(long, value_name = "HOST:IP")]
-    pub resolve: Option<Resolve>,
+    pub resolve: Vec<Resolve>,
+
     /// Connections kept open, all threads together.
-    #[arg(long, short = 'c', default_value = "16")]
+    #[arg(long, short = 'c', default_value = "16", help_heading = "Load", value_parser = connections)]
     pub connections: NonZeroUsize,
     /// Threads, one a core.
-    #[arg(long, short = 't', default_value = "1")]
+    #[arg(long, short = 't', default_value = "1", help_heading = "Load", value_parser = threads)]
     pub threads: NonZeroUsize,
     /// Pin thread i to the i-th of these cores.
-    #[arg(long, value_delimiter = ',', value_name = "CORE,...")]
+    #[arg(long, value_delimiter = ',', value_name = "CORE,...", help_heading = "Load")]
     pub cores: Vec<usize>,
-    /// Seconds to run; without it, until --requests are done.
-    #[arg(long, short = 'd', value_name = "SECONDS", required_unless_present_any = ["requests", "trace"], value_parser = seconds)]
+    /// Seconds to run, the warm-up included; without it, until --requests are done.
+    #[arg(long, short = 'd', value_name = "SECONDS", help_heading = "Load",
+        required_unless_present_any = ["requests", "trace"], value_parser = seconds)]
     pub duration: Option<f64>,
+    /// Requests to send, all threads together; without it, until --duration is over.
+    #[arg(long, short = 'n', help_heading = "Load")]
+    pub requests: Option<u64>,
+    /// Seconds at the start whose requests are sent but not measured.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Load")]
+    pub warm_up: Option<f64>,
     /// Open loop: send this many requests a second, all threads together, whether or not replies come.
-    #[arg(long, value_parser = rate, conflicts_with = "trace")]
+    #[arg(long, value_parser = rate, conflicts_with_all = ["trace", "think"], help_heading = "Load")]
     pub rate: Option<f64>,
     /// Law of the gaps between the requests of --rate.
-    #[arg(long, value_enum, default_value = "constant", requires = "rate")]
+    #[arg(long, value_enum, default_value = "constant", requires = "rate", help_heading = "Load")]
     pub arrivals: Law,
     /// Open loop: send at the moments of this file, one a line, in seconds from the start.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "think", help_heading = "Load")]
     pub trace: Option<PathBuf>,
-    /// Seconds at the start whose requests are sent but not measured.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub warm_up: Option<f64>,
-    /// Fail (exit status 3) unless the run meets this goal, as in `p99<2ms,errors<0.1%,rate>1000`.
-    #[arg(long)]
-    pub slo: Option<Slo>,
-    /// Requests to send, all threads together; without it, until --duration is over.
-    #[arg(long, short = 'n')]
-    pub requests: Option<u64>,
-    /// Close a connection after this many requests and open a new one; 0: never.
-    #[arg(long, default_value_t = 0)]
-    pub requests_per_connection: u64,
+    /// Closed loop: seconds a connection waits between a reply and its next request, as in `0.01`, or on average, as
+    /// in `exp:0.01`.
+    #[arg(long, value_name = "[exp:]SECONDS", help_heading = "Load")]
+    pub think: Option<Think>,
     /// Requests a connection may have under way: above 1 they are pipelined.
-    #[arg(long, default_value = "1")]
+    #[arg(long, default_value = "1", help_heading = "Load")]
     pub pipeline: NonZeroUsize,
-    /// Send a TLS 1.3 KeyUpdate, and ask for one, after this many requests of a connection; 0: never.
-    #[arg(long, default_value_t = 0)]
-    pub key_update_every: u64,
-    /// Sizes of replies in bytes; each request draws one.
-    #[arg(long, value_delimiter = ',', default_value = "1024", value_parser = clap::value_parser!(u64).range(..=REPLY_BYTES_MAX))]
-    pub bytes_mix: Vec<u64>,
-    /// Query parts added to requests in turn, as in `lend=0,lend=1`.
-    #[arg(long, value_delimiter = ',', value_name = "QUERY,...")]
-    pub rotate: Vec<String>,
+    /// Close a connection after this many requests and open a new one; 0: never. In an open loop the new one is
+    /// opened when a request is due, which then waits for TCP and TLS.
+    #[arg(long, default_value_t = 0, help_heading = "Load")]
+    pub requests_per_connection: u64,
+    /// Never sleep: more exact moments, for a whole core.
+    #[arg(long, help_heading = "Load")]
+    pub spin: bool,
+    /// Where random numbers start: the same value makes the same plan.
+    #[arg(long, default_value_t = 0, help_heading = "Load")]
+    pub seed: u64,
     /// Seconds a request, or a connection being opened, may take.
-    #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds, help_heading = "Load")]
     pub timeout: f64,
-    /// Trust the certificates of this PEM file.
-    #[arg(long, value_name = "FILE", required_unless_present = "insecure")]
+
+    /// Source addresses to connect from, each of them a client: `10.79.0.10-10.79.0.250,fd00::1`.
+    #[arg(long, value_name = "IP[-IP],...", help_heading = "Clients")]
+    pub source: Option<Sources>,
+    /// How connections are spread over --source: even, zipf:S, or hot:CLIENTS:SHARE.
+    #[arg(long, default_value = "even", requires = "source", help_heading = "Clients")]
+    pub skew: Skew,
+
+    /// Method of requests; HEAD and CONNECT are not for load.
+    #[arg(long, default_value = "GET", value_parser = method, help_heading = "Requests")]
+    pub method: String,
+    /// A header of requests.
+    #[arg(long, short = 'H', value_name = "NAME: VALUE", help_heading = "Requests")]
+    pub header: Vec<String>,
+    /// Send this file as the body of requests.
+    #[arg(long, value_name = "FILE", help_heading = "Requests")]
+    pub body: Option<PathBuf>,
+    /// Fail when a body has another SHA-256.
+    #[arg(long, value_name = "HEX", value_parser = parse_sha256, conflicts_with = "synthetic", help_heading = "Requests")]
+    pub expect_sha256: Option<[u8; 32]>,
+    /// The server runs keyferry's synthetic application: add size, seed and cost to the query, and check each byte of
+    /// each body.
+    #[arg(long, help_heading = "Requests")]
+    pub synthetic: bool,
+    /// Sizes of replies in bytes, with weights, as in `1024:9,65536:1`; each request draws one.
+    #[arg(long, default_value = "1024", value_name = "BYTES[:WEIGHT],...", requires = "synthetic",
+        value_parser = sizes, help_heading = "Requests")]
+    pub bytes_mix: Mix<u64>,
+    /// Costs of replies in microseconds, with weights; each request draws one.
+    #[arg(long, value_name = "US[:WEIGHT],...", requires = "synthetic", help_heading = "Requests")]
+    pub cost_mix: Option<Mix<u64>>,
+    /// Query parts added to requests in turn, as in `lend=0,lend=1`.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "QUERY,...",
+        requires = "synthetic",
+        help_heading = "Requests"
+    )]
+    pub rotate: Vec<String>,
+
+    /// Trust the certificates of this PEM file, not those of the system.
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
     pub ca: Option<PathBuf>,
     /// Accept any certificate.
-    #[arg(long, conflicts_with = "ca")]
+    #[arg(long, conflicts_with = "ca", help_heading = "TLS")]
     pub insecure: bool,
     /// Offer this TLS version only.
-    #[arg(long, value_enum, value_name = "VERSION")]
+    #[arg(long, value_enum, value_name = "VERSION", help_heading = "TLS")]
     pub tls: Option<TlsVersion>,
-    /// Never resume a TLS session.
-    #[arg(long)]
+    /// Offer these cipher suites only, in this order: `TLS13_AES_128_GCM_SHA256`, ...
+    #[arg(long, value_delimiter = ',', value_name = "SUITE,...", help_heading = "TLS")]
+    pub suites: Vec<String>,
+    /// Offer these groups only, in this order: `X25519`, `secp256r1`, `X25519MLKEM768`, ...
+    #[arg(long, value_delimiter = ',', value_name = "GROUP,...", help_heading = "TLS")]
+    pub groups: Vec<String>,
+    /// Share of handshakes that resume a session, from 0 to 1 or in percent.
+    #[arg(long, default_value = "1", value_name = "SHARE", value_parser = share, help_heading = "TLS")]
+    pub resume: f64,
+    /// Never resume a TLS session, and keep none.
+    #[arg(long, conflicts_with = "resume", help_heading = "TLS")]
     pub no_resumption: bool,
-    /// Where the seeds of replies start; the same value asks for the same replies.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Print one JSON document instead of text.
-    #[arg(long)]
-    pub json: bool,
+    /// Resume TLS 1.2 sessions by session ID only, without tickets.
+    #[arg(long, help_heading = "TLS")]
+    pub session_ids: bool,
+    /// Send a TLS 1.3 KeyUpdate, and ask for one, after this many requests of a connection; 0: never.
+    #[arg(long, default_value_t = 0, help_heading = "TLS")]
+    pub key_update_every: u64,
+
+    /// Write the result as one JSON document; `-`: to standard output, instead of the table.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub json: Option<PathBuf>,
+    /// Write latency, second by second, as an HdrHistogram log (V2, compressed; tags: corrected, raw).
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub hdr: Option<PathBuf>,
+    /// Write one HTML page with plots.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub html: Option<PathBuf>,
+    /// Show live rates although standard error is no terminal.
+    #[arg(long, help_heading = "Output")]
+    pub progress: bool,
+    /// Exit with status 3 unless the run meets this goal, as in `p99<2ms,errors<0.1%,rate>1000`.
+    #[arg(long, value_name = "GOAL", help_heading = "Output")]
+    pub slo: Option<Slo>,
 }
 
 /// A TLS version on the command line.
@@ -118,6 +203,31 @@ impl Args {
     pub fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.timeout)
     }
+
+    /// What single arguments cannot say of each other.
+    ///
+    /// # Errors
+    /// With what to change.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        let warm_up = self.warm_up.unwrap_or(0.0);
+        anyhow::ensure!(
+            self.duration.is_none_or(|duration| warm_up < duration),
+            "--warm-up takes all of --duration; make the run longer"
+        );
+        anyhow::ensure!(
+            self.weights.is_empty() || self.weights.len() == self.urls.len(),
+            "{} weights for {} URLs; give as many",
+            self.weights.len(),
+            self.urls.len()
+        );
+        anyhow::ensure!(
+            self.threads <= self.connections,
+            "{} threads share {} connections; give --connections as many at least",
+            self.threads,
+            self.connections
+        );
+        Ok(())
+    }
 }
 
 /// `--resolve HOST:IP`; an IPv6 address may stand in brackets.
@@ -140,27 +250,109 @@ impl FromStr for Resolve {
     }
 }
 
-/// Positive seconds, whole or not, within what a `Duration` and a clock can add up.
-fn seconds(text: &str) -> Result<f64, String> {
-    const SECONDS_MAX: f64 = 1e6;
-    match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value <= SECONDS_MAX => Ok(value),
-        _ => Err(format!("give seconds between 0 and {SECONDS_MAX}")),
+/// Time between a reply and the next request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Think {
+    /// On average, in seconds.
+    pub mean_s: f64,
+    /// Exponentially distributed, not fixed.
+    pub is_exponential: bool,
+}
+
+impl FromStr for Think {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (text, is_exponential) = text.strip_prefix("exp:").map_or((text, false), |rest| (rest, true));
+        Ok(Think { mean_s: seconds(text)?, is_exponential })
     }
 }
 
+impl Think {
+    /// The time for a uniform number in [0, 1).
+    pub fn draw(&self, uniform: f64) -> Duration {
+        let factor = if self.is_exponential { -(1.0 - uniform).ln() } else { 1.0 };
+        Duration::from_secs_f64(self.mean_s * factor)
+    }
+}
+
+/// Positive seconds, whole or not, within what a `Duration` and a clock can add up.
+fn seconds(text: &str) -> Result<f64, String> {
+    const SECONDS_MAX: f64 = 1e6;
+    between(text, "seconds", SECONDS_MAX)
+}
+
 /// Requests a second.
-fn rate(text: &str) -> Result<f64, String> {
+pub fn rate(text: &str) -> Result<f64, String> {
     const RATE_MAX: f64 = 1e8;
+    between(text, "requests a second", RATE_MAX)
+}
+
+fn between(text: &str, what: &str, max: f64) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value <= RATE_MAX => Ok(value),
-        _ => Err(format!("give requests a second between 0 and {RATE_MAX}")),
+        Ok(value) if value > 0.0 && value <= max => Ok(value),
+        _ => Err(format!("give {what} above 0, up to {max}")),
+    }
+}
+
+fn weight(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
+        _ => Err("give numbers above 0".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let (text, whole) = text.strip_suffix('%').map_or((text, 1.0), |text| (text, 100.0));
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=whole).contains(&value) => Ok(value / whole),
+        _ => Err("give a share from 0 to 1, or from 0% to 100%".to_owned()),
+    }
+}
+
+fn connections(text: &str) -> Result<NonZeroUsize, String> {
+    count(text, CONNECTIONS_MAX)
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    count(text, THREADS_MAX)
+}
+
+fn count(text: &str, max: usize) -> Result<NonZeroUsize, String> {
+    text.parse().ok().filter(|count: &NonZeroUsize| count.get() <= max).ok_or(format!("give 1 to {max}"))
+}
+
+fn sizes(text: &str) -> Result<Mix<u64>, String> {
+    let mix: Mix<u64> = text.parse()?;
+    match mix.values().iter().find(|&&bytes| bytes > REPLY_BYTES_MAX) {
+        Some(bytes) => Err(format!("{bytes} bytes are more than {REPLY_BYTES_MAX}")),
+        None => Ok(mix),
+    }
+}
+
+fn method(text: &str) -> Result<String, String> {
+    let method = http::Method::from_bytes(text.as_bytes()).map_err(|_| format!("{text:?} is no method"))?;
+    match method {
+        http::Method::HEAD | http::Method::CONNECT => Err(format!("{method} has replies without a body")),
+        _ => Ok(method.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(rest: &[&str]) -> Option<Args> {
+        let fixed = ["keyferry-load", "https://a/"];
+        let args = Args::try_parse_from(fixed.iter().chain(rest)).ok()?;
+        args.validate().is_ok().then_some(args)
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
 
     #[test]
     fn resolve_takes_both_families() {
@@ -172,15 +364,39 @@ mod tests {
     }
 
     #[test]
-    fn an_end_and_a_trust_anchor_are_required() {
-        let parse = |rest: &[&str]| {
-            Args::try_parse_from(["keyferry-load", "--url", "https://a/"].iter().chain(rest)).map(|_| ())
-        };
-        assert!(parse(&["--duration", "1", "--insecure"]).is_ok());
-        assert!(parse(&["--requests", "1", "--insecure"]).is_ok());
-        assert!(parse(&["--insecure"]).is_err());
-        assert!(parse(&["--duration", "1"]).is_err());
-        assert!(parse(&["--duration", "-1", "--insecure"]).is_err());
-        assert!(parse(&["--duration", "1", "--insecure", "--ca", "x"]).is_err());
+    fn a_run_needs_an_end_and_sense() {
+        for right in [
+            &["-d", "1"] as &[&str],
+            &["-n", "1", "--insecure"],
+            &["--trace", "x"],
+            &["-d", "2", "--warm-up", "1", "--resume", "80%"],
+            &["-n", "1", "--synthetic", "--bytes-mix", "1:3,4"],
+        ] {
+            assert!(parse(right).is_some(), "{right:?}");
+        }
+        for wrong in [
+            &[] as &[&str],
+            &["-d", "-1"],
+            &["-d", "1", "--insecure", "--ca", "x"],
+            &["-d", "1", "--warm-up", "1"],
+            &["-d", "1", "--weights", "1,2"],
+            &["-d", "1", "-t", "2", "-c", "1"],
+            &["-d", "1", "--rate", "1", "--think", "1"],
+            &["-d", "1", "--bytes-mix", "5"],
+            &["-d", "1", "--resume", "2"],
+            &["-d", "1", "--method", "HEAD"],
+            &["-d", "1", "--skew", "zipf:1"],
+        ] {
+            assert!(parse(wrong).is_none(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn thinking_is_fixed_or_exponential() {
+        let fixed: Think = "0.5".parse().unwrap();
+        assert_eq!(fixed.draw(0.9), Duration::from_millis(500));
+        let exponential: Think = "exp:2".parse().unwrap();
+        let mean = (0..10_000).map(|n| exponential.draw(f64::from(n) / 1e4).as_secs_f64()).sum::<f64>() / 1e4;
+        assert!((1.98..2.02).contains(&mean), "{mean}");
     }
 }

@@ -1,5 +1,9 @@
-//! Compares a reply's body, byte by byte as it arrives, with the pattern the synthetic application publishes.
+//! Compares a reply's body as it arrives: byte by byte with the pattern the synthetic application publishes, or by
+//! SHA-256 with what it should be.
 
+use std::fmt;
+
+use aws_lc_rs::digest::{Context, SHA256};
 use keyferry_app::synthetic::fill;
 
 /// Bytes compared in one step.
@@ -30,6 +34,82 @@ pub enum Mismatch {
         /// Bytes asked for.
         expected: u64,
     },
+    /// The body has another hash.
+    #[error("a body's SHA-256 is {0}, not that of --expect-sha256")]
+    Hash(String),
+}
+
+/// What a body has to be.
+#[derive(Clone)]
+pub enum Expected {
+    /// The pattern of a seed.
+    Pattern(Check),
+    /// Bytes with this SHA-256. (The running hash is on the heap: this check costs an allocation a reply.)
+    Sha256([u8; 32], Context),
+    /// Anything.
+    Any,
+}
+
+impl fmt::Debug for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Expected::Pattern(_) => "Pattern",
+            Expected::Sha256(..) => "Sha256",
+            Expected::Any => "Any",
+        })
+    }
+}
+
+impl Expected {
+    /// Expects bytes with the SHA-256 `hash`.
+    pub fn sha256(hash: [u8; 32]) -> Expected {
+        Expected::Sha256(hash, Context::new(&SHA256))
+    }
+
+    /// Takes the next bytes of the body.
+    ///
+    /// # Errors
+    /// At the first byte that differs from the pattern, or that is one too many.
+    pub fn body(&mut self, bytes: &[u8]) -> Result<(), Mismatch> {
+        match self {
+            Expected::Pattern(check) => check.body(bytes),
+            Expected::Sha256(_, hash) => {
+                hash.update(bytes);
+                Ok(())
+            }
+            Expected::Any => Ok(()),
+        }
+    }
+
+    /// The body has ended.
+    ///
+    /// # Errors
+    /// When it is not what was asked for.
+    pub fn end(self) -> Result<(), Mismatch> {
+        match self {
+            Expected::Pattern(check) => check.end(),
+            Expected::Sha256(expected, hash) => {
+                let found = hash.finish();
+                if found.as_ref() == expected {
+                    return Ok(());
+                }
+                let text = found.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+                Err(Mismatch::Hash(text))
+            }
+            Expected::Any => Ok(()),
+        }
+    }
+}
+
+/// Reads a SHA-256 as 64 hexadecimal digits.
+///
+/// # Errors
+/// Any other text.
+pub fn parse_sha256(text: &str) -> Result<[u8; 32], String> {
+    let wrong = || format!("{text:?} is not 64 hexadecimal digits; print them by sha256sum FILE");
+    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
+    let digits = digits.filter(|digits| digits.len() == 64).ok_or_else(wrong)?;
+    Ok(std::array::from_fn(|at| digits[2 * at] << 4 | digits[2 * at + 1]))
 }
 
 /// Progress through one body.
@@ -131,6 +211,20 @@ mod tests {
             let is_found = matches!(found, Err(Mismatch::Byte { offset, .. }) if offset == at as u64);
             prop_assert!(is_found);
         }
+    }
+
+    #[test]
+    fn hashes_are_those_of_sha256sum() {
+        // The example of FIPS 180-4.
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let mut expected = Expected::sha256(parse_sha256(abc).unwrap());
+        expected.body(b"a").unwrap();
+        let mut right = expected.clone();
+        right.body(b"bc").unwrap();
+        assert_eq!(right.end(), Ok(()));
+        expected.body(b"bd").unwrap();
+        assert!(matches!(expected.end(), Err(Mismatch::Hash(_))));
+        assert!(parse_sha256("ab").is_err() && parse_sha256(&"x".repeat(64)).is_err());
     }
 
     #[test]

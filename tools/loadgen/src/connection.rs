@@ -1,34 +1,66 @@
-//! One TCP and TLS connection, and the requests under way on it. Owned by its worker thread; never blocks.
+//! One TCP and TLS connection, and the requests under way on it. Owned by its worker thread; never blocks. Between
+//! requests it holds no buffer.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::net::{IpAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion};
+use rustls::ClientConfig;
 
-use crate::plan::{Exchange, Plan};
-use crate::reply::{Event, Reader};
-use crate::report::{ErrorKind, Phase, Tally};
+use crate::plan::{Exchange, Plan, Route};
+use crate::record::{RECORD_BYTES_MAX, whole};
+use crate::reply::{Event, Head, Reader};
+use crate::secure::{Established, Handshake, Opened, Secure, TlsError, WAITING_BYTES_MAX};
+use crate::socket;
+use crate::tally::{ErrorKind, Phase, Tally};
 use crate::target::Target;
 
 /// Times a ready socket is read before others get their turn.
 const READS_PER_TURN: usize = 8;
+/// Room for what is read at once, behind the part of a record that came before.
+pub const SCRATCH_BYTES: usize = 48 * 1024 + RECORD_BYTES_MAX;
+// What came behind a handshake is opened in scratch.
+const _: () = assert!(SCRATCH_BYTES >= WAITING_BYTES_MAX);
+
+/// Buffers and counts that a thread's connections share.
+pub struct Shared {
+    /// Where results go.
+    pub tally: Tally,
+    /// Received bytes, opened in place.
+    pub scratch: Vec<u8>,
+    /// Sealed records on their way to the socket.
+    pub out: Vec<u8>,
+    /// Requests before they are sealed.
+    pub text: Vec<u8>,
+    /// Buffers no connection needs now.
+    pub spare: Vec<Vec<u8>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared {
+            tally: Tally::new(),
+            scratch: vec![0; SCRATCH_BYTES],
+            out: Vec::with_capacity(SCRATCH_BYTES),
+            text: Vec::with_capacity(RECORD_BYTES_MAX),
+            spare: Vec::new(),
+        }
+    }
+}
 
 /// What the worker lends a connection for one turn.
 pub struct Turn<'a> {
     /// Where requests come from.
     pub plan: &'a mut Plan,
-    /// Where results go.
-    pub tally: &'a mut Tally,
-    /// Room for decrypted bytes.
-    pub scratch: &'a mut [u8],
+    /// Buffers and counts.
+    pub shared: &'a mut Shared,
+    /// Limits of every connection.
+    pub bounds: &'a Bounds,
     /// No new requests: the run is ending.
     pub is_ending: bool,
-    /// What was meant to be sent before is not measured.
-    pub measured_from: Instant,
 }
 
 /// What is left to do after a turn.
@@ -52,17 +84,23 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The connection was not made.
-    pub fn connect(error: io::Error) -> Fault {
-        Fault::new(ErrorKind::Connect, error)
+    /// The connection failed in this way.
+    pub fn new(kind: ErrorKind, what: impl ToString) -> Fault {
+        Fault { kind, what: what.to_string() }
     }
 
-    fn new(kind: ErrorKind, what: impl ToString) -> Fault {
-        Fault { kind, what: what.to_string() }
+    fn tls(error: TlsError) -> Fault {
+        let remedy = match &error {
+            TlsError::Handshake(rustls::Error::InvalidCertificate(_)) => {
+                ": name the server's authority by --ca, its name by the URL and --resolve, or use --insecure"
+            }
+            _ => "",
+        };
+        Fault::new(ErrorKind::Tls, format_args!("{error}{remedy}"))
     }
 }
 
-/// Limits of one connection.
+/// Limits of connections, and of what of them is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Requests under way at once.
@@ -73,160 +111,304 @@ pub struct Bounds {
     pub key_update_every: u64,
     /// Longest wait for the handshake or for one reply.
     pub timeout: Duration,
+    /// What was meant to be sent before is not measured.
+    pub measured_from: Instant,
+    /// When no more requests are started.
+    pub deadline: Option<Instant>,
+}
+
+enum Stage {
+    Connecting(Box<Handshake>),
+    Handshaking(Box<Handshake>),
+    Open(Box<Secure>),
+    /// For the moment in which the stage changes.
+    Changing,
 }
 
 /// A connection in any state between `connect` and its end.
 pub struct Connection {
     stream: TcpStream,
-    tls: ClientConnection,
-    bounds: Bounds,
+    stage: Stage,
+    route: Route,
+    source: Option<IpAddr>,
     reader: Reader,
     under_way: VecDeque<Exchange>,
+    /// The start of a record of which not all has come; no memory while there is none.
+    partial: Vec<u8>,
+    /// Sealed bytes the socket did not take.
+    unsent: Vec<u8>,
     /// Requests written so far.
     sent: u64,
     opened: Instant,
     connected: Instant,
-    is_connected: bool,
-    is_handshake_counted: bool,
+    /// Whether the handshake was meant to resume a session, until it is counted.
+    resumption: Option<bool>,
+    /// Its outcome, until the worker has asked for it.
+    outcome: Option<bool>,
+    /// Thinking until then.
+    ready_at: Option<Instant>,
+    is_pause_new: bool,
     /// The server said it will close after the reply now being read.
     is_last: bool,
-    /// Our close_notify is written.
+    /// Our close_notify is sealed.
     is_closing: bool,
 }
 
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
 impl Connection {
-    /// Starts connecting.
+    /// Starts connecting; `resumes`: the handshake is meant to resume a session.
     ///
     /// # Errors
-    /// When the kernel refuses at once, or TLS does not take the server's name.
+    /// When the kernel refuses at once, or TLS does not take the settings.
     pub fn open(
         target: &Target,
-        config: &Arc<ClientConfig>,
-        bounds: Bounds,
-        now: Instant,
+        route: Route,
+        source: Option<IpAddr>,
+        config: Arc<ClientConfig>,
+        resumes: bool,
     ) -> Result<Connection, Fault> {
+        let opened = Instant::now();
         let stream =
-            TcpStream::connect(target.address).map_err(|error| Fault::new(ErrorKind::Connect, error))?;
-        // A request is written whole, so waiting for more to send would only add latency.
-        stream.set_nodelay(true).map_err(|error| Fault::new(ErrorKind::Connect, error))?;
-        let tls = ClientConnection::new(Arc::clone(config), target.name.clone())
-            .map_err(|error| Fault::new(ErrorKind::Tls, error))?;
+            socket::open(target.address, source).map_err(|what| Fault::new(ErrorKind::Connect, what))?;
+        // Made while the first packets travel, so that its keys do not cost time in the TLS phase.
+        let handshake = Handshake::new(config, target.name.clone()).map_err(Fault::tls)?;
         Ok(Connection {
             stream,
-            tls,
-            bounds,
+            stage: Stage::Connecting(Box::new(handshake)),
+            route,
+            source,
             reader: Reader::default(),
-            under_way: VecDeque::with_capacity(bounds.pipeline),
+            under_way: VecDeque::new(),
+            partial: Vec::new(),
+            unsent: Vec::new(),
             sent: 0,
-            opened: now,
-            connected: now,
-            is_connected: false,
-            is_handshake_counted: false,
+            opened,
+            connected: opened,
+            resumption: Some(resumes),
+            outcome: None,
+            ready_at: None,
+            is_pause_new: false,
             is_last: false,
             is_closing: false,
         })
     }
 
-    /// Asks for events, once, for the connection's whole life.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut self.stream, token, Interest::READABLE | Interest::WRITABLE)
-    }
-
     /// Whether something took longer than it may.
-    pub fn is_overdue(&self, now: Instant) -> bool {
+    pub fn is_overdue(&self, bounds: &Bounds, now: Instant) -> bool {
         let since = match self.under_way.front() {
             Some(exchange) => exchange.started,
-            None if !self.is_handshake_counted => self.opened,
+            None if !self.is_open() => self.opened,
             None => return false,
         };
-        now.duration_since(since) > self.bounds.timeout
+        now.saturating_duration_since(since) > bounds.timeout
     }
 
-    /// Moves on as far as the socket allows.
+    /// The handshake is over.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    /// Whether the handshake was meant to resume, once, and how it ended; `None`: not at all, or not yet.
+    pub fn take_handshake(&mut self) -> Option<(bool, Option<bool>)> {
+        self.resumption.take().map(|meant| (meant, self.outcome))
+    }
+
+    /// When it goes on after thinking, told once for each pause.
+    pub fn take_pause(&mut self) -> Option<Instant> {
+        std::mem::take(&mut self.is_pause_new).then_some(self.ready_at).flatten()
+    }
+
+    /// Whether a request given to it now would be sent now.
+    pub fn has_room(&self, bounds: &Bounds) -> bool {
+        self.is_open()
+            && !self.is_closing
+            && !self.is_last
+            && !self.is_used_up(bounds)
+            && self.under_way.len() < bounds.pipeline
+    }
+
+    /// Gives its buffers back before it goes.
+    pub fn release(&mut self, shared: &mut Shared) {
+        for buffer in [&mut self.partial, &mut self.unsent] {
+            give_back(buffer, &mut shared.spare);
+        }
+    }
+
+    /// Moves on as far as the socket allows, after an event; `is_hung_up`: the server will send no more, so that a
+    /// short read is not the end.
     ///
     /// # Errors
     /// When the connection failed; requests under way are lost.
-    pub fn turn(&mut self, turn: &mut Turn<'_>) -> Result<Next, Fault> {
-        if !self.is_connected && !self.connected(turn)? {
-            return Ok(Next::Wait);
+    pub fn turn(&mut self, is_hung_up: bool, turn: &mut Turn<'_>) -> Result<Next, Fault> {
+        if matches!(self.stage, Stage::Connecting(_)) {
+            return if self.connected(turn)? { self.start(turn) } else { Ok(Next::Wait) };
         }
         let mut next = Next::Again;
         for _ in 0..READS_PER_TURN {
-            match self.receive(turn)? {
-                Next::Again => self.send(turn)?,
-                other => {
-                    next = other;
-                    break;
-                }
+            next = self.receive(is_hung_up, turn)?;
+            if next != Next::Again {
+                break;
             }
+            self.send(turn)?;
+        }
+        if next == Next::Done {
+            return Ok(next);
         }
         self.send(turn)?;
-        Ok(if self.is_closing && self.under_way.is_empty() { Next::Done } else { next })
+        Ok(if self.is_over() { Next::Done } else { next })
     }
 
-    /// Whether TCP is connected by now.
+    /// Sends what there is to send, without a look at what was received.
+    ///
+    /// # Errors
+    /// When the connection failed.
+    pub fn start(&mut self, turn: &mut Turn<'_>) -> Result<Next, Fault> {
+        self.send(turn)?;
+        Ok(if self.is_over() { Next::Done } else { Next::Wait })
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_closing && self.under_way.is_empty() && self.unsent.is_empty()
+    }
+
+    /// Whether TCP is connected by now; if so, the handshake starts.
     fn connected(&mut self, turn: &mut Turn<'_>) -> Result<bool, Fault> {
-        if let Some(error) =
-            self.stream.take_error().map_err(|error| Fault::new(ErrorKind::Connect, error))?
-        {
-            return Err(Fault::new(ErrorKind::Connect, error));
+        let refused = |error, target| Fault::new(ErrorKind::Connect, socket::explain(error, target, None));
+        let target = turn.plan.target(self.route).address;
+        if let Some(error) = self.stream.take_error().map_err(|error| refused(error, target))? {
+            return Err(Fault::new(ErrorKind::Connect, socket::explain(error, target, self.source)));
         }
         match self.stream.peer_addr() {
-            Ok(_) => {
-                self.is_connected = true;
-                self.connected = Instant::now();
-                if self.connected >= turn.measured_from {
-                    turn.tally.phase(Phase::Tcp, self.connected - self.opened);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-            Err(error) => return Err(Fault::new(ErrorKind::Connect, error)),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
+            Err(error) => return Err(refused(error, target)),
         }
-        Ok(self.is_connected)
+        self.connected = Instant::now();
+        if self.connected >= turn.bounds.measured_from {
+            turn.shared.tally.phase(Phase::Tcp, self.connected - self.opened);
+        }
+        if let Stage::Connecting(handshake) = std::mem::replace(&mut self.stage, Stage::Changing) {
+            self.stage = Stage::Handshaking(handshake);
+        }
+        turn.shared.out.clear();
+        self.shake(0..0, turn)?;
+        Ok(true)
     }
 
     /// Reads from the socket once and acts on all that was in it.
-    fn receive(&mut self, turn: &mut Turn<'_>) -> Result<Next, Fault> {
-        let is_eof = match self.tls.read_tls(&mut self.stream) {
-            Ok(bytes) => bytes == 0,
+    fn receive(&mut self, is_hung_up: bool, turn: &mut Turn<'_>) -> Result<Next, Fault> {
+        let had = self.partial.len();
+        let scratch = &mut turn.shared.scratch;
+        // A record that came in parts is opened in one piece.
+        scratch[..had].copy_from_slice(&self.partial);
+        let got = match self.stream.read(&mut scratch[had..]) {
+            Ok(got) => got,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Next::Wait),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Next::Again),
-            Err(error) => return Err(self.lost(error)),
+            Err(error) => return Err(lost(error)),
         };
-        if let Err(error) = self.tls.process_new_packets() {
-            // The alert is worth an attempt; the connection is lost either way.
-            let _ = self.tls.write_tls(&mut self.stream);
-            return Err(Fault::new(ErrorKind::Tls, error));
-        }
-        self.count_handshake(turn);
-        let is_closed = self.plaintext(turn)?;
-        if is_closed || is_eof {
+        if got == 0 {
             return self.ended(turn);
         }
-        Ok(Next::Again)
+        let is_drained = got < scratch.len() - had && !is_hung_up;
+        let now = Instant::now();
+        turn.shared.out.clear();
+        let is_closed = match self.stage {
+            Stage::Open(_) => self.records(had + got, now, turn)?,
+            _ => self.shake(0..got, turn)?,
+        };
+        self.flush(turn)?;
+        if is_closed {
+            return self.ended(turn);
+        }
+        Ok(if is_drained { Next::Wait } else { Next::Again })
     }
 
-    /// Takes decrypted bytes to the reply they belong to; true when the server has closed in order.
-    fn plaintext(&mut self, turn: &mut Turn<'_>) -> Result<bool, Fault> {
-        loop {
-            let bytes = match self.tls.reader().read(turn.scratch) {
-                Ok(0) => return Ok(true),
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                // The end of TCP without close_notify is for `ended` to judge.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-                Err(error) => return Err(Fault::new(ErrorKind::Tls, error)),
-            };
-            self.replies(bytes, turn)?;
+    /// Goes on with the handshake, with this part of scratch; true: the server closed the connection behind it.
+    fn shake(&mut self, received: std::ops::Range<usize>, turn: &mut Turn<'_>) -> Result<bool, Fault> {
+        let Stage::Handshaking(handshake) = &mut self.stage else { return Ok(false) };
+        let shared = &mut *turn.shared;
+        match handshake.advance(&shared.scratch[received], &mut shared.out) {
+            Ok(false) => return self.flush(turn).map(|()| false),
+            Ok(true) => {}
+            Err(error) => {
+                // The alert is worth an attempt; the connection is lost either way.
+                let _ = self.stream.write(&shared.out);
+                return Err(Fault::tls(error));
+            }
+        }
+        let Stage::Handshaking(handshake) = std::mem::replace(&mut self.stage, Stage::Changing) else {
+            return Ok(false);
+        };
+        let Established { secure, is_resumed, rest } = handshake.finish().map_err(Fault::tls)?;
+        self.stage = Stage::Open(Box::new(secure));
+        self.outcome = Some(is_resumed);
+        let now = Instant::now();
+        let tally = &mut turn.shared.tally;
+        if now < turn.bounds.measured_from {
+            tally.warm_up_handshakes += 1;
+        } else {
+            tally.phase(Phase::Tls, now - self.connected);
+            tally.handshakes_resumed += u64::from(is_resumed);
+            tally.handshakes_full += u64::from(!is_resumed);
+        }
+        turn.shared.scratch[..rest.len()].copy_from_slice(&rest);
+        self.records(rest.len(), now, turn)
+    }
+
+    /// Opens the records in the first `length` bytes of scratch; true when the server has closed in order.
+    fn records(&mut self, length: usize, now: Instant, turn: &mut Turn<'_>) -> Result<bool, Fault> {
+        // Lent out for the loop, so that replies can use the rest of what is shared.
+        let mut scratch = std::mem::take(&mut turn.shared.scratch);
+        let outcome = self.records_in(&mut scratch[..length], now, turn);
+        if let Ok((_, used)) = outcome {
+            self.keep(&scratch[used..length], &mut turn.shared.spare);
+        }
+        turn.shared.scratch = scratch;
+        outcome.map(|(is_closed, _)| is_closed)
+    }
+
+    /// The records at the front of `bytes`; returns whether they end the connection, and their length.
+    fn records_in(
+        &mut self,
+        bytes: &mut [u8],
+        now: Instant,
+        turn: &mut Turn<'_>,
+    ) -> Result<(bool, usize), Fault> {
+        let mut used = 0;
+        while let Some(length) = whole(&bytes[used..]).map_err(|error| Fault::new(ErrorKind::Tls, error))? {
+            let record = &mut bytes[used..used + length];
+            used += length;
+            let Stage::Open(secure) = &mut self.stage else { break };
+            match secure.open(record, &mut turn.shared.out).map_err(Fault::tls)? {
+                Opened::Data(plain) => self.replies(plain, now, turn)?,
+                Opened::Nothing => {}
+                Opened::Closed => return Ok((true, used)),
+            }
+        }
+        Ok((false, used))
+    }
+
+    /// Keeps the start of a record until the rest comes.
+    fn keep(&mut self, rest: &[u8], spare: &mut Vec<Vec<u8>>) {
+        if rest.is_empty() {
+            give_back(&mut self.partial, spare);
+        } else {
+            if self.partial.capacity() == 0 {
+                self.partial = spare.pop().unwrap_or_default();
+            }
+            self.partial.clear();
+            self.partial.extend_from_slice(rest);
         }
     }
 
-    /// Reads `bytes` bytes of scratch as HTTP.
-    fn replies(&mut self, bytes: usize, turn: &mut Turn<'_>) -> Result<(), Fault> {
-        let mut rest = &turn.scratch[..bytes];
+    /// Reads plaintext as HTTP.
+    fn replies(&mut self, mut rest: &[u8], now: Instant, turn: &mut Turn<'_>) -> Result<(), Fault> {
         loop {
             let (used, event) = self.reader.feed(rest).map_err(|error| Fault::new(ErrorKind::Http, error))?;
             rest = &rest[used..];
@@ -238,143 +420,172 @@ impl Connection {
             };
             match event {
                 Event::More => return Ok(()),
-                Event::Head(head) if head.status != 200 => {
-                    return Err(Fault::new(ErrorKind::Status, head.status));
+                Event::Head(Head { status, close }) => {
+                    exchange.first_byte = Some(now);
+                    self.is_last = close;
+                    exchange.is_refused = !turn.plan.is_welcome(status);
+                    if exchange.is_refused {
+                        turn.shared.tally.error(ErrorKind::Status, &status);
+                    }
                 }
-                Event::Head(head) => {
-                    exchange.first_byte = Some(Instant::now());
-                    self.is_last = head.close;
-                }
+                Event::Body(_) if exchange.is_refused => {}
                 Event::Body(body) => {
-                    turn.tally.bytes += body.len() as u64;
-                    if let Err(mismatch) = exchange.check.body(body) {
-                        turn.tally.mismatch(mismatch.clone());
+                    if exchange.intended >= turn.bounds.measured_from {
+                        turn.shared.tally.bytes += body.len() as u64;
+                    }
+                    if let Err(mismatch) = exchange.expected.body(body) {
+                        turn.shared.tally.mismatch(mismatch.clone());
                         return Err(Fault::new(ErrorKind::Http, mismatch));
                     }
                 }
-                Event::End => self.reply_done(turn)?,
+                Event::End => self.reply_done(now, turn)?,
             }
         }
     }
 
     /// The oldest request under way has its whole reply.
-    fn reply_done(&mut self, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    fn reply_done(&mut self, now: Instant, turn: &mut Turn<'_>) -> Result<(), Fault> {
         let Some(exchange) = self.under_way.pop_front() else { return Ok(()) };
-        match exchange.check.end() {
-            Ok(()) if exchange.intended < turn.measured_from => turn.tally.warm_up_requests += 1,
-            Ok(()) => {
-                let now = Instant::now();
-                turn.tally.reply(now - exchange.intended, now - exchange.started);
-                let first_byte = exchange.first_byte.unwrap_or(now);
-                turn.tally.phase(Phase::FirstByte, first_byte - exchange.started);
-                turn.tally.phase(Phase::LastByte, now - first_byte);
-            }
-            Err(mismatch) => {
-                turn.tally.mismatch(mismatch.clone());
+        let tally = &mut turn.shared.tally;
+        if !exchange.is_refused {
+            if let Err(mismatch) = exchange.expected.end() {
+                tally.mismatch(mismatch.clone());
                 return Err(Fault::new(ErrorKind::Http, mismatch));
             }
+            if exchange.intended < turn.bounds.measured_from {
+                tally.warm_up_requests += 1;
+            } else {
+                tally.reply(now - exchange.intended, now - exchange.started);
+                tally.requests_in_time +=
+                    u64::from(turn.bounds.deadline.is_none_or(|deadline| now <= deadline));
+                let first_byte = exchange.first_byte.unwrap_or(now);
+                tally.phase(Phase::FirstByte, first_byte - exchange.started);
+                tally.phase(Phase::LastByte, now - first_byte);
+            }
+            tally.last_reply = Some(now);
+        }
+        if self.under_way.is_empty()
+            && let Some(pause) = turn.plan.draw_pause()
+        {
+            self.ready_at = Some(now + pause);
+            self.is_pause_new = true;
         }
         Ok(())
     }
 
     /// The server has closed: in order, or with replies outstanding.
     fn ended(&mut self, turn: &mut Turn<'_>) -> Result<Next, Fault> {
-        if self.tls.is_handshaking() {
+        if !self.is_open() {
             return Err(Fault::new(ErrorKind::Closed, "closed during the handshake"));
         }
         if self.reader.is_ended_by_close() {
             self.reader = Reader::default();
-            self.reply_done(turn)?;
+            self.reply_done(Instant::now(), turn)?;
         }
         // Requests behind the reply that announced the close were never going to be answered.
         if self.under_way.is_empty() || (self.is_last && self.reader.is_idle()) {
+            turn.shared.tally.unsent += self.under_way.len() as u64;
             return Ok(Next::Done);
         }
         Err(Fault::new(ErrorKind::Closed, "closed before the reply was whole"))
     }
 
-    /// Starts the requests there is room for and writes what TLS has to send.
+    /// Starts the requests there is room for and writes what there is to write.
     fn send(&mut self, turn: &mut Turn<'_>) -> Result<(), Fault> {
-        if !self.tls.is_handshaking() && !self.is_closing {
+        turn.shared.out.clear();
+        // What is left over goes first: records have an order.
+        self.flush(turn)?;
+        if self.unsent.is_empty() && self.is_open() && !self.is_closing {
             self.requests(turn)?;
-        }
-        while self.tls.wants_write() {
-            match self.tls.write_tls(&mut self.stream) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.lost(error)),
-            }
+            self.flush(turn)?;
         }
         Ok(())
     }
 
     fn requests(&mut self, turn: &mut Turn<'_>) -> Result<(), Fault> {
-        while self.under_way.len() < self.bounds.pipeline {
-            if turn.is_ending || self.is_used_up() || self.is_last || turn.plan.is_done() {
-                break;
-            }
-            let Some((exchange, text)) = turn.plan.draw(Instant::now()) else { break };
-            // rustls buffers plaintext without a limit here only while handshaking; a request is below 2 KiB.
-            self.tls
-                .writer()
-                .write_all(text.as_bytes())
-                .map_err(|error| Fault::new(ErrorKind::Tls, error))?;
+        let Stage::Open(secure) = &mut self.stage else { return Ok(()) };
+        let bounds = turn.bounds;
+        let is_thinking = self.ready_at.is_some_and(|at| at > Instant::now());
+        let used_up = |sent| bounds.requests_max != 0 && sent >= bounds.requests_max;
+        let is_ending = turn.is_ending || self.is_last;
+        let Shared { text, out, .. } = &mut *turn.shared;
+        while self.under_way.len() < bounds.pipeline && !is_ending && !used_up(self.sent) && !is_thinking {
+            text.clear();
+            let Some(exchange) = turn.plan.draw(self.route, Instant::now(), text) else { break };
+            secure.seal(text, out).map_err(Fault::tls)?;
             self.under_way.push_back(exchange);
             self.sent += 1;
-            let every = self.bounds.key_update_every;
-            if every != 0
-                && self.sent.is_multiple_of(every)
-                && self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3)
-            {
-                self.tls.refresh_traffic_keys().map_err(|error| Fault::new(ErrorKind::Tls, error))?;
+            let is_update_due =
+                bounds.key_update_every != 0 && self.sent.is_multiple_of(bounds.key_update_every);
+            if secure.is_13() && (is_update_due || secure.is_worn()) {
+                secure.update_key(true, out).map_err(Fault::tls)?;
             }
         }
         // An idle connection of an open loop waits for the next request's moment.
-        let is_over = turn.is_ending || self.is_used_up() || self.is_last || turn.plan.is_done();
+        let is_worn_out = secure.is_worn() && !secure.is_13();
+        let is_over = is_ending || used_up(self.sent) || is_worn_out || turn.plan.is_done();
         if self.under_way.is_empty() && is_over {
-            self.tls.send_close_notify();
+            secure.close(out).map_err(Fault::tls)?;
             self.is_closing = true;
         }
         Ok(())
     }
 
+    /// Writes what was left over, then what is new.
+    fn flush(&mut self, turn: &mut Turn<'_>) -> Result<(), Fault> {
+        let Shared { out, spare, .. } = &mut *turn.shared;
+        if !self.unsent.is_empty() {
+            self.unsent.append(out);
+            let written = self.write(&self.unsent)?;
+            self.unsent.drain(..written);
+            if self.unsent.is_empty() {
+                give_back(&mut self.unsent, spare);
+            }
+        } else if !out.is_empty() {
+            let written = self.write(out)?;
+            if written < out.len() {
+                self.unsent = spare.pop().unwrap_or_default();
+                self.unsent.extend_from_slice(&out[written..]);
+            }
+            out.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes as much as the socket takes.
+    fn write(&self, bytes: &[u8]) -> Result<usize, Fault> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match (&self.stream).write(&bytes[written..]) {
+                Ok(some) => written += some,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        Ok(written)
+    }
+
     /// Whether it has carried as many requests as it may.
-    fn is_used_up(&self) -> bool {
-        self.bounds.requests_max != 0 && self.sent >= self.bounds.requests_max
+    fn is_used_up(&self, bounds: &Bounds) -> bool {
+        bounds.requests_max != 0 && self.sent >= bounds.requests_max
     }
+}
 
-    /// Whether a request given to it now would be sent now.
-    pub fn has_room(&self) -> bool {
-        self.is_handshake_counted
-            && !self.is_closing
-            && !self.is_last
-            && !self.is_used_up()
-            && self.under_way.len() < self.bounds.pipeline
+fn give_back(buffer: &mut Vec<u8>, spare: &mut Vec<Vec<u8>>) {
+    if buffer.capacity() > 0 {
+        let mut buffer = std::mem::take(buffer);
+        buffer.clear();
+        spare.push(buffer);
     }
+}
 
-    fn count_handshake(&mut self, turn: &mut Turn<'_>) {
-        if self.is_handshake_counted || self.tls.is_handshaking() {
-            return;
-        }
-        self.is_handshake_counted = true;
-        let now = Instant::now();
-        if now >= turn.measured_from {
-            turn.tally.phase(Phase::Tls, now - self.connected);
-        }
-        match self.tls.handshake_kind() {
-            Some(HandshakeKind::Resumed) => turn.tally.handshakes_resumed += 1,
-            _ => turn.tally.handshakes_full += 1,
-        }
-    }
-
-    /// Sorts an error of the socket.
-    fn lost(&self, error: io::Error) -> Fault {
-        let kind = match error.kind() {
-            io::ErrorKind::ConnectionRefused => ErrorKind::Connect,
-            io::ErrorKind::TimedOut => ErrorKind::Timeout,
-            _ => ErrorKind::Reset,
-        };
-        Fault::new(kind, error)
-    }
+/// Sorts an error of a socket that was connected.
+fn lost(error: io::Error) -> Fault {
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused => ErrorKind::Connect,
+        io::ErrorKind::TimedOut => ErrorKind::Timeout,
+        _ => ErrorKind::Reset,
+    };
+    Fault::new(kind, error)
 }

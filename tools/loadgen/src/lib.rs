@@ -1,70 +1,139 @@
 //! Load generation over kernel sockets: one thread a core, each with its own connections, nothing shared.
 //!
-//! [`args`] says what to do, [`arrivals`] when (without knowing of sockets or clocks), [`slo`] judges the report, [`target`] resolves whom to ask, [`plan`] draws the requests, [`connection`] carries
-//! one TCP and TLS connection through them, [`reply`] reads HTTP, [`check`] compares every body byte with the
-//! pattern the synthetic application publishes, [`worker`] is one thread's loop, [`report`] what comes out.
+//! What is asked for, when, and by whom: [`args`], [`arrivals`], [`mix`], [`clients`], [`target`], joined in [`plan`].
+//! None of it knows of sockets. How: [`worker`] is one thread's loop over [`connection`]s, which join [`socket`],
+//! [`secure`] (rustls's handshake, [`sessions`], [`tls`]), [`record`], [`reply`] and [`check`]. What came of it:
+//! [`tally`] counts, [`collect`] adds threads and seconds up, [`report`] says it in numbers with units, [`slo`] judges it.
 
 #![forbid(unsafe_code)]
 
 pub mod args;
 pub mod arrivals;
 pub mod check;
+pub mod clients;
+pub mod collect;
 pub mod connection;
+pub mod host;
+pub mod mix;
 pub mod plan;
+pub mod record;
 pub mod reply;
 pub mod report;
+pub mod secure;
+pub mod sessions;
 pub mod slo;
+pub mod socket;
+pub mod tally;
 pub mod target;
 pub mod tls;
 pub mod worker;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+
+use crate::arrivals::Process;
+use crate::collect::{Collected, Outputs};
+use crate::report::{Measured, Report};
 
 /// Runs the load `args` describes, or until `stop`, and returns what it saw, all threads together.
 ///
 /// # Errors
-/// When the load cannot start: the target does not resolve, a certificate file is unreadable, a thread fails.
-pub fn run(args: &args::Args, stop: &Arc<AtomicBool>) -> anyhow::Result<report::Report> {
-    let target = Arc::new(target::Target::new(&args.url, args.resolve.as_ref())?);
-    let config = tls::client_config(args)?;
+/// When the load cannot start: a target does not resolve, a certificate file is unreadable, a thread fails.
+pub fn run(args: &args::Args, stop: &Arc<AtomicBool>) -> anyhow::Result<Report> {
+    run_with(args, stop, Outputs { hdr: args.hdr.as_deref(), progress: args.progress })
+}
+
+/// As [`run`], with other outputs than those of the arguments.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(args: &args::Args, stop: &Arc<AtomicBool>, outputs: Outputs<'_>) -> anyhow::Result<Report> {
+    args.validate()?;
     let process = match (args.rate, &args.trace) {
-        (_, Some(file)) => Some(arrivals::Process::Trace(arrivals::read_trace(file)?)),
-        (Some(per_s), None) => Some(arrivals::Process::Law { law: args.arrivals, per_s }),
+        (_, Some(file)) => Some(Process::Trace(arrivals::read_trace(file)?)),
+        (Some(per_s), None) => Some(Process::Law { law: args.arrivals, per_s }),
         (None, None) => None,
     };
-    let connections = args.connections.get();
+    let intended_per_s = process.as_ref().map(Process::per_s);
+    let scheme = Arc::new(plan::Scheme::new(args, process)?);
+    let config = Arc::new(tls::client_config(args)?);
+    socket::make_room(args.connections.get())?;
+
+    let machine = host::MachineTime::now();
     let started = Instant::now();
-    let plans = plan::Plan::split(args, &target, process.as_ref(), started);
-
-    let mut threads = Vec::with_capacity(plans.len());
-    for (index, plan) in plans.into_iter().enumerate() {
-        let share = share(connections, args.threads.get(), index);
-        let settings = worker::Settings {
-            connections: share,
-            pipeline: args.pipeline.get(),
-            requests_per_connection: args.requests_per_connection,
-            key_update_every: args.key_update_every,
-            deadline: args.duration().map(|duration| started + duration),
-            measured_from: started + args.warm_up(),
-            timeout: args.timeout(),
-            core: args.cores.get(index).copied(),
-        };
+    let threads = args.threads.get();
+    let (slices, collected) = mpsc::channel();
+    let mut handles = Vec::with_capacity(threads);
+    for index in 0..threads {
+        let settings = settings(args, index, started);
+        let plan = plan::Plan::new(Arc::clone(&scheme), index, started);
         let mut worker =
-            worker::Worker::new(settings, plan, Arc::clone(&target), Arc::clone(&config), Arc::clone(stop))?;
+            worker::Worker::new(settings, plan, Arc::clone(&config), Arc::clone(stop), slices.clone())?;
         let thread = std::thread::Builder::new().name(format!("load-{index}"));
-        threads.push(thread.spawn(move || worker.run()).context("cannot start a load thread")?);
+        handles.push(thread.spawn(move || worker.run()).context("cannot start a load thread")?);
     }
+    drop(slices);
 
-    let mut total = report::Tally::new();
-    for thread in threads {
-        let tally = thread.join().map_err(|_| anyhow::anyhow!("a load thread panicked"))?;
-        total.add(&tally.context("a load thread gave up")?);
+    let measured = (args.warm_up(), args.duration());
+    let collected = collect::collect(&collected, threads, started, measured, outputs);
+    if collected.is_err() {
+        // Nobody takes what the threads count.
+        stop.store(true, Ordering::Relaxed);
     }
-    Ok(report::Report::new(&total, started.elapsed().saturating_sub(args.warm_up())))
+    for handle in handles {
+        let outcome = handle.join().map_err(|_| anyhow::anyhow!("a load thread panicked"))?;
+        outcome.context("a load thread gave up")?;
+    }
+    let Collected { total, intervals, cpu_share, cpu_s } = collected?;
+    let measured = Measured {
+        seconds: measured_time(args, started, stop, &total).as_secs_f64(),
+        intended_per_s,
+        wanted_share: if args.no_resumption { 0.0 } else { args.resume },
+        cpu_share,
+        cpu_s,
+        steal_share: host::MachineTime::now().steal_share_since(machine),
+        rss_bytes_max: host::rss_bytes_max(),
+        threads,
+    };
+    Ok(Report::new(&total, &measured, intervals))
+}
+
+/// What one thread has to do.
+fn settings(args: &args::Args, index: usize, started: Instant) -> worker::Settings {
+    worker::Settings {
+        index,
+        connections: share(args.connections.get(), args.threads.get(), index),
+        bounds: connection::Bounds {
+            pipeline: args.pipeline.get(),
+            requests_max: args.requests_per_connection,
+            key_update_every: args.key_update_every,
+            timeout: args.timeout(),
+            measured_from: started + args.warm_up(),
+            deadline: args.duration().map(|duration| started + duration),
+        },
+        started,
+        sources: args.source.iter().flat_map(|sources| sources.0.iter().copied()).collect(),
+        resume: args.resume,
+        session_ids: args.session_ids,
+        no_resumption: args.no_resumption,
+        core: args.cores.get(index).copied(),
+        spin: args.spin,
+    }
+}
+
+/// The time in which the replies of the rate came: to the end of the run's time or, where it ended otherwise, to the
+/// last reply.
+fn measured_time(args: &args::Args, started: Instant, stop: &AtomicBool, total: &tally::Tally) -> Duration {
+    let last_reply = total.last_reply.map_or_else(|| started.elapsed(), |last| last - started);
+    let end = match args.duration() {
+        Some(duration) if args.requests.is_none() && !stop.load(Ordering::Relaxed) => duration,
+        Some(duration) => duration.min(last_reply),
+        None => last_reply,
+    };
+    end.saturating_sub(args.warm_up())
 }
 
 /// The part of `whole` that thread `index` of `threads` takes: as even as whole numbers allow.

@@ -1,72 +1,155 @@
-//! Draws the requests of one thread: which size, which seed, meant for when, when to stop.
+//! Draws the requests of one thread: which size, seed and cost, meant for when, when to stop; and whose they are. The
+//! same arguments draw the same plan. Knows no sockets. Owned by one load thread.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyferry_app::synthetic::splitmix64;
 
-use crate::args::Args;
+use crate::args::{Args, Think};
 use crate::arrivals::{Arrivals, Process};
-use crate::check::Check;
-use crate::target::Target;
+use crate::check::{Check, Expected};
+use crate::mix::{Mix, uniform};
+use crate::target::{Target, Wish};
+
+/// Moments that are due and for which no connection has room, kept apart from those to come. More of them wait in the
+/// arrival process itself, where they cost nothing.
+const DUE_MAX: usize = 1 << 12;
 
 /// A request under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Exchange {
     /// What its body has to be.
-    pub check: Check,
+    pub expected: Expected,
     /// When it was meant to be sent; in a closed loop, when it was.
     pub intended: Instant,
     /// When it was handed to TLS.
     pub started: Instant,
     /// When the head of its reply was read.
     pub first_byte: Option<Instant>,
+    /// The status of its reply was not what it should be.
+    pub is_refused: bool,
+}
+
+/// Who opens a connection, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// Index of the target.
+    pub target: usize,
+    /// Index of the source address, 0 without any.
+    pub client: usize,
+}
+
+/// What all threads' plans share.
+#[derive(Debug)]
+pub struct Scheme {
+    /// Whom to ask.
+    pub targets: Vec<Target>,
+    /// Shares of targets; `None`: in turn.
+    pub weights: Option<Mix<usize>>,
+    /// Number of source addresses, at least 1.
+    pub clients: usize,
+    /// Shares of clients; `None`: in turn.
+    pub skew: Option<Mix<usize>>,
+    synthetic: Option<Synthetic>,
+    expect_sha256: Option<[u8; 32]>,
+    think: Option<Think>,
+    process: Option<Process>,
+    seed: u64,
+    threads: usize,
+    duration: Option<Duration>,
+    requests: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Synthetic {
+    sizes: Mix<u64>,
+    costs: Option<Mix<u64>>,
+    rotate: Vec<String>,
+}
+
+impl Scheme {
+    /// Works out what all threads share. `process`: none in a closed loop.
+    ///
+    /// # Errors
+    /// A target that cannot be asked.
+    pub fn new(args: &Args, process: Option<Process>) -> anyhow::Result<Scheme> {
+        let clients = args.source.as_ref().map_or(1, |sources| sources.0.len());
+        Ok(Scheme {
+            targets: args.urls.iter().map(|url| Target::new(url, args)).collect::<Result<_, _>>()?,
+            weights: Mix::new(args.weights.iter().copied().enumerate().collect()),
+            clients,
+            skew: args.skew.shares(clients),
+            synthetic: args.synthetic.then(|| Synthetic {
+                sizes: args.bytes_mix.clone(),
+                costs: args.cost_mix.clone(),
+                rotate: args.rotate.clone(),
+            }),
+            expect_sha256: args.expect_sha256,
+            think: args.think,
+            process,
+            seed: args.seed,
+            threads: args.threads.get(),
+            duration: args.duration(),
+            requests: args.requests,
+        })
+    }
 }
 
 /// One thread's source of requests.
 #[derive(Debug)]
 pub struct Plan {
-    target: Arc<Target>,
-    sizes: Vec<u64>,
-    rotate: Vec<String>,
+    scheme: Arc<Scheme>,
+    index: usize,
     /// Requests still to be sent; `None`: no end but time.
     left: Option<u64>,
-    /// Requests drawn; with the thread's own start, no two requests of a run share a seed.
+    /// Requests, routes and pauses drawn; with the thread's own start, no two requests of a run share a seed.
     drawn: u64,
+    routes: u64,
+    pauses: u64,
     start: u64,
     /// Open loop: when requests are meant to be sent.
     arrivals: Option<Arrivals>,
+    /// Moments that have come, oldest first.
+    due: VecDeque<Instant>,
     /// The moment arrivals count from.
     epoch: Instant,
-    text: String,
 }
 
 impl Plan {
-    /// One plan a thread. `process`: none in a closed loop; `epoch`: the start of the run.
-    pub fn split(args: &Args, target: &Arc<Target>, process: Option<&Process>, epoch: Instant) -> Vec<Plan> {
-        let threads = args.threads.get();
-        (0..threads)
-            .map(|index| Plan {
-                target: Arc::clone(target),
-                sizes: args.bytes_mix.clone(),
-                rotate: args.rotate.clone(),
-                left: args.requests.map(|requests| {
-                    requests / threads as u64 + u64::from((index as u64) < requests % threads as u64)
-                }),
-                drawn: 0,
-                start: args.seed.wrapping_add((index as u64) << 48),
-                arrivals: process.map(|process| {
-                    Arrivals::new(process.clone(), args.seed, index, threads, args.duration())
-                }),
-                epoch,
-                text: String::new(),
-            })
-            .collect()
+    /// The part of thread `index`; `epoch`: the start of the run.
+    pub fn new(scheme: Arc<Scheme>, index: usize, epoch: Instant) -> Plan {
+        let threads = scheme.threads;
+        let arrivals = scheme
+            .process
+            .clone()
+            .map(|process| Arrivals::new(process, scheme.seed, index, threads, scheme.duration));
+        let share =
+            |requests| requests / threads as u64 + u64::from((index as u64) < requests % threads as u64);
+        Plan {
+            left: scheme.requests.map(share),
+            drawn: 0,
+            routes: 0,
+            pauses: 0,
+            start: scheme.seed.wrapping_add((index as u64) << 48),
+            arrivals,
+            due: VecDeque::with_capacity(DUE_MAX),
+            epoch,
+            index,
+            scheme,
+        }
+    }
+
+    /// Whom a connection of this route asks.
+    pub fn target(&self, route: Route) -> &Target {
+        &self.scheme.targets[route.target]
     }
 
     /// Whether every request has been drawn.
     pub fn is_done(&self) -> bool {
-        self.left == Some(0) || self.arrivals.as_ref().is_some_and(|arrivals| arrivals.peek().is_none())
+        let is_over = self.arrivals.as_ref().is_some_and(|arrivals| arrivals.peek().is_none());
+        self.left == Some(0) || (is_over && self.due.is_empty())
     }
 
     /// Whether requests have moments of their own.
@@ -74,43 +157,180 @@ impl Plan {
         self.arrivals.is_some()
     }
 
-    /// The moment of the next request, in an open loop.
+    /// The next moment that has not come yet, in an open loop.
     pub fn next_at(&self) -> Option<Instant> {
         self.arrivals.as_ref().and_then(Arrivals::peek).map(|offset| self.epoch + offset)
     }
 
-    /// Whether a request may be sent now.
-    pub fn is_due(&self, now: Instant) -> bool {
-        !self.is_done() && (!self.is_open_loop() || self.next_at().is_some_and(|next| next <= now))
+    /// Takes note of the moments that have come by `now`; returns how many are due in all, as far as it knows.
+    pub fn arrive(&mut self, now: Instant) -> usize {
+        let elapsed = now.saturating_duration_since(self.epoch);
+        let most = usize::try_from(self.left.unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(DUE_MAX);
+        if let Some(arrivals) = &mut self.arrivals {
+            while self.due.len() < most && arrivals.peek().is_some_and(|next| next <= elapsed) {
+                self.due.extend(arrivals.take().map(|offset| self.epoch + offset));
+            }
+        }
+        self.due.len()
+    }
+
+    /// The oldest moment that is due.
+    pub fn oldest_due(&self) -> Option<Instant> {
+        self.due.front().copied()
     }
 
     /// Gives up the requests that were due by `now`, and tells how many there were.
     pub fn drop_overdue(&mut self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.epoch);
-        let overdue = self.arrivals.as_mut().map_or(0, |arrivals| arrivals.drain_until(elapsed));
+        let waiting = self.due.len() as u64;
+        self.due.clear();
+        let overdue = waiting + self.arrivals.as_mut().map_or(0, |arrivals| arrivals.drain_until(elapsed));
         overdue.min(self.left.unwrap_or(u64::MAX))
     }
 
-    /// The next request and its text; `None` after the last, and in an open loop before its moment.
-    pub fn draw(&mut self, now: Instant) -> Option<(Exchange, &str)> {
-        if !self.is_due(now) {
+    /// The next request, appended to `out`; `None` after the last, and in an open loop when none is due.
+    pub fn draw(&mut self, route: Route, now: Instant, out: &mut Vec<u8>) -> Option<Exchange> {
+        if self.left == Some(0) {
             return None;
         }
-        let offset = self.arrivals.as_mut().and_then(Arrivals::take);
-        let intended = offset.map_or(now, |offset: Duration| self.epoch + offset);
+        let intended = if self.is_open_loop() {
+            if self.due.is_empty() {
+                self.arrive(now);
+            }
+            self.due.pop_front()?
+        } else {
+            now
+        };
         if let Some(left) = &mut self.left {
-            *left = left.checked_sub(1)?;
+            *left -= 1;
         }
         // Seeds are mixed because bodies of neighbouring seeds are the same but for a shift of eight bytes.
         let seed = splitmix64(self.start.wrapping_add(self.drawn));
-        let size = self.sizes[(splitmix64(seed) % self.sizes.len() as u64) as usize];
-        let turn = (self.drawn % self.rotate.len().max(1) as u64) as usize;
-        let extra = self.rotate.get(turn).map(String::as_str);
+        let target = &self.scheme.targets[route.target];
+        let expected = match (&self.scheme.synthetic, self.scheme.expect_sha256) {
+            (Some(synthetic), _) => {
+                let bytes = *synthetic.sizes.draw(uniform(seed));
+                let turn = (self.drawn % synthetic.rotate.len().max(1) as u64) as usize;
+                let wish = Wish {
+                    bytes,
+                    seed,
+                    cost_us: synthetic.costs.as_ref().map(|costs| *costs.draw(uniform(!seed))),
+                    extra: synthetic.rotate.get(turn).map(String::as_str),
+                };
+                target.write_request(Some(&wish), out);
+                Expected::Pattern(Check::new(seed, bytes))
+            }
+            (None, hash) => {
+                target.write_request(None, out);
+                hash.map_or(Expected::Any, Expected::sha256)
+            }
+        };
         self.drawn += 1;
-        self.target.write_request(size, seed, extra, &mut self.text);
-        Some((
-            Exchange { check: Check::new(seed, size), intended, started: now, first_byte: None },
-            &self.text,
-        ))
+        Some(Exchange { expected, intended, started: now, first_byte: None, is_refused: false })
+    }
+
+    /// Whether replies to `exchange` may have this status.
+    pub fn is_welcome(&self, status: u16) -> bool {
+        if self.scheme.synthetic.is_some() { status == 200 } else { (200..400).contains(&status) }
+    }
+
+    /// Who opens the next connection, and to whom.
+    pub fn draw_route(&mut self) -> Route {
+        // Threads take turns too, so that few connections on many threads still reach different clients.
+        let turn = self.routes * self.scheme.threads as u64 + self.index as u64;
+        let draw = |shares: &Option<Mix<usize>>, turn: u64, count: usize, salt: u64| match shares {
+            Some(shares) => *shares.draw(uniform(splitmix64(self.scheme.seed ^ salt).wrapping_add(turn))),
+            None => (turn % count as u64) as usize,
+        };
+        let (targets, clients) = (self.scheme.targets.len(), self.scheme.clients);
+        let target = draw(&self.scheme.weights, turn, targets, 1);
+        // Each client asks each target.
+        let rounds = turn / targets as u64;
+        let client_turn = if self.scheme.skew.is_some() { turn } else { turn % targets as u64 + rounds };
+        let route = Route { target, client: draw(&self.scheme.skew, client_turn, clients, 2) };
+        self.routes += 1;
+        route
+    }
+
+    /// How long a connection thinks before its next request.
+    pub fn draw_pause(&mut self) -> Option<Duration> {
+        let think = self.scheme.think?;
+        self.pauses += 1;
+        Some(think.draw(uniform(splitmix64(!self.start).wrapping_add(self.pauses))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::arrivals::Law;
+
+    fn plan(options: &[&str], process: Option<Process>) -> Plan {
+        let fixed = ["keyferry-load", "https://127.0.0.1/a", "https://127.0.0.2/b", "--insecure"];
+        let args = Args::parse_from(fixed.iter().chain(options));
+        Plan::new(Arc::new(Scheme::new(&args, process).unwrap()), 0, Instant::now())
+    }
+
+    fn requests(plan: &mut Plan, now: Instant) -> Vec<String> {
+        let mut texts = Vec::new();
+        loop {
+            let (route, mut out) = (plan.draw_route(), Vec::new());
+            if plan.draw(route, now, &mut out).is_none() {
+                return texts;
+            }
+            texts.push(String::from_utf8(out).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_seed_is_a_plan() {
+        let options = [
+            "-n",
+            "50",
+            "--synthetic",
+            "--bytes-mix",
+            "1,2:3",
+            "--cost-mix",
+            "5,6",
+            "--source",
+            "127.0.0.1-127.0.0.9",
+            "--skew",
+            "zipf:1",
+        ];
+        let texts = |seed: &str| {
+            requests(&mut plan(&[&options[..], &["--seed", seed]].concat(), None), Instant::now())
+        };
+        assert_eq!(texts("1"), texts("1"));
+        assert_eq!(texts("1").len(), 50);
+        assert_ne!(texts("1"), texts("2"));
+    }
+
+    #[test]
+    fn targets_take_turns_or_have_weights() {
+        let count = |options: &[&str]| {
+            let texts = requests(&mut plan(options, None), Instant::now());
+            texts.iter().filter(|text| text.starts_with("GET /b ")).count()
+        };
+        assert_eq!(count(&["-n", "100"]), 50);
+        assert!((60..90).contains(&count(&["-n", "100", "--weights", "1,3"])));
+    }
+
+    #[test]
+    fn what_is_due_is_drawn_once_and_the_rest_is_told() {
+        let process = Process::Law { law: Law::Constant, per_s: 1000.0 };
+        let mut plan = plan(&["-d", "1"], Some(process));
+        let epoch = plan.epoch;
+        let at = |ms| epoch + Duration::from_millis(ms);
+        assert_eq!(plan.arrive(at(9)), 10);
+        assert_eq!(plan.arrive(at(9)), 10);
+        assert_eq!(requests(&mut plan, at(9)).len(), 10);
+        assert_eq!(plan.next_at(), Some(at(10)));
+        assert_eq!(plan.arrive(at(19)), 10);
+        assert_eq!(plan.drop_overdue(at(29)), 20);
+        assert!(!plan.is_done());
+        assert_eq!(plan.drop_overdue(at(5000)), 970);
+        assert!(plan.is_done());
     }
 }

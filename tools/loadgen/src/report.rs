@@ -1,195 +1,40 @@
-//! Counts of one thread ([`Tally`]) and what a run reports ([`Report`]), as text or JSON.
+//! What a run reports: counts go in, numbers with units come out, as a table or as JSON.
 
 use std::fmt;
-use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::check::Mismatch;
+use crate::tally::{Phase, Tally};
 
-/// Longest latency the histogram tells apart, in nanoseconds: an hour.
-const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
-/// Significant digits of latencies: 0.1 %.
-const LATENCY_DIGITS: u8 = 3;
-
-/// Why a connection, and the requests under way on it, came to an early end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum ErrorKind {
-    /// The TCP connection was not made.
-    Connect,
-    /// TLS failed: an alert, a bad record, a bad certificate.
-    Tls,
-    /// The server reset the connection.
-    Reset,
-    /// The server closed the connection before a reply was whole.
-    Closed,
-    /// The reply was not HTTP/1.1.
-    Http,
-    /// The reply's status was not 200.
-    Status,
-    /// No whole reply, or no connection, in time.
-    Timeout,
-}
-
-/// Names of [`ErrorKind`], in its order.
-const ERROR_NAMES: [&str; 7] = ["connect", "tls", "reset", "closed", "http", "status", "timeout"];
-
-/// Parts of a request's time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Phase {
-    /// From `connect` to the end of TCP's handshake, once a connection.
-    Tcp,
-    /// From there to the end of TLS's handshake, once a connection.
-    Tls,
-    /// From handing a request to TLS to the head of its reply.
-    FirstByte,
-    /// From there to the last byte.
-    LastByte,
-}
-
-/// Number of [`Phase`]s.
-const PHASES: usize = 4;
-
-/// What one thread counts.
-#[derive(Clone, Debug)]
-pub struct Tally {
-    /// Replies that were right to the last byte.
-    pub requests: u64,
-    /// Body bytes of all replies.
-    pub bytes: u64,
-    /// Bodies with a wrong byte or length.
-    pub mismatches: u64,
-    /// The first of them.
-    pub first_mismatch: Option<Mismatch>,
-    /// Handshakes with certificates.
-    pub handshakes_full: u64,
-    /// Handshakes that resumed a session.
-    pub handshakes_resumed: u64,
-    /// Connections opened.
-    pub connections: u64,
-    errors: [u64; ERROR_NAMES.len()],
-    first_error: Option<String>,
-    /// Right replies of the warm-up, which are not measured.
-    pub warm_up_requests: u64,
-    /// Requests whose moment came but that were never sent.
-    pub unsent: u64,
-    corrected_ns: Histogram<u64>,
-    raw_ns: Histogram<u64>,
-    phases_ns: [Histogram<u64>; PHASES],
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Tally::new()
-    }
-}
-
-impl Tally {
-    /// Nothing counted yet.
-    ///
-    /// # Panics
-    /// Never: the histogram's bounds are constants it accepts.
-    pub fn new() -> Tally {
-        let empty =
-            Histogram::new_with_bounds(1, LATENCY_NS_MAX, LATENCY_DIGITS).expect("the bounds are valid");
-        Tally {
-            requests: 0,
-            bytes: 0,
-            mismatches: 0,
-            first_mismatch: None,
-            handshakes_full: 0,
-            handshakes_resumed: 0,
-            connections: 0,
-            errors: [0; ERROR_NAMES.len()],
-            first_error: None,
-            warm_up_requests: 0,
-            unsent: 0,
-            phases_ns: std::array::from_fn(|_| empty.clone()),
-            raw_ns: empty.clone(),
-            corrected_ns: empty,
-        }
-    }
-
-    /// A reply was right and took `corrected` from the moment it was meant to be sent, `raw` from when it was.
-    pub fn reply(&mut self, corrected: Duration, raw: Duration) {
-        self.requests += 1;
-        self.corrected_ns.saturating_record(nanoseconds(corrected));
-        self.raw_ns.saturating_record(nanoseconds(raw));
-    }
-
-    /// A phase took `time`.
-    pub fn phase(&mut self, phase: Phase, time: Duration) {
-        self.phases_ns[phase as usize].saturating_record(nanoseconds(time));
-    }
-
-    /// A body was wrong.
-    pub fn mismatch(&mut self, mismatch: Mismatch) {
-        self.mismatches += 1;
-        self.first_mismatch.get_or_insert(mismatch);
-    }
-
-    /// A connection failed.
-    pub fn error(&mut self, kind: ErrorKind, what: &dyn fmt::Display) {
-        self.errors[kind as usize] += 1;
-        self.first_error.get_or_insert_with(|| format!("{}: {what}", ERROR_NAMES[kind as usize]));
-    }
-
-    /// Errors of one kind.
-    pub fn errors(&self, kind: ErrorKind) -> u64 {
-        self.errors[kind as usize]
-    }
-
-    /// Adds another thread's counts.
-    pub fn add(&mut self, other: &Tally) {
-        self.requests += other.requests;
-        self.warm_up_requests += other.warm_up_requests;
-        self.unsent += other.unsent;
-        self.bytes += other.bytes;
-        self.mismatches += other.mismatches;
-        self.handshakes_full += other.handshakes_full;
-        self.handshakes_resumed += other.handshakes_resumed;
-        self.connections += other.connections;
-        for (sum, count) in self.errors.iter_mut().zip(other.errors) {
-            *sum += count;
-        }
-        self.first_mismatch = self.first_mismatch.take().or_else(|| other.first_mismatch.clone());
-        self.first_error = self.first_error.take().or_else(|| other.first_error.clone());
-        // Both have the same bounds, so this cannot fail.
-        let _ = self.corrected_ns.add(&other.corrected_ns);
-        let _ = self.raw_ns.add(&other.raw_ns);
-        for (sum, part) in self.phases_ns.iter_mut().zip(&other.phases_ns) {
-            let _ = sum.add(part);
-        }
-    }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
+/// Points of the latency curve between two powers of ten of what is above: p90, p99, p99.9 and so on.
+const CURVE_POINTS: i32 = 8;
+/// The curve ends at 99.9999 %.
+const CURVE_DECADES: i32 = 6;
 
 /// What a run saw. Corrected latency is from the moment a request was meant to be sent to its last byte, raw latency
 /// from when it was handed to TLS. In a closed loop both are the same: it does not see the wait of requests that were
 /// not sent because the server was slow.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Right replies.
     pub requests: u64,
     /// Right replies a second.
     pub requests_per_s: f64,
+    /// Requests a second that were meant to be sent, in an open loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intended_per_s: Option<f64>,
     /// Body bytes received.
     pub bytes: u64,
     /// Wrong bodies.
     pub mismatches: u64,
     /// The first wrong body.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_mismatch: Option<String>,
-    /// Failed connections by kind.
+    /// Failures by kind.
     pub errors: Errors,
     /// The first failure.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_error: Option<String>,
     /// Corrected latency of right replies.
     pub latency_us: Latency,
@@ -197,20 +42,28 @@ pub struct Report {
     pub latency_raw_us: Latency,
     /// Parts of it.
     pub phases_us: Phases,
-    /// Right replies of the warm-up, in no other figure but the body bytes.
+    /// Right replies of the warm-up, in no other figure.
     pub warm_up_requests: u64,
+    /// Handshakes of the warm-up, in no other figure.
+    pub warm_up_handshakes: u64,
     /// Requests that were due and never sent: the server, or the number of connections, was too slow by far.
     pub unsent: u64,
     /// Handshakes done.
     pub handshakes: Handshakes,
     /// Connections opened.
     pub connections: u64,
-    /// Length of the run.
+    /// Length of the measured part of the run.
     pub seconds: f64,
+    /// What limited the generator itself.
+    pub generator: Generator,
+    /// Seconds that were measured whole, in order.
+    pub intervals: Vec<Interval>,
+    /// The curve of latency over its quantiles.
+    pub curve: Vec<CurvePoint>,
 }
 
 /// Failures by kind.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Errors {
     pub connect: u64,
@@ -222,19 +75,22 @@ pub struct Errors {
     pub timeout: u64,
 }
 
-/// Quantiles in microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Quantiles and mean in microseconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Latency {
     pub p50: f64,
     pub p90: f64,
+    pub p95: f64,
     pub p99: f64,
     pub p999: f64,
+    pub p9999: f64,
     pub max: f64,
+    pub mean: f64,
 }
 
 /// Latency by phase.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Phases {
     pub tcp: Latency,
@@ -243,48 +99,146 @@ pub struct Phases {
     pub last_byte: Latency,
 }
 
+/// Handshakes by kind.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Handshakes {
+    /// With certificates: also where the server refused to resume.
+    pub full: u64,
+    /// Resumed.
+    pub resumed: u64,
+    /// The share that resumed.
+    pub resumed_share: f64,
+    /// The share that was asked for.
+    pub wanted_share: f64,
+}
+
+/// The generator's own state in the measured part of a run.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Generator {
+    /// Processor time of the busiest thread, as a share of the run. With --spin it is 1.
+    pub cpu_share: f64,
+    /// Processor time a request, all threads, in microseconds.
+    pub cpu_us_per_request: f64,
+    /// How late it was itself: from a moment that was due, while a connection had room, to its use.
+    pub lag_us: Latency,
+    /// Processor time that a hypervisor gave to others, as a share of the machine's time.
+    pub steal_share: f64,
+    /// Largest resident memory of the process, in bytes.
+    pub rss_bytes_max: u64,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// One second.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Interval {
+    /// Its start, in seconds from the start of the run.
+    pub second: u64,
+    /// Right replies.
+    pub requests: u64,
+    /// Failures.
+    pub errors: u64,
+    /// Body bytes.
+    pub bytes: u64,
+    /// Handshakes.
+    pub handshakes: u64,
+    /// Corrected latency of its replies.
+    pub p50_us: f64,
+    /// Corrected latency of its replies.
+    pub p99_us: f64,
+    /// Corrected latency of its replies.
+    pub p999_us: f64,
+    /// Corrected latency of its replies.
+    pub max_us: f64,
+    /// Raw latency of its replies.
+    pub raw_p99_us: f64,
+}
+
+/// A point of the latency curve.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// Share of requests that were not slower.
+    pub quantile: f64,
+    /// Their slowest, corrected.
+    pub corrected_us: f64,
+    /// Their slowest, raw.
+    pub raw_us: f64,
+}
+
+fn quantile_us(ns: &Histogram<u64>, quantile: f64) -> f64 {
+    ns.value_at_quantile(quantile) as f64 / 1e3
+}
+
 impl Latency {
     fn new(ns: &Histogram<u64>) -> Latency {
-        let quantile = |q| ns.value_at_quantile(q) as f64 / 1e3;
+        let quantile = |q| quantile_us(ns, q);
         Latency {
             p50: quantile(0.5),
             p90: quantile(0.9),
+            p95: quantile(0.95),
             p99: quantile(0.99),
             p999: quantile(0.999),
+            p9999: quantile(0.9999),
             max: ns.max() as f64 / 1e3,
+            mean: ns.mean() / 1e3,
         }
     }
 }
 
-/// Handshakes by kind.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct Handshakes {
-    pub full: u64,
-    pub resumed: u64,
+impl Interval {
+    /// Sums one second up.
+    pub fn new(second: u64, tally: &Tally) -> Interval {
+        Interval {
+            second,
+            requests: tally.requests,
+            errors: tally.failures(),
+            bytes: tally.bytes,
+            handshakes: tally.handshakes_full + tally.handshakes_resumed,
+            p50_us: quantile_us(&tally.corrected_ns, 0.5),
+            p99_us: quantile_us(&tally.corrected_ns, 0.99),
+            p999_us: quantile_us(&tally.corrected_ns, 0.999),
+            max_us: tally.corrected_ns.max() as f64 / 1e3,
+            raw_p99_us: quantile_us(&tally.raw_ns, 0.99),
+        }
+    }
+}
+
+/// What a report needs beside the counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// Length of the measured part, in seconds.
+    pub seconds: f64,
+    /// Requests a second that were meant to be sent.
+    pub intended_per_s: Option<f64>,
+    /// Share of handshakes that was to resume.
+    pub wanted_share: f64,
+    /// Processor time of the busiest thread, as a share of its time.
+    pub cpu_share: f64,
+    /// Processor time of all threads, in seconds.
+    pub cpu_s: f64,
+    /// Share of the machine's time that a hypervisor took.
+    pub steal_share: f64,
+    /// Largest resident memory, in bytes.
+    pub rss_bytes_max: u64,
+    /// Threads.
+    pub threads: usize,
 }
 
 impl Report {
     /// Sums a run up.
-    pub fn new(tally: &Tally, took: Duration) -> Report {
-        let errors = |kind| tally.errors(kind);
-        let phase = |phase: Phase| Latency::new(&tally.phases_ns[phase as usize]);
-        let seconds = took.as_secs_f64();
+    pub fn new(tally: &Tally, measured: &Measured, intervals: Vec<Interval>) -> Report {
+        let phase = |phase: Phase| Latency::new(tally.phase_ns(phase));
+        let [connect, tls, reset, closed, http, status, timeout] = tally.errors;
+        let handshakes = tally.handshakes_full + tally.handshakes_resumed;
+        let answered = (tally.requests + tally.warm_up_requests).max(1);
         Report {
             requests: tally.requests,
-            requests_per_s: tally.requests as f64 / seconds.max(f64::MIN_POSITIVE),
+            requests_per_s: tally.requests_in_time as f64 / measured.seconds.max(f64::MIN_POSITIVE),
+            intended_per_s: measured.intended_per_s,
             bytes: tally.bytes,
             mismatches: tally.mismatches,
             first_mismatch: tally.first_mismatch.as_ref().map(ToString::to_string),
-            errors: Errors {
-                connect: errors(ErrorKind::Connect),
-                tls: errors(ErrorKind::Tls),
-                reset: errors(ErrorKind::Reset),
-                closed: errors(ErrorKind::Closed),
-                http: errors(ErrorKind::Http),
-                status: errors(ErrorKind::Status),
-                timeout: errors(ErrorKind::Timeout),
-            },
+            errors: Errors { connect, tls, reset, closed, http, status, timeout },
             first_error: tally.first_error.clone(),
             latency_us: Latency::new(&tally.corrected_ns),
             latency_raw_us: Latency::new(&tally.raw_ns),
@@ -295,10 +249,26 @@ impl Report {
                 last_byte: phase(Phase::LastByte),
             },
             warm_up_requests: tally.warm_up_requests,
+            warm_up_handshakes: tally.warm_up_handshakes,
             unsent: tally.unsent,
-            handshakes: Handshakes { full: tally.handshakes_full, resumed: tally.handshakes_resumed },
+            handshakes: Handshakes {
+                full: tally.handshakes_full,
+                resumed: tally.handshakes_resumed,
+                resumed_share: tally.handshakes_resumed as f64 / handshakes.max(1) as f64,
+                wanted_share: measured.wanted_share,
+            },
             connections: tally.connections,
-            seconds,
+            seconds: measured.seconds,
+            generator: Generator {
+                cpu_share: measured.cpu_share,
+                cpu_us_per_request: measured.cpu_s * 1e6 / answered as f64,
+                lag_us: Latency::new(&tally.lag_ns),
+                steal_share: measured.steal_share,
+                rss_bytes_max: measured.rss_bytes_max,
+                threads: measured.threads,
+            },
+            intervals,
+            curve: curve(tally),
         }
     }
 
@@ -308,11 +278,15 @@ impl Report {
         self.requests > 0 && self.mismatches == 0
     }
 
-    /// Failed connections, wrong bodies and unsent requests as a share of all outcomes.
-    pub fn error_share(&self) -> f64 {
+    /// Failures of all kinds; a wrong body is one of `http`, as its connection ends with it.
+    pub fn failures(&self) -> u64 {
         let Errors { connect, tls, reset, closed, http, status, timeout } = self.errors;
-        // A wrong body is counted among `http` too, as its connection ends with it.
-        let failed = connect + tls + reset + closed + http + status + timeout + self.unsent;
+        connect + tls + reset + closed + http + status + timeout
+    }
+
+    /// Failures and unsent requests as a share of all outcomes.
+    pub fn error_share(&self) -> f64 {
+        let failed = self.failures() + self.unsent;
         failed as f64 / (failed + self.requests).max(1) as f64
     }
 
@@ -325,20 +299,46 @@ impl Report {
     }
 }
 
+fn curve(tally: &Tally) -> Vec<CurvePoint> {
+    (0..=CURVE_DECADES * CURVE_POINTS)
+        .map(|at| {
+            let quantile = 1.0 - 10_f64.powf(-f64::from(at) / f64::from(CURVE_POINTS));
+            CurvePoint {
+                quantile,
+                corrected_us: quantile_us(&tally.corrected_ns, quantile),
+                raw_us: quantile_us(&tally.raw_ns, quantile),
+            }
+        })
+        .collect()
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let e = &self.errors;
-        writeln!(f, "requests     {} in {:.2} s, {:.0}/s", self.requests, self.seconds, self.requests_per_s)?;
-        writeln!(f, "body bytes   {}", self.bytes)?;
-        writeln!(f, "mismatches   {}", self.mismatches)?;
+        let (e, g, h) = (&self.errors, &self.generator, &self.handshakes);
+        write!(f, "requests     {} in {:.2} s, {:.0}/s", self.requests, self.seconds, self.requests_per_s)?;
+        match self.intended_per_s {
+            Some(rate) => writeln!(f, " of {rate:.0}/s intended")?,
+            None => writeln!(f, " (closed loop)")?,
+        }
+        let megabytes_per_s = self.bytes as f64 / 1e6 / self.seconds.max(f64::MIN_POSITIVE);
+        writeln!(
+            f,
+            "body bytes   {}, {megabytes_per_s:.1} MB/s, mismatches {}",
+            self.bytes, self.mismatches
+        )?;
         writeln!(
             f,
             "errors       connect {} tls {} reset {} closed {} http {} status {} timeout {}",
             e.connect, e.tls, e.reset, e.closed, e.http, e.status, e.timeout
         )?;
+        writeln!(
+            f,
+            "{:<13}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
+            "latency us", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"
+        )?;
         let phases = &self.phases_us;
         for (name, l) in [
-            ("latency us", &self.latency_us),
+            ("  corrected", &self.latency_us),
             ("  raw", &self.latency_raw_us),
             ("  TCP", &phases.tcp),
             ("  TLS", &phases.tls),
@@ -347,8 +347,8 @@ impl fmt::Display for Report {
         ] {
             writeln!(
                 f,
-                "{name:<12} p50 {:.0} p90 {:.0} p99 {:.0} p99.9 {:.0} max {:.0}",
-                l.p50, l.p90, l.p99, l.p999, l.max
+                "{name:<13}{:>9.0}{:>9.0}{:>9.0}{:>9.0}{:>9.0}{:>9.0}{:>9.0}",
+                l.mean, l.p50, l.p90, l.p99, l.p999, l.p9999, l.max
             )?;
         }
         if self.unsent > 0 {
@@ -356,8 +356,21 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "handshakes   full {} resumed {}, connections {}",
-            self.handshakes.full, self.handshakes.resumed, self.connections
+            "handshakes   full {} resumed {}, {:.2} % resumed of {:.2} % wanted; connections {}",
+            h.full,
+            h.resumed,
+            h.resumed_share * 100.0,
+            h.wanted_share * 100.0,
+            self.connections
+        )?;
+        writeln!(
+            f,
+            "generator    busiest thread {:.0} % of a core, {:.2} us a request; late by p50 {:.0} p99 {:.0} us; steal {:.1} %",
+            g.cpu_share * 100.0,
+            g.cpu_us_per_request,
+            g.lag_us.p50,
+            g.lag_us.p99,
+            g.steal_share * 100.0
         )?;
         for first in [&self.first_mismatch, &self.first_error].into_iter().flatten() {
             writeln!(f, "first fault  {first}")?;
@@ -367,8 +380,29 @@ impl fmt::Display for Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::check::Mismatch;
+    use crate::tally::ErrorKind;
+
+    /// A report of `tally` for a second, for tests.
+    pub(crate) fn report(tally: &Tally) -> Report {
+        let measured = Measured {
+            seconds: 1.0,
+            intended_per_s: None,
+            wanted_share: 1.0,
+            cpu_share: 0.1,
+            cpu_s: 0.1,
+            steal_share: 0.0,
+            rss_bytes_max: 0,
+            threads: 1,
+        };
+        let mut tally = tally.clone();
+        tally.requests_in_time = tally.requests;
+        Report::new(&tally, &measured, vec![Interval::new(0, &tally)])
+    }
 
     #[test]
     fn threads_add_up() {
@@ -379,12 +413,14 @@ mod tests {
         two.reply(Duration::from_micros(300), Duration::from_micros(200));
         two.mismatch(Mismatch::Length { seed: 1, found: 2, expected: 3 });
         one.add(&two);
-        let report = Report::new(&one, Duration::from_secs(2));
+        let report = report(&one);
         assert_eq!((report.requests, report.mismatches, report.errors.reset), (2, 1, 1));
         assert!((report.latency_us.max - 300.0).abs() < 1.0, "{report}");
         assert!(!report.is_right());
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!(json["errors"]["reset"], 1);
         assert_eq!(json["first_error"], "reset: gone");
+        let back: Report = serde_json::from_str(&report.json()).unwrap();
+        assert_eq!((back.requests, back.intervals.len()), (2, 1));
     }
 }

@@ -8,20 +8,25 @@ use crate::report::Report;
 /// What a clause is about.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Measure {
-    /// A corrected latency quantile, in microseconds.
-    Latency(&'static str, fn(&Report) -> f64),
+    /// A corrected latency in microseconds, by its place in [`LATENCIES`].
+    Latency(usize),
     /// Failed, wrong and unsent requests as a share of all.
     Errors,
     /// Right replies a second.
     Rate,
 }
 
+type Quantile = fn(&Report) -> f64;
+
 /// Latency measures a clause may name.
-const LATENCIES: [(&str, fn(&Report) -> f64); 5] = [
+const LATENCIES: [(&str, Quantile); 8] = [
     ("p50", |report| report.latency_us.p50),
     ("p90", |report| report.latency_us.p90),
+    ("p95", |report| report.latency_us.p95),
     ("p99", |report| report.latency_us.p99),
     ("p99.9", |report| report.latency_us.p999),
+    ("p99.99", |report| report.latency_us.p9999),
+    ("mean", |report| report.latency_us.mean),
     ("max", |report| report.latency_us.max),
 ];
 
@@ -48,11 +53,11 @@ impl Slo {
 impl Clause {
     fn failure(&self, report: &Report) -> Option<String> {
         let (found, shown) = match self.measure {
-            Measure::Latency(..) if report.requests == 0 => {
+            Measure::Latency(_) if report.requests == 0 => {
                 return Some(format!("{} failed: no reply to measure", self.text));
             }
-            Measure::Latency(_, quantile) => {
-                let us = quantile(report);
+            Measure::Latency(at) => {
+                let us = LATENCIES[at].1(report);
                 (us, format!("{:.3} ms", us / 1e3))
             }
             Measure::Errors => {
@@ -83,16 +88,17 @@ impl FromStr for Clause {
             .find(|(_, c)| matches!(c, '<' | '>'))
             .ok_or_else(|| format!("{text:?} has neither < nor >; write it as in p99<2ms"))?;
         let (name, bound) = (text[..at].trim(), text[at + 1..].trim());
-        let (measure, bound) =
-            if let Some(&(name, quantile)) = LATENCIES.iter().find(|(known, _)| *known == name) {
-                (Measure::Latency(name, quantile), microseconds(bound)?)
-            } else if name == "errors" {
-                (Measure::Errors, share(bound)?)
-            } else if name == "rate" {
-                (Measure::Rate, number(bound)?)
-            } else {
-                return Err(format!("{name:?} is not one of p50, p90, p99, p99.9, max, errors, rate"));
-            };
+        let (measure, bound) = if let Some(at) = LATENCIES.iter().position(|(known, _)| *known == name) {
+            (Measure::Latency(at), microseconds(bound)?)
+        } else if name == "errors" {
+            (Measure::Errors, share(bound)?)
+        } else if name == "rate" {
+            (Measure::Rate, number(bound)?)
+        } else {
+            return Err(format!(
+                "{name:?} is not one of mean, p50, p90, p95, p99, p99.9, p99.99, max, errors, rate"
+            ));
+        };
         Ok(Clause { measure, is_below: sign == '<', bound, text: text.to_owned() })
     }
 }
@@ -128,7 +134,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::{ErrorKind, Tally};
+    use crate::report::tests::report as sum_up;
+    use crate::tally::{ErrorKind, Tally};
 
     fn report() -> Report {
         let mut tally = Tally::new();
@@ -136,7 +143,7 @@ mod tests {
             tally.reply(Duration::from_millis(3), Duration::from_millis(1));
         }
         tally.error(ErrorKind::Reset, &"gone");
-        Report::new(&tally, Duration::from_secs(1))
+        sum_up(&tally)
     }
 
     #[test]
@@ -146,7 +153,7 @@ mod tests {
         assert_eq!(failures("p99<2ms")[0], "p99<2ms failed: it was 3.000 ms");
         assert_eq!(failures("errors<0.01,p50<1s"), ["errors<0.01 failed: it was 1.0000 %"]);
         assert_eq!(failures("rate>99").len(), 1);
-        let nothing = Report::new(&Tally::new(), Duration::from_secs(1));
+        let nothing = sum_up(&Tally::new());
         assert_eq!("p99<1s".parse::<Slo>().unwrap().failures(&nothing).len(), 1);
     }
 
@@ -167,8 +174,10 @@ mod tests {
         fn units_agree(us in 1_u32..1_000_000) {
             let value = f64::from(us);
             prop_assert_eq!(microseconds(&format!("{us}us")).unwrap(), value);
-            prop_assert!((microseconds(&format!("{}ms", value / 1e3)).unwrap() - value).abs() < 1e-6 * value);
-            prop_assert!((microseconds(&format!("{}s", value / 1e6)).unwrap() - value).abs() < 1e-6 * value);
+            for (unit, us) in [("ms", 1e3), ("s", 1e6)] {
+                let read = microseconds(&format!("{}{unit}", value / us)).unwrap();
+                prop_assert!((read - value).abs() < 1e-6 * value);
+            }
         }
     }
 }

@@ -1,67 +1,121 @@
-//! One thread's loop: events in, turns of connections out, lost connections opened again.
+//! One thread's loop: events in, turns of connections out, lost connections opened again, counts handed over each
+//! second. Owns all it touches.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Poll, Token};
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use rustls::ClientConfig;
 
-use crate::connection::{Bounds, Connection, Fault, Next, Turn};
-use crate::plan::Plan;
-use crate::report::{ErrorKind, Tally};
-use crate::target::Target;
+use crate::connection::{Bounds, Connection, Fault, Next, Shared, Turn};
+use crate::plan::{Plan, Route};
+use crate::sessions::{Configs, Resumption};
+use crate::tally::{ErrorKind, Tally};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
-/// Decrypted bytes taken from TLS at once.
-const SCRATCH_BYTES: usize = 64 * 1024;
 /// Between looks at time-outs and at connections to be opened again.
 const TICK: Duration = Duration::from_millis(20);
-/// How long before a request's moment the thread polls without waiting: epoll waits in whole milliseconds.
-const SPIN: Duration = Duration::from_millis(1);
+/// Connections a thread opens at once: a server's queue of connections to accept is finite.
+const OPENING_MAX: usize = 256;
+/// Length of the pieces in which counts are handed over.
+pub const SLICE: Duration = Duration::from_secs(1);
 
 /// What one thread is to do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
+    /// Its number.
+    pub index: usize,
     /// Connections kept open.
     pub connections: usize,
-    /// Requests under way on each.
-    pub pipeline: usize,
-    /// Requests on each before it is closed; 0: no end.
-    pub requests_per_connection: u64,
-    /// Requests between key updates; 0: none.
-    pub key_update_every: u64,
-    /// When no more requests are started.
-    pub deadline: Option<Instant>,
-    /// What was meant to be sent before is not measured.
-    pub measured_from: Instant,
-    /// Longest wait for one reply.
-    pub timeout: Duration,
+    /// Limits of each.
+    pub bounds: Bounds,
+    /// Start of the run.
+    pub started: Instant,
+    /// Addresses to connect from; none: the kernel's choice.
+    pub sources: Arc<[IpAddr]>,
+    /// Share of handshakes that resume.
+    pub resume: f64,
+    /// TLS 1.2 sessions resume by ID only.
+    pub session_ids: bool,
+    /// No sessions are kept.
+    pub no_resumption: bool,
     /// Core to run on.
     pub core: Option<usize>,
+    /// Never sleep.
+    pub spin: bool,
+}
+
+/// What a thread counted in one second, or in the last part of one.
+#[derive(Debug)]
+pub struct Slice {
+    /// Of which thread.
+    pub thread: usize,
+    /// Seconds from the start of the run to that of the slice.
+    pub second: u64,
+    /// Its counts.
+    pub tally: Box<Tally>,
+    /// Processor time of the thread so far, and when that was.
+    pub cpu: Duration,
+    /// End of the slice.
+    pub at: Instant,
+    /// Connections that are open.
+    pub open: usize,
+    /// The thread's last.
+    pub is_last: bool,
+}
+
+#[derive(Default)]
+struct Slot {
+    connection: Option<Connection>,
+    /// Tells the slot's connections apart: an event may outlive its connection.
+    generation: u32,
+    is_idle: bool,
 }
 
 /// One thread's connections and counts.
 pub struct Worker {
     settings: Settings,
     plan: Plan,
-    target: Arc<Target>,
-    config: Arc<ClientConfig>,
+    base: Arc<ClientConfig>,
+    /// Sessions by target and client.
+    configs: HashMap<Route, Configs>,
+    resumption: Resumption,
     stop: Arc<AtomicBool>,
-    poll: Poll,
-    /// Slot i has token i; an empty slot is opened again at the next tick.
-    connections: Vec<Option<Connection>>,
+    slices: Sender<Slice>,
+    epoll: OwnedFd,
+    slots: Vec<Slot>,
+    /// Slots without a connection; those that failed wait for the next tick, so that a server that is gone is not
+    /// stormed.
+    missing: VecDeque<usize>,
+    failed: Vec<usize>,
+    /// Connections open in any stage, and those of them that are not yet ready for requests.
+    live: usize,
+    opening: usize,
     /// Connections with more to read.
     again: VecDeque<usize>,
     /// Open loop: connections that may have room for a request, longest idle first, each at most once.
     idle: VecDeque<usize>,
-    is_idle: Vec<bool>,
-    scratch: Vec<u8>,
-    tally: Tally,
+    /// Since when there is one.
+    idle_since: Instant,
+    /// The last connection that was tried was not made.
+    is_refused: bool,
+    /// Connections that think, by when they go on.
+    thinking: BinaryHeap<Reverse<(Instant, usize, u32)>>,
+    shared: Shared,
     now: Instant,
+    second: u64,
 }
 
 impl Worker {
@@ -72,24 +126,33 @@ impl Worker {
     pub fn new(
         settings: Settings,
         plan: Plan,
-        target: Arc<Target>,
-        config: Arc<ClientConfig>,
+        base: Arc<ClientConfig>,
         stop: Arc<AtomicBool>,
+        slices: Sender<Slice>,
     ) -> io::Result<Worker> {
+        let connections = settings.connections;
         Ok(Worker {
-            settings,
+            resumption: Resumption::new(if settings.no_resumption { 0.0 } else { settings.resume }),
             plan,
-            target,
-            config,
+            base,
+            configs: HashMap::new(),
             stop,
-            poll: Poll::new()?,
-            connections: (0..settings.connections).map(|_| None).collect(),
-            again: VecDeque::with_capacity(settings.connections),
-            idle: VecDeque::with_capacity(settings.connections),
-            is_idle: vec![false; settings.connections],
-            scratch: vec![0; SCRATCH_BYTES],
-            tally: Tally::new(),
-            now: Instant::now(),
+            slices,
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            slots: std::iter::repeat_with(Slot::default).take(connections).collect(),
+            missing: (0..connections).collect(),
+            failed: Vec::with_capacity(connections),
+            live: 0,
+            opening: 0,
+            again: VecDeque::with_capacity(connections),
+            idle: VecDeque::with_capacity(connections),
+            idle_since: settings.started,
+            is_refused: false,
+            thinking: BinaryHeap::new(),
+            shared: Shared::default(),
+            now: settings.started,
+            second: 0,
+            settings,
         })
     }
 
@@ -97,36 +160,72 @@ impl Worker {
     ///
     /// # Errors
     /// When polling itself fails.
-    pub fn run(&mut self) -> io::Result<Tally> {
+    pub fn run(&mut self) -> io::Result<()> {
         if let Some(core) = self.settings.core {
             core_affinity::set_for_current(core_affinity::CoreId { id: core });
         }
-        let mut events = Events::with_capacity(EVENTS);
-        let mut next_tick = Instant::now();
+        // Requests have moments, and the kernel's usual slack of 50 us would make each of them late.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut next_tick = self.settings.started;
         loop {
             self.now = Instant::now();
             if self.now >= next_tick {
                 self.tick();
                 next_tick = self.now + TICK;
             }
-            if self.is_ending() && self.connections.iter().all(Option::is_none) {
-                self.tally.unsent += self.plan.drop_overdue(self.now);
-                return Ok(self.tally.clone());
+            if self.now >= self.slice_end() {
+                self.hand_over(false);
             }
+            if self.is_ending() && self.live == 0 {
+                self.shared.tally.unsent += self.plan.drop_overdue(self.now);
+                self.hand_over(true);
+                return Ok(());
+            }
+            self.end_pauses();
             self.start_due();
-            let wait = if self.again.is_empty() { self.wait(next_tick) } else { Duration::ZERO };
-            match self.poll.poll(&mut events, Some(wait)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            self.open_missing();
+            events.clear();
+            let wait = self.wait(next_tick);
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait)) {
+                Err(Errno::INTR) => continue,
                 outcome => outcome?,
-            }
+            };
             for _ in 0..self.again.len() {
                 let Some(index) = self.again.pop_front() else { break };
-                self.turn(index);
+                self.turn(index, true);
             }
             for event in &events {
-                self.turn(event.token().0);
+                let (token, flags) = (event.data.u64(), event.flags);
+                let index = (token & u64::from(u32::MAX)) as usize;
+                if self.slots[index].generation == (token >> 32) as u32 {
+                    let over = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+                    self.turn(index, flags.intersects(over));
+                }
             }
         }
+    }
+
+    fn slice_end(&self) -> Instant {
+        self.settings.started + SLICE * u32::try_from(self.second + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Hands over what was counted since the last time.
+    fn hand_over(&mut self, is_last: bool) {
+        let cpu = clock_gettime(ClockId::ThreadCPUTime);
+        let slice = Slice {
+            thread: self.settings.index,
+            second: self.second,
+            tally: Box::new(std::mem::take(&mut self.shared.tally)),
+            cpu: Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32),
+            at: self.now,
+            open: self.live,
+            is_last,
+        };
+        // Nobody listens only when the run is given up.
+        let _ = self.slices.send(slice);
+        let elapsed = self.now.saturating_duration_since(self.settings.started);
+        self.second = elapsed.as_secs();
     }
 
     /// Hands requests that are due to connections that have room.
@@ -134,106 +233,210 @@ impl Worker {
         if !self.plan.is_open_loop() || self.is_ending() {
             return;
         }
-        while self.plan.is_due(self.now) {
-            let Some(index) = self.idle.pop_front() else { return };
-            self.is_idle[index] = false;
-            if self.connections[index].as_ref().is_some_and(Connection::has_room) {
-                self.turn(index);
+        while self.plan.arrive(self.now) > 0 {
+            let Some(index) = self.idle.pop_front() else { break };
+            let slot = &mut self.slots[index];
+            slot.is_idle = false;
+            if slot.connection.as_ref().is_some_and(|connection| connection.has_room(&self.settings.bounds)) {
+                if let Some(moment) = self.plan.oldest_due() {
+                    let late = self.now.saturating_duration_since(moment.max(self.idle_since));
+                    if moment >= self.settings.bounds.measured_from {
+                        self.shared.tally.lag(late);
+                    }
+                }
+                self.proceed(index, |connection, turn| connection.start(turn));
             }
         }
     }
 
-    /// How long to wait for events: to the next tick, or to shortly before the next request's moment when there
-    /// is a connection to carry it.
-    fn wait(&self, next_tick: Instant) -> Duration {
-        let wait = next_tick.saturating_duration_since(self.now);
-        match self.plan.next_at() {
-            Some(next) if !self.idle.is_empty() && !self.is_ending() => {
-                let until = next.saturating_duration_since(self.now).saturating_sub(SPIN);
-                wait.min(Duration::from_millis(u64::try_from(until.as_millis()).unwrap_or(u64::MAX)))
+    /// Lets connections go on that have thought long enough.
+    fn end_pauses(&mut self) {
+        while let Some(&Reverse((at, index, generation))) = self.thinking.peek() {
+            if at > self.now {
+                break;
             }
-            _ => wait,
+            self.thinking.pop();
+            if self.slots[index].generation == generation {
+                self.proceed(index, |connection, turn| connection.start(turn));
+            }
         }
+    }
+
+    /// Whether connections are opened only when a request is due, as their opening is part of what is measured.
+    fn opens_on_demand(&self) -> bool {
+        self.plan.is_open_loop() && self.settings.bounds.requests_max != 0
+    }
+
+    /// Opens connections that are missing.
+    fn open_missing(&mut self) {
+        if self.is_ending() {
+            return;
+        }
+        let wanted = if self.opens_on_demand() { self.plan.arrive(self.now) } else { usize::MAX };
+        while self.opening < wanted.min(OPENING_MAX) {
+            let Some(index) = self.missing.pop_front() else { return };
+            self.open(index);
+        }
+    }
+
+    /// How long to wait for events.
+    fn wait(&self, next_tick: Instant) -> Timespec {
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if self.settings.spin || !self.again.is_empty() {
+            return NOW;
+        }
+        let mut until = next_tick.min(self.slice_end());
+        if let Some(Reverse((at, ..))) = self.thinking.peek() {
+            until = until.min(*at);
+        }
+        let can_start = !self.idle.is_empty() || (self.opens_on_demand() && !self.missing.is_empty());
+        if let (Some(next), true, false) = (self.plan.next_at(), can_start, self.is_ending()) {
+            until = until.min(next);
+        }
+        let wait = until.saturating_duration_since(Instant::now());
+        // Below a tick, so both parts are in range.
+        Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) }
     }
 
     /// No request is started any more.
     fn is_ending(&self) -> bool {
         self.plan.is_done()
-            || self.settings.deadline.is_some_and(|deadline| self.now >= deadline + self.grace())
+            || self.settings.bounds.deadline.is_some_and(|deadline| self.now >= deadline + self.grace())
             || self.stop.load(Ordering::Relaxed)
     }
 
-    /// What was due in an open loop is still sent after the deadline, or the slowest requests would be left out.
+    /// What was due in an open loop is still sent after the deadline, or the slowest requests would be left out; but
+    /// not when there is nobody to send it to.
     fn grace(&self) -> Duration {
-        if self.plan.is_open_loop() { self.settings.timeout } else { Duration::ZERO }
+        let is_of_use = self.plan.is_open_loop() && !self.is_refused;
+        if is_of_use { self.settings.bounds.timeout } else { Duration::ZERO }
     }
 
-    /// Opens connections that are missing, ends those that take too long and, at the end, those with nothing
-    /// under way.
+    /// Ends connections that take too long and, at the end, those with nothing under way.
     fn tick(&mut self) {
-        for index in 0..self.connections.len() {
-            match &self.connections[index] {
-                None if !self.is_ending() => self.open(index),
-                None => {}
-                Some(connection) if connection.is_overdue(self.now) => {
-                    self.connections[index] = None;
-                    self.tally.error(ErrorKind::Timeout, &"no whole reply in time");
-                }
-                Some(_) if self.is_ending() => self.turn(index),
-                Some(_) => {}
+        self.missing.extend(self.failed.drain(..));
+        let is_ending = self.is_ending();
+        for index in 0..self.slots.len() {
+            let Some(connection) = &self.slots[index].connection else { continue };
+            if connection.is_overdue(&self.settings.bounds, self.now) {
+                self.drop(index);
+                self.failed.push(index);
+                self.fault(&Fault::new(ErrorKind::Timeout, "no whole reply within --timeout"));
+            } else if is_ending && !connection.is_open() {
+                self.drop(index);
+            } else if is_ending {
+                self.proceed(index, |connection, turn| connection.start(turn));
             }
         }
     }
 
     fn open(&mut self, index: usize) {
-        let bounds = Bounds {
-            pipeline: self.settings.pipeline,
-            requests_max: self.settings.requests_per_connection,
-            key_update_every: self.settings.key_update_every,
-            timeout: self.settings.timeout,
+        let route = self.plan.draw_route();
+        let settings = &self.settings;
+        let resumes = self.resumption.start();
+        let config = if settings.no_resumption {
+            Arc::clone(&self.base)
+        } else {
+            let new = || Configs::new(&self.base, settings.session_ids);
+            self.configs.entry(route).or_insert_with(new).choose(resumes)
         };
-        self.tally.connections += 1;
-        let opened =
-            Connection::open(&self.target, &self.config, bounds, self.now).and_then(|mut connection| {
-                connection.register(self.poll.registry(), Token(index)).map_err(Fault::connect)?;
-                Ok(connection)
-            });
+        self.shared.tally.connections += 1;
+        let source = settings.sources.get(route.client).copied();
+        let slot = &mut self.slots[index];
+        slot.generation = slot.generation.wrapping_add(1);
+        let token = u64::from(slot.generation) << 32 | index as u64;
+        let opened = Connection::open(self.plan.target(route), route, source, config, resumes);
+        let opened = opened.and_then(|connection| {
+            let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+            match epoll::add(&self.epoll, &connection, EventData::new_u64(token), flags) {
+                Ok(()) => Ok(connection),
+                Err(error) => Err(Fault::new(ErrorKind::Connect, error)),
+            }
+        });
         match opened {
-            Ok(connection) => self.connections[index] = Some(connection),
-            Err(fault) => self.tally.error(fault.kind, &fault),
+            Ok(connection) => {
+                slot.connection = Some(connection);
+                self.live += 1;
+                self.opening += 1;
+            }
+            Err(fault) => {
+                self.resumption.end(resumes, None);
+                self.is_refused = true;
+                self.failed.push(index);
+                self.fault(&fault);
+            }
         }
     }
 
-    fn turn(&mut self, index: usize) {
+    fn turn(&mut self, index: usize, is_hung_up: bool) {
+        self.proceed(index, |connection, turn| connection.turn(is_hung_up, turn));
+    }
+
+    /// Lets a connection go on, and takes note of what became of it.
+    fn proceed(
+        &mut self,
+        index: usize,
+        go: impl FnOnce(&mut Connection, &mut Turn<'_>) -> Result<Next, Fault>,
+    ) {
         let is_ending = self.is_ending();
-        let Some(connection) = &mut self.connections[index] else { return };
-        let mut turn = Turn {
-            plan: &mut self.plan,
-            tally: &mut self.tally,
-            scratch: &mut self.scratch,
-            is_ending,
-            measured_from: self.settings.measured_from,
-        };
-        match connection.turn(&mut turn) {
+        let slot = &mut self.slots[index];
+        let Some(connection) = &mut slot.connection else { return };
+        let was_open = connection.is_open();
+        let bounds = &self.settings.bounds;
+        let mut turn = Turn { plan: &mut self.plan, shared: &mut self.shared, bounds, is_ending };
+        let outcome = go(connection, &mut turn);
+        if !was_open
+            && connection.is_open()
+            && let Some((meant, outcome)) = connection.take_handshake()
+        {
+            self.resumption.end(meant, outcome);
+            self.opening -= 1;
+            self.is_refused = false;
+        }
+        match outcome {
             Ok(Next::Wait) => {
-                if self.plan.is_open_loop() && connection.has_room() && !self.is_idle[index] {
-                    self.is_idle[index] = true;
+                if let Some(at) = connection.take_pause() {
+                    self.thinking.push(Reverse((at, index, slot.generation)));
+                }
+                if self.plan.is_open_loop() && !slot.is_idle && connection.has_room(bounds) {
+                    slot.is_idle = true;
+                    if self.idle.is_empty() {
+                        self.idle_since = Instant::now();
+                    }
                     self.idle.push_back(index);
                 }
             }
             Ok(Next::Again) => self.again.push_back(index),
             Ok(Next::Done) => {
-                self.connections[index] = None;
-                // A connection that was used up makes room at once; a failed one waits for the next tick, so
-                // that a server that is gone is not stormed.
-                if !is_ending {
-                    self.open(index);
-                }
+                self.drop(index);
+                self.missing.push_back(index);
             }
             Err(fault) => {
-                self.connections[index] = None;
-                self.tally.error(fault.kind, &fault);
+                self.drop(index);
+                self.failed.push(index);
+                self.fault(&fault);
             }
+        }
+    }
+
+    /// Closes a connection; the slot is the caller's to put where it belongs.
+    fn drop(&mut self, index: usize) {
+        let Some(mut connection) = self.slots[index].connection.take() else { return };
+        if let Some((meant, _)) = connection.take_handshake() {
+            self.resumption.end(meant, None);
+            self.opening -= 1;
+            self.is_refused = true;
+        }
+        connection.release(&mut self.shared);
+        self.live -= 1;
+    }
+
+    fn fault(&mut self, fault: &Fault) {
+        // What fails in the warm-up is not measured, but the first fault is told.
+        if self.now >= self.settings.bounds.measured_from {
+            self.shared.tally.error(fault.kind, fault);
+        } else {
+            self.shared.tally.first_error.get_or_insert_with(|| format!("in the warm-up: {fault}"));
         }
     }
 }

@@ -1,0 +1,113 @@
+//! Kernel sockets: a connection started without waiting, room for many of them, and what a person can do about each
+//! error. Used by load threads.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Open files a run needs beside its connections.
+const OTHER_FILES: u64 = 64;
+
+/// Starts connecting to `target`, from `source` if there is one.
+///
+/// # Errors
+/// What the kernel refuses at once; the text says what to do about it.
+pub fn open(target: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, String> {
+    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let stream = socket_with(family, SocketType::STREAM, flags, None)
+        .map_err(|error| explain(error.into(), target, source))?;
+    // A request is written whole, so waiting for more to send would only add latency.
+    sockopt::set_tcp_nodelay(&stream, true).map_err(|error| explain(error.into(), target, source))?;
+    if let Some(source) = source {
+        // Ports of connections closed a moment ago may be used again towards the same server.
+        let bound = sockopt::set_socket_reuseaddr(&stream, true)
+            .and_then(|()| bind(&stream, &SocketAddr::new(source, 0)));
+        bound.map_err(|error| match error {
+            Errno::ADDRNOTAVAIL => {
+                format!("{source} is no address of this host; add it: ip address add {source}/32 dev DEVICE")
+            }
+            _ => explain(error.into(), target, Some(source)),
+        })?;
+    }
+    match connect(&stream, &target) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(stream)),
+        Err(error) => Err(explain(error.into(), target, source)),
+    }
+}
+
+/// An error of connecting, with what to do about it.
+pub fn explain(error: io::Error, target: SocketAddr, source: Option<IpAddr>) -> String {
+    let remedy = match Errno::from_io_error(&error) {
+        Some(Errno::CONNREFUSED) => format!("is a server listening on {target}?"),
+        Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => format!(
+            "no free port towards {target}{}: give more addresses by --source, or widen \
+             sysctl net.ipv4.ip_local_port_range",
+            source.map(|source| format!(" from {source}")).unwrap_or_default()
+        ),
+        Some(Errno::MFILE) => "raise the limit of this process: ulimit -n NUMBER".to_owned(),
+        Some(Errno::NFILE) => "raise the limit of this machine: sysctl fs.file-max".to_owned(),
+        Some(Errno::HOSTUNREACH | Errno::NETUNREACH) => {
+            format!("check the route: ip route get {}", target.ip())
+        }
+        Some(Errno::TIMEDOUT) => format!("{target} does not answer; is it filtered, or overloaded?"),
+        Some(Errno::INVAL | Errno::AFNOSUPPORT) => {
+            format!("{target} and the source address are of different kinds")
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}: {remedy}")
+}
+
+/// Makes room for `connections` open sockets.
+///
+/// # Errors
+/// When the hard limit of open files is lower.
+pub fn make_room(connections: usize) -> anyhow::Result<()> {
+    let needed = connections as u64 + OTHER_FILES;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
+    anyhow::ensure!(
+        limit.maximum.is_none_or(|maximum| maximum >= needed) && setrlimit(Resource::Nofile, raised).is_ok(),
+        "{connections} connections need {needed} open files, and the limit is {}; as root: ulimit -n {needed}",
+        limit.maximum.unwrap_or(u64::MAX)
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let target = "127.0.0.1:9".parse().unwrap();
+        for (errno, remedy) in [
+            (Errno::CONNREFUSED, "listening on 127.0.0.1:9"),
+            (Errno::ADDRNOTAVAIL, "--source"),
+            (Errno::MFILE, "ulimit -n"),
+            (Errno::NETUNREACH, "ip route get 127.0.0.1"),
+        ] {
+            let text = explain(errno.into(), target, None);
+            assert!(text.contains(remedy), "{text}");
+        }
+        // 192.0.2.0/24 is for documentation (RFC 5737): no host has it.
+        let text = open(target, Some("192.0.2.1".parse().unwrap())).unwrap_err();
+        assert!(text.contains("ip address add 192.0.2.1/32"), "{text}");
+    }
+
+    #[test]
+    fn more_files_than_the_hard_limit_are_told() {
+        if getrlimit(Resource::Nofile).maximum.is_some() {
+            let text = make_room(usize::MAX >> 8).unwrap_err().to_string();
+            assert!(text.contains("ulimit -n"), "{text}");
+        }
+        make_room(1).unwrap();
+    }
+}
