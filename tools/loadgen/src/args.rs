@@ -88,6 +88,9 @@ pub struct Args {
     /// Where random numbers start: the same value makes the same plan.
     #[arg(long, default_value_t = 0, help_heading = "Load")]
     pub seed: u64,
+    /// Open loop: seconds after the end in which requests that were due are still sent; without it, as --timeout.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Load")]
+    pub drain: Option<f64>,
     /// Seconds a request, or a connection being opened, may take.
     #[arg(long, default_value = "30", value_name = "SECONDS", value_parser = seconds, help_heading = "Load")]
     pub timeout: f64,
@@ -175,6 +178,37 @@ pub struct Args {
     /// Exit with status 3 unless the run meets this goal, as in `p99<2ms,errors<0.1%,rate>1000`.
     #[arg(long, value_name = "GOAL", help_heading = "Output")]
     pub slo: Option<Slo>,
+}
+
+/// `keyferry-load search`: looks for the highest rate that meets --slo. Each trial lasts --duration.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "keyferry-load search", version)]
+pub struct SearchArgs {
+    /// What each trial does; its rate is the search's.
+    #[command(flatten)]
+    pub run: Args,
+    /// First rate to try, in requests a second.
+    #[arg(long, default_value = "100", value_parser = rate, help_heading = "Search")]
+    pub from: f64,
+    /// Highest rate to try.
+    #[arg(long, default_value = "10000000", value_parser = rate, help_heading = "Search")]
+    pub to: f64,
+    /// How far above the result the lowest rate that failed may be.
+    #[arg(long, default_value = "5%", value_parser = share, help_heading = "Search")]
+    pub precision: f64,
+    /// Times the result has to hold.
+    #[arg(long, default_value = "3", help_heading = "Search")]
+    pub repeats: NonZeroUsize,
+}
+
+/// `keyferry-load compare`: two results, and whether they differ by more than noise.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "keyferry-load compare", version)]
+pub struct CompareArgs {
+    /// The result to compare with, written by --json.
+    pub a: PathBuf,
+    /// The result to be compared.
+    pub b: PathBuf,
 }
 
 /// A TLS version on the command line.
@@ -352,6 +386,8 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+        SearchArgs::command().debug_assert();
+        CompareArgs::command().debug_assert();
     }
 
     #[test]

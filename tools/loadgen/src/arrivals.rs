@@ -93,15 +93,6 @@ impl Arrivals {
         Some(Duration::from_nanos(now_ns))
     }
 
-    /// How many moments are left up to `until`, which are taken.
-    pub fn drain_until(&mut self, until: Duration) -> u64 {
-        let before = self.taken;
-        while self.peek().is_some_and(|next| next <= until) {
-            self.take();
-        }
-        self.taken - before
-    }
-
     /// The moment with number `taken`, the one before it being `last_ns`.
     fn moment(&mut self, last_ns: u64) -> Option<u64> {
         match &self.process {

@@ -3,7 +3,8 @@
 //! What is asked for, when, and by whom: [`args`], [`arrivals`], [`mix`], [`clients`], [`target`], joined in [`plan`].
 //! None of it knows of sockets. How: [`worker`] is one thread's loop over [`connection`]s, which join [`socket`],
 //! [`secure`] (rustls's handshake, [`sessions`], [`tls`]), [`record`], [`reply`] and [`check`]. What came of it:
-//! [`tally`] counts, [`collect`] adds threads and seconds up, [`report`] says it in numbers with units, [`slo`] judges it.
+//! [`tally`] counts, [`collect`] adds threads and seconds up, [`report`] says it in numbers with units, [`html`] with [`plot`]s, [`slo`]
+//! judges it, [`compare`] two and [`search`] many.
 
 #![forbid(unsafe_code)]
 
@@ -12,13 +13,17 @@ pub mod arrivals;
 pub mod check;
 pub mod clients;
 pub mod collect;
+pub mod compare;
 pub mod connection;
 pub mod host;
+pub mod html;
 pub mod mix;
 pub mod plan;
+pub mod plot;
 pub mod record;
 pub mod reply;
 pub mod report;
+pub mod search;
 pub mod secure;
 pub mod sessions;
 pub mod slo;
@@ -52,11 +57,7 @@ pub fn run(args: &args::Args, stop: &Arc<AtomicBool>) -> anyhow::Result<Report> 
 /// As [`run`].
 pub fn run_with(args: &args::Args, stop: &Arc<AtomicBool>, outputs: Outputs<'_>) -> anyhow::Result<Report> {
     args.validate()?;
-    let process = match (args.rate, &args.trace) {
-        (_, Some(file)) => Some(Process::Trace(arrivals::read_trace(file)?)),
-        (Some(per_s), None) => Some(Process::Law { law: args.arrivals, per_s }),
-        (None, None) => None,
-    };
+    let process = process(args)?;
     let intended_per_s = process.as_ref().map(Process::per_s);
     let scheme = Arc::new(plan::Scheme::new(args, process)?);
     let config = Arc::new(tls::client_config(args)?);
@@ -101,8 +102,20 @@ pub fn run_with(args: &args::Args, stop: &Arc<AtomicBool>, outputs: Outputs<'_>)
     Ok(Report::new(&total, &measured, intervals))
 }
 
+/// When requests are meant to be sent; `None` in a closed loop.
+///
+/// # Errors
+/// A trace that cannot be read.
+pub fn process(args: &args::Args) -> anyhow::Result<Option<Process>> {
+    Ok(match (args.rate, &args.trace) {
+        (_, Some(file)) => Some(Process::Trace(arrivals::read_trace(file)?)),
+        (Some(per_s), None) => Some(Process::Law { law: args.arrivals, per_s }),
+        (None, None) => None,
+    })
+}
+
 /// What one thread has to do.
-fn settings(args: &args::Args, index: usize, started: Instant) -> worker::Settings {
+pub fn settings(args: &args::Args, index: usize, started: Instant) -> worker::Settings {
     worker::Settings {
         index,
         connections: share(args.connections.get(), args.threads.get(), index),
@@ -121,6 +134,7 @@ fn settings(args: &args::Args, index: usize, started: Instant) -> worker::Settin
         no_resumption: args.no_resumption,
         core: args.cores.get(index).copied(),
         spin: args.spin,
+        drain: args.drain.map_or(args.timeout(), Duration::from_secs_f64),
     }
 }
 

@@ -152,6 +152,11 @@ impl Plan {
         self.left == Some(0) || (is_over && self.due.is_empty())
     }
 
+    /// Requests still to be drawn, if their number is what ends the run.
+    pub fn left(&self) -> usize {
+        self.left.and_then(|left| usize::try_from(left).ok()).unwrap_or(usize::MAX)
+    }
+
     /// Whether requests have moments of their own.
     pub fn is_open_loop(&self) -> bool {
         self.arrivals.is_some()
@@ -165,7 +170,7 @@ impl Plan {
     /// Takes note of the moments that have come by `now`; returns how many are due in all, as far as it knows.
     pub fn arrive(&mut self, now: Instant) -> usize {
         let elapsed = now.saturating_duration_since(self.epoch);
-        let most = usize::try_from(self.left.unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(DUE_MAX);
+        let most = self.left().min(DUE_MAX);
         if let Some(arrivals) = &mut self.arrivals {
             while self.due.len() < most && arrivals.peek().is_some_and(|next| next <= elapsed) {
                 self.due.extend(arrivals.take().map(|offset| self.epoch + offset));
@@ -179,13 +184,14 @@ impl Plan {
         self.due.front().copied()
     }
 
-    /// Gives up the requests that were due by `now`, and tells how many there were.
-    pub fn drop_overdue(&mut self, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.epoch);
-        let waiting = self.due.len() as u64;
-        self.due.clear();
-        let overdue = waiting + self.arrivals.as_mut().map_or(0, |arrivals| arrivals.drain_until(elapsed));
-        overdue.min(self.left.unwrap_or(u64::MAX))
+    /// Gives up the requests that were due by `now`; `take` is told the moment of each.
+    pub fn drop_overdue(&mut self, now: Instant, mut take: impl FnMut(Instant)) {
+        while self.arrive(now) > 0 {
+            for moment in self.due.drain(..) {
+                take(moment);
+                self.left = self.left.map(|left| left.saturating_sub(1));
+            }
+        }
     }
 
     /// The next request, appended to `out`; `None` after the last, and in an open loop when none is due.
@@ -328,9 +334,12 @@ mod tests {
         assert_eq!(requests(&mut plan, at(9)).len(), 10);
         assert_eq!(plan.next_at(), Some(at(10)));
         assert_eq!(plan.arrive(at(19)), 10);
-        assert_eq!(plan.drop_overdue(at(29)), 20);
+        let mut dropped = Vec::new();
+        plan.drop_overdue(at(29), |moment| dropped.push(moment));
+        assert_eq!((dropped.len(), dropped[0], dropped[19]), (20, at(10), at(29)));
         assert!(!plan.is_done());
-        assert_eq!(plan.drop_overdue(at(5000)), 970);
+        plan.drop_overdue(at(5000), |moment| dropped.push(moment));
+        assert_eq!(dropped.len(), 990);
         assert!(plan.is_done());
     }
 }

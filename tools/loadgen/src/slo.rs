@@ -50,6 +50,23 @@ impl Slo {
     }
 }
 
+impl Slo {
+    /// Also that hardly any request may fail, unless a clause says how many: latency is that of replies only.
+    pub fn with_errors(mut self) -> Slo {
+        if !self.0.iter().any(|clause| clause.measure == Measure::Errors) {
+            let (text, bound) = ("errors<0.1%".to_owned(), 0.001);
+            self.0.push(Clause { measure: Measure::Errors, is_below: true, bound, text });
+        }
+        self
+    }
+
+    /// The tightest latency of its clauses, in microseconds.
+    pub fn tightest_us(&self) -> Option<f64> {
+        let latencies = self.0.iter().filter(|clause| matches!(clause.measure, Measure::Latency(_)));
+        latencies.map(|clause| clause.bound).min_by(f64::total_cmp)
+    }
+}
+
 impl Clause {
     fn failure(&self, report: &Report) -> Option<String> {
         let (found, shown) = match self.measure {
@@ -153,6 +170,10 @@ mod tests {
         assert_eq!(failures("p99<2ms")[0], "p99<2ms failed: it was 3.000 ms");
         assert_eq!(failures("errors<0.01,p50<1s"), ["errors<0.01 failed: it was 1.0000 %"]);
         assert_eq!(failures("rate>99").len(), 1);
+        let goal: Slo = "p99<1s,p50<10ms".parse().unwrap();
+        assert_eq!(goal.tightest_us(), Some(10_000.0));
+        assert_eq!(goal.with_errors().failures(&report()), ["errors<0.1% failed: it was 1.0000 %"]);
+        assert!("errors<2%".parse::<Slo>().unwrap().with_errors().failures(&report()).is_empty());
         let nothing = sum_up(&Tally::new());
         assert_eq!("p99<1s".parse::<Slo>().unwrap().failures(&nothing).len(), 1);
     }

@@ -136,6 +136,13 @@ impl Tally {
         self.raw_ns.saturating_record(nanoseconds(raw));
     }
 
+    /// A request was never sent, `waited` after its moment. It waited at least that long, so it belongs to the latency
+    /// that counts from that moment: without it, what a server left undone would not show.
+    pub fn never_sent(&mut self, waited: Duration) {
+        self.unsent += 1;
+        self.corrected_ns.saturating_record(nanoseconds(waited));
+    }
+
     /// A phase took `time`.
     pub fn phase(&mut self, phase: Phase, time: Duration) {
         self.phases_ns[phase as usize].saturating_record(nanoseconds(time));

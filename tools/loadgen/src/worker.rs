@@ -55,6 +55,8 @@ pub struct Settings {
     pub core: Option<usize>,
     /// Never sleep.
     pub spin: bool,
+    /// How long after the deadline an open loop still sends what was due.
+    pub drain: Duration,
 }
 
 /// What a thread counted in one second, or in the last part of one.
@@ -178,7 +180,7 @@ impl Worker {
                 self.hand_over(false);
             }
             if self.is_ending() && self.live == 0 {
-                self.shared.tally.unsent += self.plan.drop_overdue(self.now);
+                self.give_up();
                 self.hand_over(true);
                 return Ok(());
             }
@@ -272,7 +274,12 @@ impl Worker {
         if self.is_ending() {
             return;
         }
-        let wanted = if self.opens_on_demand() { self.plan.arrive(self.now) } else { usize::MAX };
+        let wanted = match self.settings.bounds.requests_max {
+            0 => usize::MAX,
+            _ if self.plan.is_open_loop() => self.plan.arrive(self.now),
+            // Connections come and go with their requests: none is opened for which no request is left.
+            _ => self.plan.left(),
+        };
         while self.opening < wanted.min(OPENING_MAX) {
             let Some(index) = self.missing.pop_front() else { return };
             self.open(index);
@@ -298,6 +305,16 @@ impl Worker {
         Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) }
     }
 
+    /// Counts what was due and will not be sent.
+    fn give_up(&mut self) {
+        let (now, from, tally) = (self.now, self.settings.bounds.measured_from, &mut self.shared.tally);
+        self.plan.drop_overdue(now, |moment| {
+            if moment >= from {
+                tally.never_sent(now - moment);
+            }
+        });
+    }
+
     /// No request is started any more.
     fn is_ending(&self) -> bool {
         self.plan.is_done()
@@ -309,7 +326,7 @@ impl Worker {
     /// not when there is nobody to send it to.
     fn grace(&self) -> Duration {
         let is_of_use = self.plan.is_open_loop() && !self.is_refused;
-        if is_of_use { self.settings.bounds.timeout } else { Duration::ZERO }
+        if is_of_use { self.settings.drain } else { Duration::ZERO }
     }
 
     /// Ends connections that take too long and, at the end, those with nothing under way.
