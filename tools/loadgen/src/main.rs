@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -60,12 +60,12 @@ fn run(args: &Args, stop: &Arc<AtomicBool>) -> anyhow::Result<u8> {
     let outputs = Outputs { hdr: args.hdr.as_deref(), progress };
     let report = keyferry_load::run_with(args, stop, outputs)?;
     match &args.json {
-        Some(file) if file == Path::new("-") => println!("{}", report.json()),
+        Some(file) if file == Path::new("-") => print(&(report.json() + "\n"))?,
         Some(file) => {
             write(file, &(report.json() + "\n"))?;
-            print!("{report}");
+            print(&report.to_string())?;
         }
-        None => print!("{report}"),
+        None => print(&report.to_string())?,
     }
     if let Some(file) = &args.html {
         let command: Vec<_> = std::env::args().collect();
@@ -89,7 +89,7 @@ fn compare(args: &CompareArgs) -> anyhow::Result<u8> {
         serde_json::from_slice(&text)
             .with_context(|| format!("{} was not written by keyferry-load --json", file.display()))
     };
-    print!("{}", Comparison::new(&read(&args.a)?, &read(&args.b)?));
+    print(&Comparison::new(&read(&args.a)?, &read(&args.b)?).to_string())?;
     Ok(0)
 }
 
@@ -121,15 +121,25 @@ fn highest_rate(args: &SearchArgs, stop: &Arc<AtomicBool>) -> anyhow::Result<u8>
         Ok(trial)
     })?;
     if let Some(file) = &args.run.json {
-        let text = serde_json::json!({ "outcome": verdict, "trials": trials }).to_string();
-        if file == Path::new("-") { println!("{text}") } else { write(file, &(text + "\n"))? }
+        let text = serde_json::json!({ "outcome": verdict, "trials": trials }).to_string() + "\n";
+        if file == Path::new("-") { print(&text)? } else { write(file, &text)? }
     }
-    println!("{verdict}");
+    print(&format!("{verdict}\n"))?;
     Ok(match verdict {
         Verdict::Highest { .. } | Verdict::AboveAll { .. } => 0,
         Verdict::None => GOAL_MISSED,
         Verdict::CannotMeasure { .. } => NOT_RELIABLE,
     })
+}
+
+/// To standard output; whoever reads it may have gone.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {

@@ -72,9 +72,11 @@ pub fn make_room(connections: usize) -> anyhow::Result<()> {
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());
     }
-    let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
+    // Root may raise the hard limit too, up to the machine's own.
+    let maximum = limit.maximum.map(|maximum| maximum.max(needed));
+    let raised = Rlimit { current: Some(needed), maximum };
     anyhow::ensure!(
-        limit.maximum.is_none_or(|maximum| maximum >= needed) && setrlimit(Resource::Nofile, raised).is_ok(),
+        setrlimit(Resource::Nofile, raised).is_ok(),
         "{connections} connections need {needed} open files, and the limit is {}; as root: ulimit -n {needed}",
         limit.maximum.unwrap_or(u64::MAX)
     );

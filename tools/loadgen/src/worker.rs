@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use rustls::ClientConfig;
@@ -29,6 +30,8 @@ const EVENTS: usize = 256;
 const TICK: Duration = Duration::from_millis(20);
 /// Connections a thread opens at once: a server's queue of connections to accept is finite.
 const OPENING_MAX: usize = 256;
+/// Not to wait at all.
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Length of the pieces in which counts are handed over.
 pub const SLICE: Duration = Duration::from_secs(1);
 
@@ -189,10 +192,22 @@ impl Worker {
             self.open_missing();
             events.clear();
             let wait = self.wait(next_tick);
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait)) {
+            let is_exact = self.plan.is_open_loop() || !self.thinking.is_empty();
+            match epoll::wait(
+                &self.epoll,
+                spare_capacity(&mut events),
+                Some(if is_exact { &NOW } else { &wait }),
+            ) {
                 Err(Errno::INTR) => continue,
                 outcome => outcome?,
             };
+            if is_exact && events.is_empty() && wait != NOW {
+                // epoll rounds up to milliseconds (epoll_pwait2 does not, but is not everywhere); poll waits exactly.
+                match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&wait)) {
+                    Ok(_) | Err(Errno::INTR) => continue,
+                    Err(error) => return Err(error.into()),
+                }
+            }
             for _ in 0..self.again.len() {
                 let Some(index) = self.again.pop_front() else { break };
                 self.turn(index, true);
@@ -288,7 +303,6 @@ impl Worker {
 
     /// How long to wait for events.
     fn wait(&self, next_tick: Instant) -> Timespec {
-        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         if self.settings.spin || !self.again.is_empty() {
             return NOW;
         }
@@ -301,8 +315,8 @@ impl Worker {
             until = until.min(next);
         }
         let wait = until.saturating_duration_since(Instant::now());
-        // Below a tick, so both parts are in range.
-        Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) }
+        // Never longer than a tick.
+        Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) }
     }
 
     /// Counts what was due and will not be sent.
