@@ -27,6 +27,9 @@ const NOT_STARTED: u8 = 2;
 const GOAL_MISSED: u8 = 3;
 const NOT_RELIABLE: u8 = 4;
 
+/// Seconds before each trial of a search, in which connections are opened, unless --warm-up says otherwise.
+const TRIAL_WARM_UP_S: f64 = 1.0;
+
 fn main() -> ExitCode {
     match command() {
         Ok(status) => ExitCode::from(status),
@@ -99,13 +102,23 @@ fn highest_rate(args: &SearchArgs, stop: &Arc<AtomicBool>) -> anyhow::Result<u8>
     let goal = goal.with_errors();
     let is_paced = args.run.rate.is_none() && args.run.trace.is_none() && args.run.requests.is_none();
     anyhow::ensure!(is_paced, "the search has the rate: leave out --rate, --trace and --requests");
-    let duration = args.run.duration.context("say how long a trial lasts: --duration SECONDS")?;
+    let asked = args.run.duration.context("say how long a trial lasts: --duration SECONDS")?;
+    let (warm_up, duration) = match args.run.warm_up {
+        Some(warm_up) => (warm_up, asked),
+        None => (TRIAL_WARM_UP_S, asked + TRIAL_WARM_UP_S),
+    };
 
     let mut trials = Vec::new();
     let span = Span { from: args.from, to: args.to, precision: args.precision, repeats: args.repeats.get() };
     let verdict = search(span, |rate| {
         // What is not sent within another trial's time is lost anyway, and would only make the search longer.
-        let trial = Args { rate: Some(rate), drain: Some(duration), ..args.run.clone() };
+        let trial = Args {
+            rate: Some(rate),
+            duration: Some(duration),
+            warm_up: Some(warm_up),
+            drain: Some(asked),
+            ..args.run.clone()
+        };
         let report = keyferry_load::run_with(&trial, stop, Outputs::default())?;
         anyhow::ensure!(!stop.load(Ordering::Relaxed), "interrupted; no verdict");
         anyhow::ensure!(report.mismatches == 0, "{}", report.first_mismatch.unwrap_or_default());

@@ -16,10 +16,11 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::Timespec;
 use rustls::ClientConfig;
 
 use crate::connection::{Bounds, Connection, Fault, Next, Shared, Turn};
+use crate::host;
 use crate::plan::{Plan, Route};
 use crate::sessions::{Configs, Resumption};
 use crate::tally::{ErrorKind, Tally};
@@ -229,12 +230,11 @@ impl Worker {
 
     /// Hands over what was counted since the last time.
     fn hand_over(&mut self, is_last: bool) {
-        let cpu = clock_gettime(ClockId::ThreadCPUTime);
         let slice = Slice {
             thread: self.settings.index,
             second: self.second,
             tally: Box::new(std::mem::take(&mut self.shared.tally)),
-            cpu: Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32),
+            cpu: host::thread_cpu(),
             at: self.now,
             open: self.live,
             is_last,
