@@ -16,7 +16,8 @@ use crate::input::Input;
 use crate::{Seed, Target};
 
 /// Of the heap most is the model's: two lists of messages, which may all be the shortest.
-pub(crate) static TARGET: Target = Target { name: "link_messages", heap_bytes_max: 128 << 10, execute, seeds };
+pub(crate) static TARGET: Target =
+    Target { name: "link_messages", heap_bytes_max: 128 << 10, execute, seeds };
 
 /// Bytes of an input that are looked at: the longest message, and some.
 const BYTES_MAX: usize = 2048;
