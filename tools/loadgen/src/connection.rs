@@ -523,7 +523,7 @@ impl Connection {
         }
         // An idle connection of an open loop waits for the next request's moment.
         let is_worn_out = secure.is_worn() && !secure.is_13();
-        let is_over = is_ending || used_up(self.sent) || is_worn_out || turn.plan.is_done();
+        let is_over = is_ending || used_up(self.sent) || is_worn_out;
         if self.under_way.is_empty() && is_over {
             secure.close(out).map_err(Fault::tls)?;
             self.is_closing = true;

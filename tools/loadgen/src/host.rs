@@ -1,5 +1,5 @@
-//! What the machine did meanwhile: time a hypervisor took, time and memory this process used. Read from `/proc`, a few times a
-//! run; what is not there counts as nothing.
+//! What the machine did meanwhile: time a hypervisor took, time and memory this process used. Read from `/proc`, a few
+//! times a run; what is not there counts as nothing.
 
 use std::fs;
 use std::time::Duration;

@@ -2,9 +2,9 @@
 //!
 //! What is asked for, when, and by whom: [`args`], [`arrivals`], [`mix`], [`clients`], [`target`], joined in [`plan`].
 //! None of it knows of sockets. How: [`worker`] is one thread's loop over [`connection`]s, which join [`socket`],
-//! [`secure`] (rustls's handshake, [`sessions`], [`tls`]), [`record`], [`reply`] and [`check`]. What came of it:
-//! [`tally`] counts, [`collect`] adds threads and seconds up, [`report`] says it in numbers with units, [`html`] with [`plot`]s, [`slo`]
-//! judges it, [`compare`] two and [`search`] many.
+//! [`secure`] (rustls's handshake, [`sessions`], [`tls`]), [`record`], [`reply`] and [`check`]. What came of it: [`tally`]
+//! counts, [`collect`] adds threads and seconds up, [`report`] says it in numbers with units, [`html`] with [`plot`]s;
+//! [`slo`] judges it, [`compare`] two and [`search`] many.
 
 #![forbid(unsafe_code)]
 

@@ -365,7 +365,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "generator    busiest thread {:.0} % of a core, {:.2} us a request; late by p50 {:.0} p99 {:.0} us; steal {:.1} %",
+            "generator    busiest thread {:.0} % of a core, {:.2} us a request; \
+             late by p50 {:.0} p99 {:.0} us; steal {:.1} %",
             g.cpu_share * 100.0,
             g.cpu_us_per_request,
             g.lag_us.p50,

@@ -331,7 +331,9 @@ impl Worker {
 
     /// No request is started any more.
     fn is_ending(&self) -> bool {
-        self.plan.is_done()
+        // A timed run lasts its time, also when its last request comes before the end.
+        let is_over = self.settings.bounds.deadline.is_none_or(|deadline| self.now >= deadline);
+        (self.plan.is_done() && (is_over || self.plan.left() == 0))
             || self.settings.bounds.deadline.is_some_and(|deadline| self.now >= deadline + self.grace())
             || self.stop.load(Ordering::Relaxed)
     }
