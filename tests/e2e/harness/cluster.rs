@@ -270,6 +270,13 @@ impl Cluster {
 
     /// Waits until neither node holds anything of any client.
     pub fn wait_at_rest(&self) {
+        // Not by counters from before what the test did last.
+        for node in [self.a(), self.b()] {
+            let before = node.status().workers("turns");
+            let is_newer =
+                |status: &Status| status.workers("turns").iter().zip(&before).all(|(now, then)| now > then);
+            node.wait_for("counters of now", COUNTED_MAX, is_newer);
+        }
         self.a().wait_for("back to rest", REST_MAX, Status::is_at_rest);
         self.b().wait_for("back to rest", REST_MAX, Status::is_at_rest);
     }
@@ -282,14 +289,14 @@ impl Cluster {
             // A node that was started anew has forgotten what the one before it did.
             return;
         }
-        let (a, b) = (self.a().status(), self.b().status());
-        for (lender, helper) in [(&a, &b), (&b, &a)] {
-            let [granted, lent] = ["leases_granted", "replies_lent"].map(|name| lender.total(name));
-            let [taken, served] = ["leases_taken", "leases_served"].map(|name| helper.total(name));
-            let undisturbed = lender.total("peers_lost") + helper.total("peers_lost") == 0;
-            assert!(taken <= granted && lent <= served, "{a} {b}");
-            assert!(taken == granted || !undisturbed, "{a} {b}");
-        }
+        self.expect_counts("nodes agree", |a, b| {
+            [(a, b), (b, a)].into_iter().all(|(lender, helper)| {
+                let [granted, lent] = ["leases_granted", "replies_lent"].map(|name| lender.total(name));
+                let [taken, served] = ["leases_taken", "leases_served"].map(|name| helper.total(name));
+                let undisturbed = lender.total("peers_lost") + helper.total("peers_lost") == 0;
+                taken <= granted && lent <= served && (taken == granted || !undisturbed)
+            })
+        });
     }
 
     /// Ends both nodes in order, after everything of the clients is gone.
