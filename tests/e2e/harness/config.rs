@@ -144,13 +144,13 @@ pub fn text(
     let spread = |count: usize, from: usize| {
         (0..count).map(|index| ((from + index) % cores).to_string()).collect::<Vec<_>>().join(", ")
     };
-    // The nodes' workers on different ones, where there are enough.
-    let workers = spread(options.workers, place.number);
-    let apps = spread(options.apps, place.number + options.workers);
-    let idle = fabric::idle();
+    // The nodes' workers on different ones, where there are enough. An emulated machine needs one for all else.
+    let first = if fabric::devices().is_some() { 0 } else { place.number };
+    let workers = spread(options.workers, first);
+    let apps = spread(options.apps, first + options.workers);
     let tables = [
         ("node", format!("name = {:?}", place.name)),
-        ("cores", format!("control = 0\nworkers = [{workers}]\napps = [{apps}]\nidle = {idle:?}")),
+        ("cores", format!("control = 0\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
         ("nic", nic(place, interface, options)),
         // Long for a loaded machine: a session that comes late would be missed.
         ("tls", format!("resumption = {:?}\nsession_wait_ms = 5000", options.resumption)),
@@ -210,9 +210,10 @@ fn cluster(directory: &Path, place: &Place<'_>, options: &Options) -> String {
 
 fn nic(place: &Place<'_>, interface: &str, options: &Options) -> String {
     let [v4, v6] = place.addresses;
+    let (frames, memory_mib) = fabric::memory();
     format!(
-        "device = \"net_af_packet0,iface={},qpairs={},framecnt=4096\"\naddresses = [{v4:?}, {v6:?}]\n\
-         hugepages = \"never\"\nmemory_mib = 256",
-        interface, options.workers
+        "device = \"net_af_packet0,iface={interface},qpairs={},framecnt={frames}\"\naddresses = [{v4:?}, {v6:?}]\n\
+         hugepages = \"never\"\nmemory_mib = {memory_mib}",
+        options.workers
     )
 }

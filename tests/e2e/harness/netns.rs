@@ -30,8 +30,9 @@ impl Netns {
     /// `program`, to be run inside.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let Some(name) = &self.name else { return Command::new(program) };
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", name]).arg(program);
+        // `ip netns exec` mounts a /sys of the namespace as well, which nobody here looks at and which takes its time.
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{name}")).arg(program);
         command
     }
 
