@@ -19,8 +19,8 @@ use rig::{LIMITS, Rig, Verbs};
 
 const A: &str = "KEYFERRY_VERBS_A";
 const B: &str = "KEYFERRY_VERBS_B";
-/// The network interface below A.
-const INTERFACE_A: &str = "KEYFERRY_VERBS_INTERFACE_A";
+/// The program that does to the wire what it is told.
+const WIRE: &str = "KEYFERRY_VERBS_WIRE";
 /// Where a peer process finds this one.
 const SOCKET: &str = "KEYFERRY_VERBS_SOCKET";
 
@@ -232,15 +232,15 @@ fn the_newest_load_word_wins_when_there_are_too_many() {
 #[test]
 #[ignore = "needs RDMA devices: tools/vm/test runs it on Soft-RoCE"]
 fn a_dead_link_ends_the_pair_and_a_new_one_works_after_it() {
-    let interface = std::env::var(INTERFACE_A).expect("the variable names A's network interface");
-    let set = |state| {
-        let done = Command::new("ip").args(["link", "set", &interface, state]).status();
-        assert!(done.expect("ip runs").success());
+    let program = std::env::var(WIRE).expect("the variable names a program");
+    let wire = |order| {
+        let done = Command::new(&program).arg(order).status();
+        assert!(done.expect("it runs").success());
     };
     let (mut a, mut b) = connect_with(LARGE, LARGE, |_| {});
     a.0.send(WrId(1), b"before").expect("sent");
     assert_eq!(poll_until(&mut a.0, 1), [Completion::Posted(WrId(1))]);
-    set("down");
+    wire("unplug");
     for wr in 2..8 {
         // The failure may be known before the last is posted.
         match a.0.send(WrId(wr), b"into the dark") {
@@ -257,7 +257,7 @@ fn a_dead_link_ends_the_pair_and_a_new_one_works_after_it() {
     let address: verbs::Address = std::env::var(A).expect("named").parse().expect("an address");
     let refused = verbs::choose(&verbs::discover(), &address);
     assert!(refused.is_err(), "a port that is down is not chosen: {refused:?}");
-    set("up");
+    wire("plug");
     b.1.fail();
     let arrived = drain(&mut b);
     assert!(matches!(&arrived[..], [Completion::Message(_)]), "{arrived:?}");

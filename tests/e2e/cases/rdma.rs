@@ -41,9 +41,42 @@ fn the_helper_is_killed_under_load() {
 
 #[test]
 #[ignore = "needs RDMA devices: tools/vm/test"]
-fn the_wire_is_cut_under_load() {
+fn the_wire_is_pulled_under_load() {
     let devices = fabric::devices().expect("tools/vm/test names them");
-    under_load(|_| devices.cut(), |_| devices.join());
+    under_load(|_| devices.wire("unplug"), |_| devices.wire("plug"));
+}
+
+/// Replies come from B more slowly than A's clients ask: what has no slot to be written to runs at A, no lease is broken
+/// for it, and when the wire is fast again so is lending.
+#[test]
+#[ignore = "needs RDMA devices: tools/vm/test"]
+fn a_wire_slower_than_the_application() {
+    const SLOWLY: u64 = 10;
+    const MORE: u64 = 100;
+    let devices = fabric::devices().expect("tools/vm/test names them");
+    let options = Options::new(1).resumption("off").decide(Decide::Always);
+    let cluster = Cluster::start(&options.line("fabric", "slots = 8").line("lease", "credits = 4"));
+    let load = cluster.loader(&["-c", "8", "-d", "300", "--bytes-mix", "20000", "--timeout", "60"]);
+    let stop = load.stop();
+    let load = std::thread::spawn(move || load.run());
+
+    let more = |counter: &str, count: u64| {
+        let from = cluster.a().status().total(counter);
+        cluster.a().wait_for(counter, LENDS, |status| status.total(counter) >= from + count);
+    };
+    more("replies_lent", MORE);
+    devices.wire("slow");
+    more("replies_local", MORE);
+    more("replies_lent", SLOWLY);
+    devices.wire("hasten");
+    more("replies_lent", MORE);
+    stop.store(true, Ordering::Relaxed);
+
+    let report = load.join().expect("the load ends in order");
+    assert_eq!((report.mismatches, broken(&report), others(&report)), (0, 0, 0), "{report}");
+    let status = cluster.a().status();
+    assert_eq!(["peers_lost", "leases_broken"].map(|counter| status.total(counter)), [0, 0], "{status}");
+    cluster.finish();
 }
 
 /// B becomes unreachable under load and comes back. Whatever a client has, it has whole or is told.

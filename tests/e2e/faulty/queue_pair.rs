@@ -110,7 +110,7 @@ impl Faulty {
             Fault::Kill => signal(Signal::KILL),
             Fault::Stop => stop(),
             Fault::Dead => self.load_at_death = Some(self.inner.read_load()),
-            Fault::Cut => fabric::devices().expect("this test is of RDMA devices").cut(),
+            Fault::Cut => fabric::devices().expect("this test is of RDMA devices").wire("cut"),
             _ => {}
         }
         Some(line.fault)

@@ -145,12 +145,12 @@ pub fn text(
         (0..count).map(|index| ((from + index) % cores).to_string()).collect::<Vec<_>>().join(", ")
     };
     // The nodes' workers on different ones, where there are enough. An emulated machine needs one for all else.
-    let first = if fabric::devices().is_some() { 0 } else { place.number };
+    let (first, control) = if fabric::devices().is_some() { (0, cores - 1) } else { (place.number, 0) };
     let workers = spread(options.workers, first);
     let apps = spread(options.apps, first + options.workers);
     let tables = [
         ("node", format!("name = {:?}", place.name)),
-        ("cores", format!("control = 0\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
+        ("cores", format!("control = {control}\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
         ("nic", nic(place, interface, options)),
         // Long for a loaded machine: a session that comes late would be missed.
         ("tls", format!("resumption = {:?}\nsession_wait_ms = 5000", options.resumption)),

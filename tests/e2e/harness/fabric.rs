@@ -6,15 +6,16 @@ use std::process::Command;
 /// RDMA devices for nodes A and B.
 pub struct Devices {
     addresses: [String; 2],
-    interface: String,
+    wire: String,
 }
 
-/// The devices that `KEYFERRY_VERBS_A` and `_B` name by their IP addresses, and A's network interface, which
-/// `KEYFERRY_VERBS_INTERFACE_A` names; `None` where the environment names none: then nodes share memory.
+/// The devices that `KEYFERRY_VERBS_A` and `_B` name by their IP addresses, and the program that `KEYFERRY_VERBS_WIRE`
+/// names, which does to the wire between them what it is told; `None` where the environment names none: then nodes
+/// share memory.
 pub fn devices() -> Option<Devices> {
     let addresses = [std::env::var("KEYFERRY_VERBS_A").ok()?, std::env::var("KEYFERRY_VERBS_B").ok()?];
-    let interface = std::env::var("KEYFERRY_VERBS_INTERFACE_A").expect("A's interface is named too");
-    Some(Devices { addresses, interface })
+    let wire = std::env::var("KEYFERRY_VERBS_WIRE").expect("a program for the wire is named too");
+    Some(Devices { addresses, wire })
 }
 
 /// The `[fabric]` of a node, of which A is the first.
@@ -31,18 +32,11 @@ pub fn memory() -> (u32, u32) {
 }
 
 impl Devices {
-    /// Cuts the wire.
-    pub fn cut(&self) {
-        self.set("down");
-    }
-
-    /// Joins it again.
-    pub fn join(&self) {
-        self.set("up");
-    }
-
-    fn set(&self, state: &str) {
-        let status = Command::new("ip").args(["link", "set", &self.interface, state]).status();
-        assert!(status.expect("ip starts").success(), "the wire goes {state}");
+    /// Does to the wire what `order` says: `cut` loses every packet until `join`, `unplug` takes A's carrier away until
+    /// `plug`, `slow` lets little to A until `hasten`.
+    pub fn wire(&self, order: &str) {
+        let status = Command::new(&self.wire).arg(order).status();
+        let status = status.unwrap_or_else(|error| panic!("{}: {error}", self.wire));
+        assert!(status.success(), "{} {order}: {status}", self.wire);
     }
 }
