@@ -6,13 +6,16 @@
 //! its TLS also does, copying the plaintext into its buffer, is left out.
 //! The last line is `bench record: seal_16k_vs_openssl=.. ...`.
 
+mod harness;
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
+use harness::keys;
 use keyferry_tls::{
-    CertificatePem, Handshake, LentSealer, Opener, PLAINTEXT_BYTES_MAX, RecordKey, Resumption,
-    SEALED_BYTES_MAX, Server, ServerOptions, Step, Suite, record_len,
+    CertificatePem, Handshake, LentSealer, Opener, PLAINTEXT_BYTES_MAX, Resumption, SEALED_BYTES_MAX, Server,
+    ServerOptions, Step, Suite, record_len,
 };
 use openssl::cipher::{Cipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
@@ -125,20 +128,8 @@ fn batch(bytes: usize) -> usize {
     (BATCH_BYTES / bytes).min(BATCH_RECORDS_MAX)
 }
 
-/// The wire form of a lent key: format, suite, first number 0, so many records, key, IV.
-fn wire(suite: Suite) -> [u8; RecordKey::WIRE_BYTES] {
-    let mut wire = [0; RecordKey::WIRE_BYTES];
-    wire[0] = 1;
-    wire[2..4].copy_from_slice(&suite.wire().to_be_bytes());
-    wire[12..20].copy_from_slice(&(1u64 << 23).to_be_bytes());
-    let key_bytes = cipher(suite).key_length();
-    wire[20..20 + key_bytes].fill(7);
-    wire[52..].fill(9);
-    wire
-}
-
-fn sealer(wire: &[u8]) -> LentSealer {
-    LentSealer::new(RecordKey::decode(wire).expect("a sound wire form"))
+fn sealer(suite: Suite) -> LentSealer {
+    keys::sealer(&keys::wire(suite, cipher(suite).key_length()))
 }
 
 fn cipher(suite: Suite) -> &'static CipherRef {
@@ -152,7 +143,7 @@ fn cipher(suite: Suite) -> &'static CipherRef {
 fn seal(suite: Suite, bytes: usize) -> Pair {
     let plaintext = vec![b'x'; bytes + 1];
     let mut out = vec![0; SEALED_BYTES_MAX];
-    let mut sealer = sealer(&wire(suite));
+    let mut sealer = sealer(suite);
     let ours = |records| {
         timed(|| {
             for _ in 0..records {
@@ -207,11 +198,11 @@ fn open_all(opener: &mut Opener, mut wire: &mut [u8]) {
 }
 
 fn make_key(suite: Suite) -> Pair {
-    let wire = wire(suite);
+    let wire = keys::wire(suite, cipher(suite).key_length());
     let ours = |keys| {
         timed(|| {
             for _ in 0..keys {
-                black_box(sealer(black_box(&wire)));
+                black_box(keys::sealer(black_box(&wire)));
             }
         })
     };

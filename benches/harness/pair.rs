@@ -10,6 +10,7 @@ use std::process::{Child, Command};
 use std::time::Instant;
 
 use core_affinity::CoreId;
+use crossbeam_queue::ArrayQueue;
 use keyferry_decide::NodeId;
 use keyferry_fabric::{Limits, QueuePair as _, shm};
 use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
@@ -71,7 +72,7 @@ impl Pair {
 
     /// Connects this process' node to the other's.
     pub fn connect(&self, node: &Node) {
-        connect(node, &self.stream, Role::First);
+        connect(&node.mailbox, &self.stream, Role::First);
     }
 
     /// The second process stands still from now on.
@@ -98,8 +99,19 @@ impl Drop for Pair {
     }
 }
 
+/// Connects two nodes of this process.
+pub fn connect_both(first: &Node, second: &Node) {
+    let (near, far) = UnixStream::pair().expect("two sockets");
+    let mailbox = &second.mailbox;
+    // Each waits for what the other passes.
+    std::thread::scope(|scope| {
+        scope.spawn(move || connect(mailbox, &far, Role::Second));
+        connect(&first.mailbox, &near, Role::First);
+    });
+}
+
 fn second(stream: &UnixStream, mut node: Node) {
-    connect(&node, stream, Role::Second);
+    connect(&node.mailbox, stream, Role::Second);
     stream.set_nonblocking(true).expect("a socket can be non-blocking");
     let start = Instant::now();
     loop {
@@ -112,8 +124,8 @@ fn second(stream: &UnixStream, mut node: Node) {
     }
 }
 
-/// Exchanges memory and keys with the other process and hands the queue pair to the worker.
-fn connect(node: &Node, stream: &UnixStream, role: Role) {
+/// Exchanges memory with the other side and hands the queue pair to the worker.
+fn connect(mailbox: &ArrayQueue<Mail>, stream: &UnixStream, role: Role) {
     let limits = Limits {
         message_bytes_max: MESSAGE_BYTES,
         receives: 256,
@@ -129,7 +141,7 @@ fn connect(node: &Node, stream: &UnixStream, role: Role) {
     let channel = Channel::new(&PairSecret::new([7; 32]), &life, role, receives);
     let peer = NodeId::of(if role == Role::First { SECOND } else { FIRST });
     let connect = Connect { queue_pair: Box::new(queue_pair), channel, node: peer };
-    assert!(node.mailbox.push(Mail::Peer(Box::new(connect))).is_ok(), "an empty mailbox has room");
+    assert!(mailbox.push(Mail::Peer(Box::new(connect))).is_ok(), "an empty mailbox has room");
 }
 
 /// Passes memory to the other process.

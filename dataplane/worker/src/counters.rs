@@ -274,6 +274,8 @@ counters! {
     turns,
     /// Turns in which there was nothing to do.
     turns_idle,
+    /// Time of the others, in ns: against the clock on the wall, how much of its core the worker needs.
+    busy_ns,
 }
 
 /// Counters that add up, once nothing is under way: the first is the sum of the others. Of one worker, and of any

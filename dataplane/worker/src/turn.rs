@@ -59,6 +59,8 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) mailbox: Arc<ArrayQueue<Mail>>,
     /// Takes no new work.
     pub(crate) draining: bool,
+    /// The last turn had something to do.
+    was_busy: bool,
     /// Counts decisions, so that ties go round the peers.
     pub(crate) decisions: usize,
     /// Connections to look at again.
@@ -101,6 +103,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             tls_counters: TlsCounters::default(),
             mailbox,
             draining: false,
+            was_busy: false,
             decisions: 0,
             ready: List::new(config.connections),
             starved: List::new(config.connections),
@@ -124,6 +127,10 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// As [`turn`](Worker::turn), telling a probe where each stage ends.
     pub fn turn_probed(&mut self, now: Time, probe: &mut impl Probe) -> bool {
+        if self.was_busy {
+            // The turn itself, and what its core did for the kernel meanwhile: the clock is read once a turn.
+            self.counters.busy_ns += (now - self.now).as_nanos() as u64;
+        }
         self.now = now;
         self.port.now = now;
         probe.begin();
@@ -152,6 +159,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         probe.end_of(Stage::Transmit);
         self.counters.turns += 1;
         self.counters.turns_idle += u64::from(!busy);
+        self.was_busy = busy;
         busy
     }
 

@@ -1,0 +1,452 @@
+"""Measures keyferry beside nginx and HAProxy; run by tools/bench, which builds and installs.
+
+Each server lives in a network namespace of its own, joined to the clients' by veth, and is started anew for each trial,
+pinned to core 0; the client has core 1. Packets are received on the core of whom they are for (RPS), so that a server's
+receive work is its own. What a trial costs the server is the time core 0 was busy (/proc/stat: with softirq); keyferry
+polls, so of its worker's time only turns that had something to do count (its counter busy_ns), which holds the kernel's
+work in them as well.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import plots
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+KEYFERRY = REPOSITORY / "target/release/keyferry"
+LOAD = REPOSITORY / "target/release/keyferry-load"
+DOCUMENT = REPOSITORY / "docs/BENCHMARKS.md"
+HOST = "bench.test"
+SERVER_CORE, CLIENT_CORE = 0, 1
+PEERS = ["keyferry", "nginx", "haproxy"]
+FILES = {"1k": 1 << 10, "64k": 1 << 16, "1g": 1 << 30}
+# Open files of a process, at most: the client of the idle case needs one a connection.
+OPEN_FILES = 20_000
+# Seconds a server may take to start, or to end.
+START_MAX = 20
+# Pages of 2 MiB for keyferry's packet memory.
+HUGE_PAGES = 160
+
+
+class Failed(Exception):
+    """What ends the run, in a sentence that says what to do."""
+
+
+def run(*command, **options):
+    """Runs a command of the set-up."""
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+class Case:
+    """One kind of load: the client's options, and what is counted."""
+
+    def __init__(self, name, title, file, options, unit, peers=PEERS):
+        self.name, self.title, self.file, self.options = name, title, file, options
+        self.unit, self.peers = unit, peers
+
+
+CASES = [
+    Case("keep_alive_1k", "keep-alive, 1 KiB", "1k", ["-c", "64"], "requests"),
+    Case("keep_alive_64k", "keep-alive, 64 KiB", "64k", ["-c", "64"], "requests"),
+    Case(
+        "handshake_full",
+        "connection per request, full handshake",
+        "1k",
+        ["-c", "64", "--requests-per-connection", "1", "--no-resumption"],
+        "requests",
+    ),
+    Case(
+        "handshake_resumed",
+        "connection per request, resumed",
+        "1k",
+        ["-c", "64", "--requests-per-connection", "1", "--resume", "1"],
+        "requests",
+    ),
+    # HAProxy replies from a buffer, which 1 GiB is not.
+    Case("download_1g", "one client downloads 1 GiB", "1g", ["-c", "1", "-n", "1"], "bytes", ["keyferry", "nginx"]),
+]
+
+
+class Machine:
+    """Namespaces, links, files and certificates of a run; everything made is removed by `close`."""
+
+    def __init__(self):
+        self.prefix = f"kf-bench-{os.getpid()}"
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{self.prefix}.", dir="/dev/shm"))
+        self.pages_before = None
+        self.hugepages = "never"
+        self.servers = []
+
+    def open(self):
+        self.make_files()
+        self.reserve_hugepages()
+        run("ip", "netns", "add", self.clients)
+        run("ip", "-n", self.clients, "link", "set", "lo", "up")
+        for number, peer in enumerate(PEERS, start=1):
+            self.make_link(peer, number)
+
+    @property
+    def clients(self):
+        return f"{self.prefix}-c"
+
+    def namespace(self, peer):
+        return f"{self.prefix}-{peer}"
+
+    @staticmethod
+    def address(peer, host=2):
+        return f"10.79.{PEERS.index(peer) + 1}.{host}"
+
+    def make_link(self, peer, number):
+        server, near, far = self.namespace(peer), "bench0", f"to-{peer}"
+        run("ip", "netns", "add", server)
+        run("ip", "-n", server, "link", "add", near, "type", "veth", "peer", "name", far, "netns", self.clients)
+        run("ip", "-n", self.clients, "address", "add", f"{self.address(peer, 1)}/24", "dev", far)
+        if peer == "keyferry":
+            run("ip", "netns", "exec", server, "sysctl", "-qw", f"net.ipv6.conf.{near}.disable_ipv6=1")
+            # An af_packet port takes packets as they are on a wire: checksums made, none larger than the MTU. The
+            # kernel's servers keep every offload of veth.
+            offloads = ["tx", "off", "gso", "off", "tso", "off"]
+            run("ip", "netns", "exec", self.clients, "ethtool", "-K", far, *offloads)
+        else:
+            run("ip", "-n", server, "address", "add", f"{self.address(peer)}/24", "dev", near)
+        for namespace, interface, core in [(server, near, SERVER_CORE), (self.clients, far, CLIENT_CORE)]:
+            file = f"/sys/class/net/{interface}/queues/rx-0/rps_cpus"
+            run("ip", "netns", "exec", namespace, "sh", "-c", f"echo {1 << core:x} >{file}")
+            run("ip", "-n", namespace, "link", "set", interface, "up")
+        # 10,000 connections of one client address.
+        run("ip", "netns", "exec", server, "sysctl", "-qw", "net.ipv4.tcp_max_syn_backlog=16384", "net.core.somaxconn=16384")
+        run("ip", "netns", "exec", self.clients, "sysctl", "-qw", "net.ipv4.ip_local_port_range=10000 65000",
+            "net.ipv4.tcp_tw_reuse=1")
+
+    def make_files(self):
+        root = self.folder / "root"
+        root.mkdir()
+        for name, size in FILES.items():
+            with open(root / name, "wb") as file:
+                if size <= 1 << 20:
+                    file.write(os.urandom(size))
+                else:
+                    file.truncate(size)
+        certificate, key = self.folder / "cert.pem", self.folder / "key.pem"
+        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+            "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}", "-keyout", key, "-out", certificate)
+        (self.folder / "both.pem").write_text(certificate.read_text() + key.read_text())
+
+    def reserve_hugepages(self):
+        file = Path("/proc/sys/vm/nr_hugepages")
+        try:
+            before = int(file.read_text())
+            file.write_text(str(before + HUGE_PAGES))
+            self.pages_before = before
+        except OSError:
+            return
+        if int(meminfo("HugePages_Free")) >= HUGE_PAGES:
+            self.hugepages = "require"
+
+    def configure(self, peer, case):
+        name = {"keyferry": "keyferry.toml", "nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[peer]
+        text = (HERE / name).read_text()
+        file = case.file if case.file in ("1k", "64k") else "1k"
+        values = {
+            "ADDRESS": self.address(peer),
+            "INTERFACE": "bench0",
+            "HOST": HOST,
+            "FOLDER": self.folder,
+            "ROOT": self.folder / "root",
+            "FILE": file,
+            "BUFFER": 16384 if file == "1k" else 80000,
+            "HUGEPAGES": self.hugepages,
+        }
+        for key, value in values.items():
+            text = text.replace(f"@{key}@", str(value))
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def close(self):
+        for server in list(self.servers):
+            server.stop()
+        for name in [*map(self.namespace, PEERS), self.clients]:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        if self.pages_before is not None:
+            Path("/proc/sys/vm/nr_hugepages").write_text(str(self.pages_before))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Server:
+    """One of the servers, running on core 0."""
+
+    def __init__(self, machine, peer, case):
+        self.machine, self.peer = machine, peer
+        self.config = machine.configure(peer, case)
+        command = {
+            "keyferry": [KEYFERRY, "node", "--config", self.config],
+            "nginx": ["nginx", "-c", self.config, "-e", machine.folder / "nginx.log"],
+            "haproxy": ["haproxy", "-db", "-f", self.config],
+        }[peer]
+        inside = ["ip", "netns", "exec", machine.namespace(peer), "taskset", "-c", str(SERVER_CORE)]
+        self.log = machine.folder / f"{peer}.out"
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen([*inside, *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        machine.servers.append(self)
+        self.wait_ready()
+
+    def wait_ready(self):
+        deadline = time.monotonic() + START_MAX
+        probe = ["ip", "netns", "exec", self.machine.clients, "openssl", "s_client", "-connect",
+                 f"{self.machine.address(self.peer)}:443", "-servername", HOST]
+        while subprocess.run(probe, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"{self.peer} does not start:\n{self.log.read_text()}")
+            time.sleep(0.1)
+
+    def stop(self):
+        self.machine.servers.remove(self)
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(START_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def counters(self):
+        """keyferry's own counters, all workers together."""
+        out = run(KEYFERRY, "status", "--config", self.config)
+        return json.loads(out)["total"]
+
+    def memory_bytes(self):
+        """Resident memory, shared memory and hugepages of the server's process."""
+        rss = shared = 0
+        for line in Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key == "Rss":
+                rss = int(value.split()[0]) << 10
+            elif key in ("Shared_Hugetlb", "Private_Hugetlb"):
+                shared += int(value.split()[0]) << 10
+        return rss + shared
+
+
+def meminfo(key):
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return line.split()[1]
+    raise Failed(f"/proc/meminfo has no {key}")
+
+
+def core_times(core):
+    """Seconds that a core was busy and in softirq since the start of the machine, of /proc/stat (proc(5))."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith(f"cpu{core} "):
+            user, nice, system, _idle, _wait, irq, softirq, _steal = map(int, line.split()[1:9])
+            tick = os.sysconf("SC_CLK_TCK")
+            return (user + nice + system + irq + softirq) / tick, softirq / tick
+    raise Failed(f"/proc/stat has no core {core}")
+
+
+class Client:
+    """The load generator, on core 1."""
+
+    def __init__(self, machine, peer, options):
+        url = f"https://{HOST}{options.pop(0)}"
+        command = ["ip", "netns", "exec", machine.clients, "taskset", "-c", str(CLIENT_CORE), LOAD, url,
+                   "--resolve", f"{HOST}:{machine.address(peer)}", "--insecure", "--json", "-",
+                   "--tls", "1.3", "--suites", "TLS13_AES_128_GCM_SHA256", "--groups", "X25519", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finish(self):
+        out, err = self.process.communicate()
+        if self.process.returncode != 0:
+            raise Failed(f"the load generator ended with {self.process.returncode}: {err.strip()}{out[:500]}")
+        report = json.loads(out)
+        errors = sum(report["errors"].values())
+        if errors or report["unsent"]:
+            raise Failed(f"{errors} errors: {report.get('first_error')}")
+        return report
+
+
+def trial(machine, peer, case, seconds):
+    """One measurement of one server: its figures by name."""
+    server = Server(machine, peer, case)
+    try:
+        warm_up = 0 if "-n" in case.options else min(1.0, seconds / 3)
+        options = [f"/{case.file}", *case.options]
+        if "-n" not in case.options:
+            options += ["-d", str(seconds + warm_up), "--warm-up", str(warm_up)]
+        client = Client(machine, peer, options)
+        time.sleep(warm_up)
+        before = sample(server)
+        if warm_up:
+            # Shorter than what the client measures, so that both ends of it are inside.
+            time.sleep(seconds * 0.9)
+            after = sample(server)
+            report = client.finish()
+        else:
+            report = client.finish()
+            after = sample(server)
+        return figures(case, report, before, after)
+    finally:
+        server.stop()
+
+
+def sample(server):
+    busy, softirq = core_times(SERVER_CORE)
+    now = time.monotonic()
+    counters = server.counters() if server.peer == "keyferry" else None
+    return {"time": now, "busy": busy, "softirq": softirq, "counters": counters}
+
+
+def figures(case, report, before, after):
+    wall = after["time"] - before["time"]
+    busy = after["busy"] - before["busy"]
+    result = {"busy_share": busy / wall, "softirq_share": (after["softirq"] - before["softirq"]) / wall}
+    if before["counters"]:
+        delta = {name: after["counters"][name] - before["counters"][name] for name in ("turns", "turns_idle", "busy_ns")}
+        busy = delta["busy_ns"] / 1e9
+        result["busy_share"] = busy / wall
+        result["idle_turns"] = delta["turns_idle"] / max(1, delta["turns"])
+    done = report["requests"] if case.unit == "requests" else report["bytes"]
+    rate = done / report["seconds"]
+    latency = report["latency_us"]
+    result.update(
+        rate=rate,
+        per_core_second=rate / (busy / wall),
+        p50_us=latency["p50"],
+        p99_us=latency["p99"],
+        resumed_share=report["handshakes"]["resumed_share"],
+        client_share=report["generator"]["cpu_share"],
+    )
+    return result
+
+
+def idle_memory(machine, peer, counts):
+    """Bytes a connection that does nothing: the slope of the server's memory between two numbers of them."""
+    case = CASES[0]
+    server = Server(machine, peer, case)
+    try:
+        memory = []
+        for count in counts:
+            # Each connection asks once, and then thinks for longer than the trial lasts.
+            options = ["/1k", "-c", str(count), "--think", "1000", "-d", "14", "--timeout", "1000", "--drain", "0"]
+            client = Client(machine, peer, options)
+            time.sleep(10)
+            memory.append(server.memory_bytes())
+            report = client.finish()
+            if report["requests"] < count:
+                raise Failed(f"{peer}: {report['requests']} of {count} connections got a reply in time")
+            time.sleep(1)
+        return {"bytes": (memory[1] - memory[0]) / (counts[1] - counts[0]), "at": dict(zip(map(str, counts), memory))}
+    finally:
+        server.stop()
+
+
+def measure(machine, arguments):
+    """All figures: {case: {peer: [figures of each round]}}."""
+    results = {}
+    cases = [case for case in CASES if arguments.case in (None, case.name)]
+    for number in range(arguments.rounds):
+        for case in cases:
+            # Each round begins with another server.
+            turn = number % len(case.peers)
+            for peer in case.peers[turn:] + case.peers[:turn]:
+                result = trial(machine, peer, case, arguments.seconds)
+                results.setdefault(case.name, {}).setdefault(peer, []).append(result)
+                say(f"round {number + 1}  {case.name:18} {peer:9} " + describe(case, result))
+    if arguments.case in (None, "idle_memory"):
+        counts = [100, 1000] if arguments.quick else [1000, 10000]
+        for peer in PEERS:
+            result = idle_memory(machine, peer, counts)
+            results.setdefault("idle_memory", {})[peer] = [result]
+            say(f"idle memory         {peer:9} {result['bytes'] / 1024:.1f} KiB a connection")
+    return results
+
+
+def describe(case, result):
+    scale, unit = (1, "requests") if case.unit == "requests" else (1e9, "GB")
+    return (
+        f"{result['rate'] / scale:10.4g} {unit}/s  {result['per_core_second'] / scale:10.4g} a core-second"
+        f"  busy {result['busy_share']:.2f}  p99 {result['p99_us']:.0f} us  client {result['client_share']:.2f}"
+    )
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def medians(results, case, key="per_core_second"):
+    """Median of each server, and half the distance between the quartiles as a share of it."""
+    found = {}
+    for peer, rounds in results.get(case, {}).items():
+        values = [figures[key] for figures in rounds]
+        middle = statistics.median(values)
+        quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [middle] * 3
+        found[peer] = (middle, (quartiles[2] - quartiles[0]) / 2 / middle if middle else 0.0)
+    return found
+
+
+def summary(results):
+    """The last line."""
+
+    def ratio(case, peer, key="per_core_second"):
+        found = medians(results, case, key)
+        if "keyferry" not in found or peer not in found:
+            return "none"
+        return f"{found['keyferry'][0] / found[peer][0]:.3g}"
+
+    return (
+        f"bench peers: rps_vs_haproxy_veth={ratio('keep_alive_1k', 'haproxy')}"
+        f" rps_vs_nginx_veth={ratio('keep_alive_1k', 'nginx')} rps_vs_nginx_vhost=none"
+        f" handshakes_vs_nginx={ratio('handshake_full', 'nginx')}"
+        f" resumed_vs_nginx={ratio('handshake_resumed', 'nginx')}"
+        f" idle_vs_nginx={ratio('idle_memory', 'nginx', 'bytes')}"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each case")
+    parser.add_argument("--seconds", type=float, default=5.0, help="measured seconds of a trial")
+    parser.add_argument("--quick", action="store_true", help="one round of a second, 1,000 connections")
+    parser.add_argument("--case", choices=[*(case.name for case in CASES), "idle_memory"], help="only this one")
+    parser.add_argument("--json", type=Path, help="every figure of every round")
+    parser.add_argument("--write", action="store_true", help="put the result into docs/BENCHMARKS.md")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.seconds = 1, 1.0
+    # The client's, which inherits it.
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda *_: sys.exit(130))
+    machine = Machine()
+    try:
+        machine.open()
+        say(f"hugepages: {machine.hugepages}")
+        results = measure(machine, arguments)
+    except Failed as failed:
+        sys.exit(f"tools/bench: {failed}")
+    finally:
+        machine.close()
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+    if arguments.write:
+        plots.write(DOCUMENT, results, CASES, medians)
+    say(summary(results))
+
+
+if __name__ == "__main__":
+    main()

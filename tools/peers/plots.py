@@ -1,0 +1,93 @@
+"""Puts the result of tools/bench into docs/BENCHMARKS.md, as tables and as bars in SVG."""
+
+import re
+from pathlib import Path
+
+BEGIN = "<!-- tools/bench --write: from here -->"
+END = "<!-- to here -->"
+COLOURS = {"keyferry": "#2a78d6", "nginx": "#1b9e5a", "haproxy": "#c4622d"}
+WIDTH, ROW, LEFT, RIGHT = 720, 26, 90, 130
+
+
+def machine():
+    """The machine, in a sentence."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    cores = Path("/proc/cpuinfo").read_text().count("processor\t")
+    kernel = Path("/proc/sys/kernel/osrelease").read_text().strip()
+    return f"{model.group(1) if model else 'unknown processor'}, {cores} cores, Linux {kernel.split('-')[0]}"
+
+
+def bars(title, unit, values):
+    """One plot: values is [(name, median, spread)]."""
+    height = 40 + ROW * len(values)
+    top = max(value for _, value, _ in values) or 1.0
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
+        'font-family="sans-serif" font-size="13" fill="#777">',
+        f'<text x="8" y="20" font-weight="bold">{title}, {unit}</text>',
+    ]
+    room = WIDTH - LEFT - RIGHT
+    for row, (name, value, spread) in enumerate(values):
+        y = 32 + row * ROW
+        length = value / top * room
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{name}</text>')
+        parts.append(
+            f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{ROW - 8}" rx="2" '
+            f'fill="{COLOURS.get(name, "#888")}"/>'
+        )
+        reach = min(spread * length, room)
+        parts.append(
+            f'<path d="M{LEFT + length - reach:.1f} {y + 9}H{LEFT + length + reach:.1f}" stroke="#777" stroke-width="2"/>'
+        )
+        parts.append(f'<text x="{LEFT + length + reach + 8:.1f}" y="{y + 14}">{number(value)}</text>')
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"
+
+
+def number(value):
+    """Three digits that say something."""
+    for scale, suffix in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if value >= scale:
+            return f"{value / (1e3 if suffix == ' k' else scale):.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def write(document, results, cases, medians):
+    """Replaces what an earlier run wrote."""
+    folder = document.parent / "bench"
+    folder.mkdir(exist_ok=True)
+    lines = [BEGIN, "", f"Machine: {machine()}.", ""]
+    titles = [(case.name, case.title, "per_core_second", f"{case.unit} a core-second of the server") for case in cases]
+    titles.append(("idle_memory", "an idle connection", "bytes", "bytes"))
+    for name, title, key, unit in titles:
+        found = medians(results, name, key)
+        if not found:
+            continue
+        values = [(peer, *found[peer]) for peer in found]
+        (folder / f"{name}.svg").write_text(bars(title, unit, values))
+        lines += [f"![{title}](bench/{name}.svg)", ""]
+        lines += table(name, title, unit, results, found, medians)
+    text = document.read_text()
+    if BEGIN not in text:
+        raise SystemExit(f"{document} has no line {BEGIN}: put it and {END} where the result belongs")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    document.write_text(before + "\n".join(lines) + END + after)
+
+
+def table(name, title, unit, results, found, medians):
+    """Medians, with half the distance between the quartiles."""
+    if name == "idle_memory":
+        rows = [f"| {peer} | {value:.0f} |" for peer, (value, _) in found.items()]
+        return [f"| {title} | {unit} |", "|---|---|", *rows, ""]
+    columns = ["rate", "busy_share", "p50_us", "p99_us", "client_share"]
+    found_of = {column: medians(results, name, column) for column in columns}
+    rows = []
+    for peer, (value, spread) in found.items():
+        rest = [found_of[column][peer][0] for column in columns]
+        rows.append(
+            f"| {peer} | **{number(value)}** ± {spread:.0%} | {number(rest[0])} | {rest[1]:.2f} | {rest[2]:.0f} | "
+            f"{rest[3]:.0f} | {rest[4]:.2f} |"
+        )
+    head = f"| {title} | {unit} | a second | server's core busy | p50 us | p99 us | client's core busy |"
+    return [head, "|---|---|---|---|---|---|---|", *rows, ""]
