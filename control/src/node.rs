@@ -402,10 +402,11 @@ fn applications(config: &Config, stop: &Arc<AtomicBool>) -> anyhow::Result<threa
     let jobs = config.limits.requests_in_app;
     let mut made = 0;
     let files = match &config.app {
-        config::App::Static { root, dotfiles } => Some(
+        config::App::Static { root, dotfiles, cache } => Some(
             Static::open(root)
                 .with_context(|| format!("{} cannot be opened: check [app.static] root", root.display()))?
-                .with_dotfiles(*dotfiles),
+                .with_dotfiles(*dotfiles)
+                .with_cache(*cache),
         ),
         config::App::Synthetic(_) => None,
     };

@@ -1,6 +1,7 @@
 //! `[app]`: what answers requests.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -8,6 +9,9 @@ use super::reader::{Context, Section};
 
 /// Largest cost or size a distribution may be given: above it is a slip of the pen.
 const VALUE_MAX: f64 = 1e12;
+
+/// Longest time for which a file may be believed to be what it was: an hour.
+const CACHE_MS_MAX: u64 = 3_600_000;
 
 /// What answers requests.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +24,8 @@ pub enum App {
         root: PathBuf,
         /// Names that begin with a dot are served.
         dotfiles: bool,
+        /// How long a short file is believed to be what it was.
+        cache: Duration,
     },
 }
 
@@ -62,11 +68,11 @@ const WANTS: &str =
 pub(super) fn read(mut section: Section<'_, '_>) -> Option<App> {
     let kind = section.choice("kind", KINDS, Kind::Synthetic);
     let synthetic = read_synthetic(section.section("synthetic"));
-    let (root, dotfiles) = read_static(section.section("static"), matches!(kind, Kind::Static));
+    let (root, dotfiles, cache) = read_static(section.section("static"), matches!(kind, Kind::Static));
     section.finish();
     Some(match kind {
         Kind::Synthetic => App::Synthetic(synthetic),
-        Kind::Static => App::Static { root: root?, dotfiles },
+        Kind::Static => App::Static { root: root?, dotfiles, cache },
     })
 }
 
@@ -78,14 +84,15 @@ fn read_synthetic(mut section: Section<'_, '_>) -> Synthetic {
     Synthetic { cost_us, bytes, burn }
 }
 
-fn read_static(mut section: Section<'_, '_>, wanted: bool) -> (Option<PathBuf>, bool) {
+fn read_static(mut section: Section<'_, '_>, wanted: bool) -> (Option<PathBuf>, bool, Duration) {
     let mut root = section.file("root");
     if wanted {
         root = section.required("root", root, "the folder to serve");
     }
     let dotfiles = section.flag("dotfiles", false);
+    let cache = section.millis("cache_ms", 1_000, 0..=CACHE_MS_MAX);
     section.finish();
-    (root, dotfiles)
+    (root, dotfiles, cache)
 }
 
 fn distribution(section: &mut Section<'_, '_>, key: &'static str, default: f64) -> Distribution {

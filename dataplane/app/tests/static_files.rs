@@ -23,6 +23,10 @@ struct Site {
 
 impl Site {
     fn new() -> Site {
+        Site::with(|app| app)
+    }
+
+    fn with(change: impl FnOnce(Static) -> Static) -> Site {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path().join("root");
         fs::create_dir_all(root.join("sub")).expect("a directory");
@@ -46,7 +50,7 @@ impl Site {
         for file in ["digits.bin", "empty", "big"] {
             touch(&root.join(file), MODIFIED);
         }
-        let app = Builtin::Static(Static::open(&root).expect("the root opens"));
+        let app = Builtin::Static(change(Static::open(&root).expect("the root opens")));
         let (port, clock) = inline(app, 1);
         Site { directory, port, clock }
     }
@@ -170,6 +174,27 @@ fn a_file_that_changes_ends_the_reply_broken() {
             |part: &keyferry_app::Part| matches!(part, keyferry_app::Part::Failed { started: true, .. });
         assert!(parts.iter().any(broken), "{change}");
     }
+}
+
+#[test]
+fn a_file_in_memory_is_like_the_one_on_disk() {
+    let mut disk = Site::new();
+    let mut memory = Site::with(|app| app.with_cache(Duration::from_secs(1)));
+    let fields = ["", "Range: bytes=2-4\r\n", "Range: bytes=0-1,5-\r\n", "Range: bytes=10-\r\n"];
+    for line in ["GET /digits.bin", "HEAD /digits.bin", "GET /empty", "GET /big"] {
+        for fields in fields {
+            let wanted = disk.ask(line, fields);
+            for time in 0..2 {
+                let reply = memory.ask(line, fields);
+                assert_eq!(reply, wanted, "{line} {fields} {time}");
+            }
+        }
+    }
+    // It is believed for a second, whatever becomes of it.
+    fs::remove_file(memory.directory.path().join("root/digits.bin")).expect("it is there");
+    assert_eq!(memory.digits("").body, b"0123456789");
+    memory.clock.advance_us(1_000_000);
+    assert_eq!(memory.digits("").status, 404);
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! The body of a reply: a short text, a range of a file, or several ranges in one (RFC 9110 14.6).
 //!
-//! In: an open file, what it was when the reply began, and ranges. Out: bytes, or that they cannot be had any more.
+//! In: a file, open or in memory, what it was when the reply began, and ranges. Out: bytes, or that they cannot be had any more.
 
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use arrayvec::ArrayString;
 use rustix::fs::{Stat, fstat};
 use rustix::io::{pread, retry_on_intr};
 
 use crate::Body;
+use crate::static_files::cache::Held;
 use crate::static_files::range::Ranges;
 
 /// Bytes of the text before one part at most: boundary, content type, Content-Range with three numbers of 20 digits.
@@ -61,22 +63,50 @@ impl State {
     }
 }
 
-/// An open file, and what it was when the reply began.
-pub(super) struct Source {
-    /// The file.
-    pub file: OwnedFd,
-    /// What it was.
-    pub state: State,
+/// Where the bytes of a reply come from.
+pub(super) enum Source {
+    /// An open file, and what it was when the reply began.
+    File(OwnedFd, State),
+    /// One that is in memory.
+    Memory(Arc<Held>),
 }
 
 impl Source {
+    /// What it was when the reply began.
+    pub(super) fn state(&self) -> State {
+        match self {
+            Source::File(_, state) => *state,
+            Source::Memory(held) => held.state,
+        }
+    }
+
     /// Reads up to `range.end`. `None`: it cannot be read, or is not what it was, so that the promised length, or the
     /// entity tag, would be wrong.
     fn read(&self, range: &Range<u64>, out: &mut [u8]) -> Option<usize> {
         let want = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(out.len());
-        let bytes = retry_on_intr(|| pread(&self.file, &mut out[..want], range.start)).ok()?;
-        let state = State::of(&fstat(&self.file).ok()?);
-        (bytes > 0 && state == self.state).then_some(bytes)
+        match self {
+            Source::Memory(held) => {
+                let from = usize::try_from(range.start).ok()?;
+                out[..want].copy_from_slice(held.bytes.get(from..)?.get(..want)?);
+                Some(want)
+            }
+            Source::File(file, before) => {
+                let bytes = retry_on_intr(|| pread(file, &mut out[..want], range.start)).ok()?;
+                let state = State::of(&fstat(file).ok()?);
+                (bytes > 0 && state == *before).then_some(bytes)
+            }
+        }
+    }
+
+    /// All of it; `None` as for a part.
+    pub(super) fn whole(&self) -> Option<Box<[u8]>> {
+        let length = self.state().length;
+        let mut bytes = vec![0; usize::try_from(length).ok()?];
+        let mut read = 0;
+        while read < bytes.len() {
+            read += self.read(&(read as u64..length), &mut bytes[read..])?;
+        }
+        Some(bytes.into())
     }
 }
 
@@ -147,14 +177,14 @@ impl Parts {
     pub(super) fn content_type(&self) -> ArrayString<96> {
         let mut text = ArrayString::new();
         // It fits: a boundary has at most 64 bytes.
-        let _ = write!(text, "multipart/byteranges; boundary={}", self.source.state.boundary());
+        let _ = write!(text, "multipart/byteranges; boundary={}", self.source.state().boundary());
         text
     }
 
     /// The text before a part, or, behind the last, the end of the whole.
     fn text(&self, part: usize) -> ArrayString<PART_HEAD_BYTES_MAX> {
         let mut text = ArrayString::new();
-        let boundary = self.source.state.boundary();
+        let boundary = self.source.state().boundary();
         // It fits, by the length of what it is made of.
         let _ = match self.ranges.get(part) {
             None => write!(text, "\r\n--{boundary}--\r\n"),
@@ -162,7 +192,7 @@ impl Parts {
                 text,
                 "\r\n--{boundary}\r\nContent-Type: {}\r\nContent-Range: {}\r\n\r\n",
                 self.content_type,
-                content_range(range, self.source.state.length)
+                content_range(range, self.source.state().length)
             ),
         };
         text

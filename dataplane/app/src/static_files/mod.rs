@@ -2,8 +2,10 @@
 //!
 //! Paths are resolved by the kernel beneath the directory's descriptor (openat2(2), RESOLVE_BENEATH and
 //! RESOLVE_NO_MAGICLINKS), so neither `..` nor a symbolic link leads out of it. In: requests. Out: heads, and file
-//! bytes read straight into reply chunks. Reading blocks while a file is not in the page cache: run it on app threads.
+//! bytes read straight into reply chunks. Short files may be kept in memory for a while. Reading blocks while a file is not
+//! in the page cache: run it on app threads.
 
+mod cache;
 mod condition;
 mod content;
 mod path;
@@ -14,7 +16,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arrayvec::ArrayString;
 use keyferry_http::{HeadTooLong, Method, ReplyHead, Request};
@@ -23,6 +25,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, opena
 use rustix::io::Errno;
 
 use crate::{App, Body};
+use cache::Cache;
 use condition::{Validators, Verdict};
 use content::{Content, Parts, Source, State};
 use range::Asked;
@@ -36,11 +39,18 @@ const INDEX: &[u8] = b"index.html";
 /// Methods that are served.
 const ALLOW: &[u8] = b"GET, HEAD, OPTIONS";
 
-/// Serves the files of one directory. Clones share the directory's descriptor.
-#[derive(Clone)]
+/// Serves the files of one directory. Clones share the directory's descriptor, and each keeps files of its own.
 pub struct Static {
     root: Arc<OwnedFd>,
     dotfiles: bool,
+    fresh: Duration,
+    cache: Cache,
+}
+
+impl Clone for Static {
+    fn clone(&self) -> Static {
+        Static { root: Arc::clone(&self.root), cache: Cache::new(self.fresh), ..*self }
+    }
 }
 
 /// One reply.
@@ -66,7 +76,9 @@ impl Static {
     /// As open(2); ENOSYS on a kernel before Linux 5.6, which has no openat2.
     pub fn open(root: &std::path::Path) -> io::Result<Static> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let files = Static { root: Arc::new(openat(CWD, root, flags, Mode::empty())?), dotfiles: false };
+        let root = Arc::new(openat(CWD, root, flags, Mode::empty())?);
+        let fresh = Duration::ZERO;
+        let files = Static { root, dotfiles: false, fresh, cache: Cache::new(fresh) };
         // Said at start rather than by each request. The directory itself need not be readable.
         match files.file(b".") {
             Err(Errno::NOSYS) => Err(Errno::NOSYS.into()),
@@ -77,6 +89,11 @@ impl Static {
     /// Serves names that begin with a dot, or does not.
     pub fn with_dotfiles(self, dotfiles: bool) -> Static {
         Static { dotfiles, ..self }
+    }
+
+    /// Believes a short file to be what it was for so long before it is looked for again; without this, for no time.
+    pub fn with_cache(self, fresh: Duration) -> Static {
+        Static { fresh, cache: Cache::new(fresh), ..self }
     }
 
     fn file(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -93,7 +110,7 @@ impl Static {
         found
     }
 
-    fn find(&self, request: &Request) -> Result<Task, Refused> {
+    fn find(&mut self, request: &Request, now: Time) -> Result<Task, Refused> {
         match request.method() {
             Method::Get | Method::Head => {}
             Method::Options => return options(),
@@ -106,6 +123,10 @@ impl Static {
         if names_directory {
             path.try_extend_from_slice(INDEX).map_err(|_| Refused(400))?;
         }
+        if let Some(held) = self.cache.find(&path, now) {
+            let content_type = held.content_type;
+            return reply(request, Source::Memory(held), &content_type);
+        }
         let file = self.file(&path).map_err(refused_by)?;
         let stat = fstat(&file).map_err(refused_by)?;
         match FileType::from_raw_mode(stat.st_mode) {
@@ -114,14 +135,15 @@ impl Static {
             FileType::Directory if !names_directory => return moved(request),
             _ => return Err(Refused(404)),
         }
-        let source = Source { file, state: State::of(&stat) };
-        reply(request, source, &media_type(&path))
+        let (source, content_type) = (Source::File(file, State::of(&stat)), media_type(&path));
+        self.cache.keep(&path, &source, &content_type, now);
+        reply(request, source, &content_type)
     }
 }
 
 /// The reply for a file, as the request's conditions and ranges have it.
 fn reply(request: &Request, source: Source, content_type: &str) -> Result<Task, Refused> {
-    let state = source.state;
+    let state = source.state();
     let tag = state.tag();
     let validators = Validators { tag: tag.as_bytes(), modified: state.modified };
     let ranges = match condition::evaluate(request, validators) {
@@ -264,8 +286,8 @@ fn refusal(Refused(status): Refused) -> Task {
 impl App for Static {
     type Task = Task;
 
-    fn begin(&mut self, request: &Request, _: Time) -> Task {
-        self.find(request).unwrap_or_else(refusal)
+    fn begin(&mut self, request: &Request, now: Time) -> Task {
+        self.find(request, now).unwrap_or_else(refusal)
     }
 
     fn head(&mut self, task: &mut Task, _: &Request, _: Time) -> Poll<ReplyHead> {

@@ -117,6 +117,7 @@ pub fn run<A: App>(port: &mut Port<A>, clock: &TestClock, request: Box<Request>,
 }
 
 /// Head fields (lower-case names) and the decoded body of a reply.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
     pub fields: Vec<(String, String)>,

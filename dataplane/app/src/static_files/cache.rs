@@ -1,0 +1,124 @@
+//! Small files in memory, so that what is asked for again and again costs no system call. In: paths, files that were
+//! found. Out: their bytes, for as long as the configuration lets them be believed. One a thread, nothing shared.
+//!
+//! Bounded by [`FILES_MAX`] files of [`BYTES_MAX`] bytes; who was asked for longest ago goes first. Nothing is kept open:
+//! longer files are found and opened for each request, which their length makes up for.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrayvec::ArrayString;
+use keyferry_time::Time;
+use lru::LruCache;
+
+use super::content::{Source, State};
+
+/// Files kept.
+const FILES_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// Bytes of one, at most.
+pub(super) const BYTES_MAX: u64 = 64 * 1024;
+
+/// A file as it was when it was read.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// All of it.
+    pub bytes: Box<[u8]>,
+    /// What it was.
+    pub state: State,
+    /// By its name.
+    pub content_type: ArrayString<96>,
+}
+
+/// Files by path beneath the root.
+pub(super) struct Cache {
+    files: LruCache<Box<[u8]>, (Arc<Held>, Time)>,
+    /// How long a file is believed to be what it was.
+    fresh: Duration,
+}
+
+impl Cache {
+    /// An empty one; with `fresh` of zero it stays so.
+    pub(super) fn new(fresh: Duration) -> Cache {
+        Cache { files: LruCache::new(FILES_MAX), fresh }
+    }
+
+    /// The file of this path, if it was read not too long ago.
+    pub(super) fn find(&mut self, path: &[u8], now: Time) -> Option<Arc<Held>> {
+        let (held, read_at) = self.files.get(path)?;
+        if now - *read_at < self.fresh {
+            return Some(Arc::clone(held));
+        }
+        self.files.pop(path);
+        None
+    }
+
+    /// Keeps a file that was found, if it is short and does not change while it is read.
+    pub(super) fn keep(&mut self, path: &[u8], source: &Source, content_type: &str, now: Time) {
+        let state = source.state();
+        if self.fresh.is_zero() || state.length > BYTES_MAX {
+            return;
+        }
+        let (Some(bytes), Ok(content_type)) = (source.whole(), ArrayString::from(content_type)) else { return };
+        let held = Arc::new(Held { bytes, state, content_type });
+        self.files.put(path.into(), (held, now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const FRESH: Duration = Duration::from_secs(1);
+
+    fn source(file: &std::path::Path) -> Source {
+        let file = fs::File::open(file).unwrap();
+        let state = State::of(&rustix::fs::fstat(&file).unwrap());
+        Source::File(file.into(), state)
+    }
+
+    #[test]
+    fn a_file_is_believed_for_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "bytes").unwrap();
+        let mut cache = Cache::new(FRESH);
+        cache.keep(b"file", &source(&file), "text/plain", Time(5));
+        let held = cache.find(b"file", Time(4) + FRESH).expect("it is kept");
+        assert_eq!((&*held.bytes, &*held.content_type), (&b"bytes"[..], "text/plain"));
+        assert!(cache.find(b"other", Time(6)).is_none());
+        assert!(cache.find(b"file", Time(5) + FRESH).is_none(), "not for longer");
+        assert!(cache.find(b"file", Time(6)).is_none(), "and it is gone");
+    }
+
+    #[test]
+    fn long_files_and_more_than_the_limit_are_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        let mut cache = Cache::new(FRESH);
+        for (length, kept) in [(0, true), (BYTES_MAX, true), (BYTES_MAX + 1, false)] {
+            fs::write(&file, vec![7; length as usize]).unwrap();
+            cache.files.clear();
+            cache.keep(b"file", &source(&file), "", Time::ZERO);
+            assert_eq!(cache.find(b"file", Time::ZERO).is_some(), kept, "{length} bytes");
+        }
+        fs::write(&file, "short").unwrap();
+        for number in 0..=FILES_MAX.get() {
+            cache.keep(&number.to_be_bytes(), &source(&file), "", Time::ZERO);
+        }
+        assert!(cache.find(&0usize.to_be_bytes(), Time::ZERO).is_none(), "the one asked for longest ago goes");
+        assert!(cache.find(&1usize.to_be_bytes(), Time::ZERO).is_some());
+    }
+
+    #[test]
+    fn nothing_is_kept_for_no_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "bytes").unwrap();
+        let mut cache = Cache::new(Duration::ZERO);
+        cache.keep(b"file", &source(&file), "", Time::ZERO);
+        assert!(cache.files.is_empty());
+    }
+}
