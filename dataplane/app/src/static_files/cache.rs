@@ -59,7 +59,9 @@ impl Cache {
         if self.fresh.is_zero() || state.length > BYTES_MAX {
             return;
         }
-        let (Some(bytes), Ok(content_type)) = (source.whole(), ArrayString::from(content_type)) else { return };
+        let (Some(bytes), Ok(content_type)) = (source.whole(), ArrayString::from(content_type)) else {
+            return;
+        };
         let held = Arc::new(Held { bytes, state, content_type });
         self.files.put(path.into(), (held, now));
     }
@@ -108,7 +110,10 @@ mod tests {
         for number in 0..=FILES_MAX.get() {
             cache.keep(&number.to_be_bytes(), &source(&file), "", Time::ZERO);
         }
-        assert!(cache.find(&0usize.to_be_bytes(), Time::ZERO).is_none(), "the one asked for longest ago goes");
+        assert!(
+            cache.find(&0usize.to_be_bytes(), Time::ZERO).is_none(),
+            "the one asked for longest ago goes"
+        );
         assert!(cache.find(&1usize.to_be_bytes(), Time::ZERO).is_some());
     }
 
