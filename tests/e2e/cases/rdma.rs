@@ -55,7 +55,7 @@ fn a_wire_slower_than_the_application() {
     const MORE: u64 = 100;
     let devices = fabric::devices().expect("tools/vm/test names them");
     let options = Options::new(1).resumption("off").decide(Decide::Always);
-    let cluster = Cluster::start(&options.line("fabric", "slots = 8").line("lease", "credits = 4"));
+    let cluster = Cluster::start(&options.line("fabric", "slots = 6").line("lease", "credits = 2"));
     let load = cluster.loader(&["-c", "8", "-d", "300", "--bytes-mix", "20000", "--timeout", "60"]);
     let stop = load.stop();
     let load = std::thread::spawn(move || load.run());
