@@ -30,9 +30,13 @@ pub(super) struct Held {
     pub content_type: ArrayString<96>,
 }
 
-/// Files by path beneath the root.
+/// By path beneath the root; with when they were read.
+type Files = LruCache<Box<[u8]>, (Arc<Held>, Time)>;
+
+/// Files that were asked for lately.
 pub(super) struct Cache {
-    files: LruCache<Box<[u8]>, (Arc<Held>, Time)>,
+    /// `None` where nothing is to be believed: its table takes memory though nothing is in it.
+    files: Option<Files>,
     /// How long a file is believed to be what it was.
     fresh: Duration,
 }
@@ -40,30 +44,31 @@ pub(super) struct Cache {
 impl Cache {
     /// An empty one; with `fresh` of zero it stays so.
     pub(super) fn new(fresh: Duration) -> Cache {
-        Cache { files: LruCache::new(FILES_MAX), fresh }
+        Cache { files: (!fresh.is_zero()).then(|| LruCache::new(FILES_MAX)), fresh }
     }
 
     /// The file of this path, if it was read not too long ago.
     pub(super) fn find(&mut self, path: &[u8], now: Time) -> Option<Arc<Held>> {
-        let (held, read_at) = self.files.get(path)?;
+        let files = self.files.as_mut()?;
+        let (held, read_at) = files.get(path)?;
         if now - *read_at < self.fresh {
             return Some(Arc::clone(held));
         }
-        self.files.pop(path);
+        files.pop(path);
         None
     }
 
     /// Keeps a file that was found, if it is short and does not change while it is read.
     pub(super) fn keep(&mut self, path: &[u8], source: &Source, content_type: &str, now: Time) {
-        let state = source.state();
-        if self.fresh.is_zero() || state.length > BYTES_MAX {
+        let (Some(files), state) = (self.files.as_mut(), source.state()) else { return };
+        if state.length > BYTES_MAX {
             return;
         }
         let (Some(bytes), Ok(content_type)) = (source.whole(), ArrayString::from(content_type)) else {
             return;
         };
         let held = Arc::new(Held { bytes, state, content_type });
-        self.files.put(path.into(), (held, now));
+        files.put(path.into(), (held, now));
     }
 }
 
@@ -102,7 +107,7 @@ mod tests {
         let mut cache = Cache::new(FRESH);
         for (length, kept) in [(0, true), (BYTES_MAX, true), (BYTES_MAX + 1, false)] {
             fs::write(&file, vec![7; length as usize]).unwrap();
-            cache.files.clear();
+            cache = Cache::new(FRESH);
             cache.keep(b"file", &source(&file), "", Time::ZERO);
             assert_eq!(cache.find(b"file", Time::ZERO).is_some(), kept, "{length} bytes");
         }
@@ -124,6 +129,6 @@ mod tests {
         fs::write(&file, "bytes").unwrap();
         let mut cache = Cache::new(Duration::ZERO);
         cache.keep(b"file", &source(&file), "", Time::ZERO);
-        assert!(cache.files.is_empty());
+        assert!(cache.find(b"file", Time::ZERO).is_none());
     }
 }
