@@ -52,11 +52,21 @@ def number(value):
     return f"{value:.3g}"
 
 
-def write(document, results, cases, medians):
+def check(document):
+    """Ends when there is no place for the result."""
+    text = document.read_text()
+    if text.find(BEGIN) < 0 or text.find(END) < text.find(BEGIN):
+        raise SystemExit(f"{document} has no line {BEGIN}: put it and {END} where the result belongs")
+
+
+def write(document, results, cases, medians, versions, run_of, summary, idle_turns_max):
     """Replaces what an earlier run wrote."""
+    check(document)
     folder = document.parent / "bench"
     folder.mkdir(exist_ok=True)
-    lines = [BEGIN, "", f"Machine: {machine()}.", ""]
+    lines = [BEGIN, "", f"{machine()}; {', '.join(versions.values())}; {run_of}, medians ± half the distance between",
+             "the quartiles. Others' share of the server's core in a trial: at most "
+             f"{disturbed(results):.0%}.", "", f"    {summary}", ""]
     titles = [(case.name, case.title, "per_core_second", f"{case.unit} a core-second of the server") for case in cases]
     titles.append(("idle_memory", "an idle connection", "bytes", "bytes"))
     for name, title, key, unit in titles:
@@ -67,19 +77,38 @@ def write(document, results, cases, medians):
         (folder / f"{name}.svg").write_text(bars(title, unit, values))
         lines += [f"![{title}](bench/{name}.svg)", ""]
         lines += table(name, title, unit, results, found, medians)
+        lines += saturation(results[name].get("keyferry", []), idle_turns_max)
     text = document.read_text()
-    if BEGIN not in text:
-        raise SystemExit(f"{document} has no line {BEGIN}: put it and {END} where the result belongs")
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     document.write_text(before + "\n".join(lines) + END + after)
 
 
+def disturbed(results):
+    """The largest share of the server's core that others had in a trial."""
+    rounds = [figures for peers in results.values() for rounds in peers.values() for figures in rounds]
+    return max((figures.get("others_share", 0.0) for figures in rounds), default=0.0)
+
+
+def saturation(rounds, idle_turns_max):
+    """How keyferry's share of the core was found: it polls, so that it always looks busy."""
+    turns = [figures["idle_turns"] for figures in rounds if "idle_turns" in figures]
+    if not turns:
+        return []
+    worst = max(turns)
+    way = "measured at saturation" if worst < idle_turns_max else "by the time of its busy turns and all softirq"
+    return [f"keyferry: {way} (idle turns at most {worst:.1%}).", ""]
+
+
 def table(name, title, unit, results, found, medians):
     """Medians, with half the distance between the quartiles."""
     if name == "idle_memory":
-        rows = [f"| {peer} | {value:.0f} |" for peer, (value, _) in found.items()]
-        return [f"| {title} | {unit} |", "|---|---|", *rows, ""]
+        rows = []
+        for peer, (value, _) in found.items():
+            fewer, more = results[name][peer][0]["at"].items()
+            rows.append(f"| {peer} | **{value:.0f}** | {fewer[1] / 2**20:.0f} | {more[1] / 2**20:.0f} |")
+        counts = f"MiB with {int(fewer[0]):,} | with {int(more[0]):,}"
+        return [f"| {title} | {unit} | {counts} |", "|---|---|---|---|", *rows, ""]
     columns = ["rate", "busy_share", "p50_us", "p99_us", "client_share"]
     found_of = {column: medians(results, name, column) for column in columns}
     rows = []
