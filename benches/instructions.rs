@@ -29,7 +29,9 @@ const TIMES: u32 = 200;
 const WARM_UP: u32 = 50;
 /// Between two turns, in ns of a clock of our own.
 const TURN_NS: u64 = 2_000;
-/// Turns that a reply may take at either node.
+/// Places for connections at either node.
+const CONNECTIONS: u32 = 64;
+/// Turns that a reply, or a handshake, may take at either node.
 const TURNS_MAX: u32 = 1_000;
 
 fn main() {
@@ -37,11 +39,14 @@ fn main() {
     match case.as_str() {
         "seal_16k" => seal(PLAINTEXT_BYTES_MAX),
         "seal_1k" => seal(1024),
+        "handshake" => handshakes(),
         "request" => requests(LOCAL),
         "lease" => requests(LENT),
         // `cargo bench` runs every bench without a case.
         _ => {
-            println!("usage: instructions seal_16k|seal_1k|request|lease; tools/instructions counts them all")
+            println!(
+                "usage: instructions seal_1k|seal_16k|handshake|request|lease; tools/instructions counts them all"
+            )
         }
     }
 }
@@ -64,6 +69,28 @@ fn seal(bytes: usize) {
     println!("{TIMES}");
 }
 
+/// Full handshakes, each with the TCP connection it is for: the server's part of both.
+fn handshakes() {
+    const WARM_UP: u32 = 5;
+    const TIMES: u32 = 20;
+    let mut bench = Bench::new();
+    let config = client::config();
+    for number in 1..=WARM_UP + TIMES {
+        let (client, syn) = Client::new(number, &config);
+        bench.client = client;
+        node::inject(&mut bench.lender.wire, &syn);
+        for _ in 0..TURNS_MAX {
+            bench.turn(&mut |turn| if number > WARM_UP { measured(turn) } else { turn() });
+            bench.deliver();
+            if bench.client.is_ready() && bench.lender.worker.snapshot().handshakes_full > u64::from(number) {
+                break;
+            }
+        }
+        assert!(bench.client.is_ready(), "the handshake is done");
+    }
+    println!("{TIMES}");
+}
+
 /// Two nodes that are each other's peer and share this thread, and one client of the first.
 struct Bench {
     lender: Node,
@@ -74,7 +101,7 @@ struct Bench {
 
 /// Requests of one connection, one after the other; every byte of every reply is checked, unmeasured.
 fn requests(request: &[u8]) {
-    let mut bench = Bench::open();
+    let mut bench = Bench::new();
     let before = bench.lender.worker.snapshot().replies_lent;
     for _ in 0..WARM_UP {
         bench.answer(request, |turn| turn());
@@ -89,9 +116,9 @@ fn requests(request: &[u8]) {
 }
 
 impl Bench {
-    fn open() -> Bench {
-        let lender = node::node(16, Policy::Always);
-        let helper = node::node(16, Policy::Never);
+    fn new() -> Bench {
+        let lender = node::node(CONNECTIONS, Policy::Always);
+        let helper = node::node(CONNECTIONS, Policy::Never);
         pair::connect_both(&lender, &helper);
         let (client, syn) = Client::new(0, &client::config());
         let mut bench = Bench { lender, helper, client, now: Time(TURN_NS) };
