@@ -3,8 +3,8 @@
 Each server lives in a network namespace of its own, joined to the clients' by veth, and is started anew for each trial,
 pinned to core 0; the client has core 1. Packets are received on the core of whom they are for (RPS), so that a server's
 receive work is its own. What a trial costs the server is the time core 0 was busy (/proc/stat: with softirq) without
-the time the server was ready to run and somebody else had the core; keyferry polls, so of its worker's time only turns
-that had something to do count (its counter busy_ns, the kernel's work in them included), and all softirq.
+the time the server was ready to run and somebody else had the core. keyferry polls: of its core's time, idle turns are left
+out, each as long as one takes while there is no load, so that what the kernel did in between counts.
 """
 
 import argparse
@@ -326,6 +326,7 @@ def trial(machine, peer, case, seconds):
     """One measurement of one server: its figures by name."""
     server = Server(machine, peer, case)
     try:
+        idle_turn = idle_turn_seconds(server)
         warm_up = 0 if "-n" in case.options else min(1.0, seconds / 3)
         options = [f"/{case.file}", *case.options]
         if "-n" not in case.options:
@@ -344,9 +345,18 @@ def trial(machine, peer, case, seconds):
         else:
             report = client.finish()
             after = sample(server)
-        return figures(case, report, before, after)
+        return figures(case, report, before, after, idle_turn)
     finally:
         server.stop()
+
+
+def idle_turn_seconds(server):
+    """What a turn of keyferry's worker takes when there is no load at all."""
+    if server.peer != "keyferry":
+        return 0.0
+    before, began = server.counters()["turns"], time.monotonic()
+    time.sleep(0.5)
+    return (time.monotonic() - began) / max(1, server.counters()["turns"] - before)
 
 
 def quiet_trial(machine, peer, case, seconds):
@@ -365,15 +375,15 @@ def sample(server):
     return {"time": now, "busy": busy, "softirq": softirq, "others": others, "counters": counters}
 
 
-def figures(case, report, before, after):
+def figures(case, report, before, after, idle_turn):
     wall = after["time"] - before["time"]
     others = max(0.0, after["others"] - before["others"])
     busy = after["busy"] - before["busy"] - others
     result = {"softirq_share": (after["softirq"] - before["softirq"]) / wall, "others_share": others / wall}
     if before["counters"]:
-        delta = {name: after["counters"][name] - before["counters"][name] for name in ("turns", "turns_idle", "busy_ns")}
-        # Packets also arrive in idle turns. Those that arrive in a busy one count twice, which is not in our favour.
-        busy = min(wall - others, delta["busy_ns"] / 1e9 + after["softirq"] - before["softirq"])
+        delta = {name: after["counters"][name] - before["counters"][name] for name in ("turns", "turns_idle")}
+        # Whatever took the core from its idle turns made them longer than they are without any load.
+        busy = max(0.0, wall - others - delta["turns_idle"] * idle_turn)
         result["idle_turns"] = delta["turns_idle"] / max(1, delta["turns"])
     done = report["requests"] if case.unit == "requests" else report["bytes"]
     rate = done / report["seconds"]
