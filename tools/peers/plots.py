@@ -49,7 +49,7 @@ def number(value):
     for scale, suffix in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
         if value >= scale:
             return f"{value / (1e3 if suffix == ' k' else scale):.3g}{suffix}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def check(document):
@@ -96,7 +96,7 @@ def saturation(rounds, idle_turns_max):
     if not turns:
         return []
     worst = max(turns)
-    way = "measured at saturation" if worst < idle_turns_max else "by the time of its busy turns and all softirq"
+    way = "measured at saturation" if worst < idle_turns_max else "not saturated, so its core's time without idle turns"
     return [f"keyferry: {way} (idle turns at most {worst:.1%}).", ""]
 
 
