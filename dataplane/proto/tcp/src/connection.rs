@@ -5,7 +5,7 @@
 
 use arrayvec::ArrayVec;
 use keyferry_time::Time;
-use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::iface::{Context, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::wire::TcpSeqNumber;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::config::{ACK_DELAY, Config, PROBE, SEGMENTS_MAX};
 use crate::counters::CloseReason;
 use crate::flow::Flow;
 use crate::half_open::HalfOpen;
-use crate::packet::{Mark, Offer};
+use crate::packet::{Header, Mark, Offer, SynOptions};
 use crate::seam::Segment;
 
 /// Where a connection is between the caller and its socket.
@@ -22,6 +22,8 @@ use crate::seam::Segment;
 pub(crate) enum Stage {
     /// The handshake's last segment is being taken in; the caller does not know it.
     HalfOpen,
+    /// Begun by the caller, and not yet taken by the peer.
+    Connecting,
     /// The caller may receive and send.
     Open,
     /// Closed by the caller: what is queued goes out, then FIN; what comes in is discarded.
@@ -55,6 +57,18 @@ impl Pending {
     pub(crate) fn first(self) -> Option<u8> {
         (self.0 != 0).then(|| 1 << self.0.trailing_zeros())
     }
+}
+
+/// A socket as all connections have it.
+fn socket(config: &Config) -> Socket<'static> {
+    let mut socket = Socket::new(
+        SocketBuffer::new(vec![0; config.receive_bytes]),
+        SocketBuffer::new(vec![0; config.send_bytes]),
+    );
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(Some(ACK_DELAY.into()));
+    socket.set_congestion_control(CongestionControl::Cubic);
+    socket
 }
 
 /// A segment on its way into the send buffer.
@@ -103,22 +117,51 @@ impl<S: Segment> Connection<S> {
     /// A connection whose socket listens for the SYN that is about to be fed to it.
     pub(crate) fn listen(half_open: &HalfOpen, config: &Config) -> Connection<S> {
         let HalfOpen { flow, hash, since, .. } = *half_open;
-        let mut socket = Socket::new(
-            SocketBuffer::new(vec![0; config.receive_bytes]),
-            SocketBuffer::new(vec![0; config.send_bytes]),
-        );
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(Some(ACK_DELAY.into()));
-        socket.set_congestion_control(CongestionControl::Cubic);
+        let mut socket = socket(config);
         // Fails for port 0 only, which no packet that gets here has.
         let listening = socket.listen((flow.local.ip(), flow.local.port()));
         debug_assert!(listening.is_ok());
+        let next = half_open.next();
+        Connection::new(socket, flow, hash, Stage::HalfOpen, next, since, half_open.offer(), config)
+    }
+
+    /// A connection whose socket is about to send the SYN with the number `ours`, which `context` makes it draw.
+    pub(crate) fn connect(
+        context: &mut Context,
+        flow: Flow,
+        hash: u32,
+        ours: TcpSeqNumber,
+        now: Time,
+        config: &Config,
+    ) -> Connection<S> {
+        let mut socket = socket(config);
+        let Flow { local, peer } = flow;
+        // Fails for unspecified ends only, which are refused before.
+        let connecting = socket.connect(context, (peer.ip(), peer.port()), (local.ip(), local.port()));
+        debug_assert!(connecting.is_ok());
+        // Nothing is known of the peer before its SYN: see `greet`.
+        let (next, unknown) = (TcpSeqNumber(0), SynOptions { window: 0, mss: None, window_scale: None, sack: false });
+        let offer = Offer::new(next, ours + 1, unknown);
+        Connection::new(socket, flow, hash, Stage::Connecting, next, now, offer, config)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what differs between the two above")]
+    fn new(
+        socket: Socket<'static>,
+        flow: Flow,
+        hash: u32,
+        stage: Stage,
+        next: TcpSeqNumber,
+        active: Time,
+        offer: Offer,
+        config: &Config,
+    ) -> Connection<S> {
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Connection {
             flow,
             hash,
-            stage: Stage::HalfOpen,
+            stage,
             pending: Pending::default(),
             sockets: Some(sockets),
             handle,
@@ -126,15 +169,27 @@ impl<S: Segment> Connection<S> {
             done: 0,
             refused: false,
             eof: None,
-            next: half_open.next(),
+            next,
             idle_timeout: Some(config.idle_timeout),
-            active: since,
+            active,
             touched: false,
             probing: false,
             fin_wait: Time::NEVER,
             armed: Time::NEVER,
             mark: None,
-            offer: half_open.offer(),
+            offer,
+        }
+    }
+
+    /// Takes note of what the peer's SYN says, if it answers ours.
+    pub(crate) fn greet(&mut self, header: &Header, packet: &[u8]) {
+        let answers = self.mark.is_some_and(|mark| header.ack && header.acknowledges == mark.seq);
+        if !(self.stage == Stage::Connecting && header.syn && answers) {
+            return;
+        }
+        if let Ok(options) = SynOptions::parse(packet) {
+            self.next = header.seq + 1;
+            self.offer = Offer::new(header.seq, header.acknowledges, options);
         }
     }
 
@@ -236,7 +291,9 @@ impl<S: Segment> Connection<S> {
         idle_timeout: Duration,
     ) -> Option<(Time, CloseReason)> {
         match self.stage {
-            Stage::HalfOpen => Some((self.active + half_open_timeout, CloseReason::IdleTimeout)),
+            Stage::HalfOpen | Stage::Connecting => {
+                Some((self.active + half_open_timeout, CloseReason::IdleTimeout))
+            }
             Stage::Open | Stage::Closing => {
                 let outstanding = self.queues().1 > 0 || self.unsent() > 0 || self.stage == Stage::Closing;
                 let idle = match self.idle_timeout {

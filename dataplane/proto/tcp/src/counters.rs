@@ -2,7 +2,7 @@
 //!
 //! Plain numbers, written by the worker, exported by the control thread.
 
-/// How a connection that was announced by `Event::Opened` ended.
+/// How a connection ended that was announced by `Event::Opened`, or that we began.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum CloseReason {
     /// Both sides closed, and everything was acknowledged.
@@ -11,7 +11,7 @@ pub enum CloseReason {
     Reset,
     /// `Tcp::abort` was called.
     Aborted,
-    /// No progress within the idle time-out.
+    /// No progress within the idle time-out, or no answer to our SYN.
     IdleTimeout,
     /// Closed by us, the peer kept its half open beyond [`FIN_WAIT`](crate::FIN_WAIT).
     FinWaitTimeout,
@@ -131,9 +131,11 @@ impl DropReason {
 pub struct Counters {
     /// SYNs that got a half-open connection.
     pub accepted: u64,
+    /// Connections we began.
+    pub begun: u64,
     /// Handshakes completed.
     pub opened: u64,
-    /// Connections ended, by [`CloseReason::index`].
+    /// Connections ended whose handshake was completed, by [`CloseReason::index`].
     pub closed: [u64; CloseReason::ALL.len()],
     /// Packets and handshakes dropped, by [`DropReason::index`].
     pub drops: [u64; DropReason::ALL.len()],

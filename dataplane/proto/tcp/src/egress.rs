@@ -74,11 +74,14 @@ impl<S: Segment> Tcp<S> {
         }
         match connection.deadline(half_open, idle) {
             Some((at, reason)) if at.is_due(now) => {
-                if connection.stage == Stage::HalfOpen {
-                    self.die(index, reason);
-                    self.counters.drop(DropReason::HalfOpenTimeout);
-                } else {
-                    self.abort_for(index, reason);
+                match connection.stage {
+                    Stage::HalfOpen => {
+                        self.die(index, reason);
+                        self.counters.drop(DropReason::HalfOpenTimeout);
+                    }
+                    // Nobody has answered, so there is nobody to tell.
+                    Stage::Connecting => self.die(index, reason),
+                    _ => self.abort_for(index, reason),
                 }
             }
             _ => self.dirty.push_back(index),

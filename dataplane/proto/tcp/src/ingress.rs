@@ -87,7 +87,7 @@ impl<S: Segment> Tcp<S> {
         self.offer(now, &header, hash, packet, out)
     }
 
-    fn find(&self, hash: u32, flow: &Flow) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u32, flow: &Flow) -> Option<u32> {
         let same = |index: u32| {
             self.slots[index as usize].connection.as_ref().is_some_and(|connection| connection.flow == *flow)
         };
@@ -109,7 +109,10 @@ impl<S: Segment> Tcp<S> {
         };
         let (unread, unacked) = connection.queues();
         let window = self.config.receive_bytes.saturating_sub(unread);
-        let acceptable = header.is_acceptable(connection.next, window);
+        // A SYN that answers ours is where the peer's numbers begin.
+        let connecting = connection.stage == Stage::Connecting;
+        connection.greet(header, packet);
+        let acceptable = connecting || header.is_acceptable(connection.next, window);
         if let Some(mark) = connection.mark {
             connection.offer.hear(header, mark);
         }
@@ -150,7 +153,7 @@ impl<S: Segment> Tcp<S> {
         match connection.stage {
             Stage::Open => self.tell(index, Pending::READABLE),
             Stage::Closing => connection.drain(),
-            Stage::HalfOpen | Stage::Aborting(_) | Stage::Dead(_) => {}
+            Stage::HalfOpen | Stage::Connecting | Stage::Aborting(_) | Stage::Dead(_) => {}
         }
     }
 
@@ -172,6 +175,7 @@ impl<S: Segment> Tcp<S> {
                 false
             }
             (Stage::HalfOpen, State::SynReceived) => true,
+            (Stage::Connecting, State::SynSent | State::SynReceived) => true,
             (Stage::Aborting(reason), State::Closed) if gone => {
                 self.die(index, reason);
                 false
@@ -194,7 +198,7 @@ impl<S: Segment> Tcp<S> {
         let Some(connection) = self.slots[index as usize].connection.as_mut() else {
             return;
         };
-        if stage == Stage::HalfOpen {
+        if matches!(stage, Stage::HalfOpen | Stage::Connecting) {
             connection.stage = Stage::Open;
             connection.active = now;
             self.counters.opened += 1;

@@ -1,4 +1,4 @@
-//! TCP as the rest of a worker sees it: connections of clients to our listening ports.
+//! TCP as the rest of a worker sees it: connections of clients to our listening ports, or ours to servers.
 //!
 //! In: IP packets, segments to send, the time. Out: IP packets through an [`Egress`], events, received bytes lent
 //! as slices, and each sent segment back once it is no longer needed. Sans-IO; each worker owns one [`Tcp`].
@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod active;
 mod config;
 mod connection;
 mod counters;
@@ -25,6 +26,7 @@ mod sequence;
 mod time_wait;
 mod wire;
 
+pub use active::ConnectError;
 pub use config::{
     ACK_DELAY, Config, EGRESS_PER_VISIT_MAX, FIN_WAIT, RxChecksum, SEGMENTS_MAX, TIME_WAIT,
     TSO_PACKET_BYTES_MAX,

@@ -66,7 +66,7 @@ impl ConnId {
 /// What happened to a connection. After [`Tcp::close`] or [`Tcp::abort`] only `Closed` follows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Event {
-    /// The handshake is complete. First event of each connection.
+    /// The handshake is complete. First event of each connection, but of one we began that the peer does not take.
     Opened(ConnId),
     /// Bytes have arrived since this was last said; what is left unread is not mentioned again.
     Readable(ConnId),
@@ -276,10 +276,13 @@ impl<S: Segment> Tcp<S> {
         self.dirty.push_back(id.index);
     }
 
-    /// Resets: queued segments are released at once, RST goes out with the next [`emit`](Tcp::emit).
+    /// Resets: queued segments are released at once, RST goes out with the next [`emit`](Tcp::emit). One that is not
+    /// open yet is forgotten: its peer hears of it when it answers.
     pub fn abort(&mut self, id: ConnId) {
-        if self.alive(id).is_some_and(|it| matches!(it.stage, Stage::Open | Stage::Closing)) {
-            self.abort_for(id.index, CloseReason::Aborted);
+        match self.alive(id).map(|connection| connection.stage) {
+            Some(Stage::Connecting) => self.die(id.index, CloseReason::Aborted),
+            Some(Stage::Open | Stage::Closing) => self.abort_for(id.index, CloseReason::Aborted),
+            _ => {}
         }
     }
 
@@ -394,6 +397,7 @@ impl<S: Segment> Tcp<S> {
             self.release_slot(index);
             return;
         }
+        let was_open = connection.stage != Stage::Connecting;
         connection.stage = Stage::Dead(reason);
         connection.sockets = None;
         connection.pending.remove(Pending::READABLE | Pending::WRITABLE | Pending::EOF);
@@ -401,7 +405,7 @@ impl<S: Segment> Tcp<S> {
         if connection.done > 0 {
             self.releasing.push_back(index);
         }
-        self.counters.closed[reason.index()] += 1;
+        self.counters.closed[reason.index()] += u64::from(was_open);
         self.tell(index, Pending::CLOSED);
     }
 

@@ -74,14 +74,12 @@ impl TimeWait {
         let Some(at) = self.table.find(hash, same) else {
             return Verdict::Unknown;
         };
-        let Some(entry) = self.entries[at as usize].as_mut() else {
+        let Some(entry) = self.entries[at as usize] else {
             return Verdict::Unknown;
         };
         // A new connection may begin where the old one ended (RFC 9293 section 3.6.1, RFC 1122 section 4.2.2.13).
         if header.is_open_request() && header.seq > entry.mark.ack {
-            entry.live = false;
-            self.live -= 1;
-            self.table.remove(hash, at);
+            self.forget(hash, &header.flow);
             return Verdict::Unknown;
         }
         // An old RST must not end TIME-WAIT (RFC 1337). A bare acknowledgement needs no answer, and answering it
@@ -90,6 +88,17 @@ impl TimeWait {
             return Verdict::Ignore;
         }
         Verdict::Acknowledge(entry.mark)
+    }
+
+    /// Ends a flow's TIME-WAIT: it begins anew.
+    pub(crate) fn forget(&mut self, hash: u32, flow: &Flow) {
+        let same = |at: u32| self.entries[at as usize].is_some_and(|entry| entry.flow == *flow);
+        let Some(at) = self.table.find(hash, same) else { return };
+        if let Some(entry) = self.entries[at as usize].as_mut() {
+            entry.live = false;
+            self.live -= 1;
+            self.table.remove(hash, at);
+        }
     }
 
     pub(crate) fn expire(&mut self, now: Time) {
