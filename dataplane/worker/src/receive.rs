@@ -6,10 +6,9 @@ use keyferry_link::Ingress;
 use keyferry_nic::handover::Handover;
 use keyferry_nic::rss::{self, Class};
 use keyferry_nic::{BURST, Checksum, Nic, Packet};
-use keyferry_tcp::Tcp;
+use keyferry_tcp::{Segment, Tcp};
 
 use crate::port::Port;
-use crate::segment::Outgoing;
 
 /// Where a packet came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,7 +32,7 @@ impl<P: Packet> Receive<P> {
     /// Takes in one burst from other workers and one from the port. Returns how many packets there were.
     ///
     /// Other workers' first: a neighbour's ARP reached them before it sent what the port has for us now.
-    pub fn burst<N: Nic<Packet = P>>(&mut self, port: &mut Port<N>, tcp: &mut Tcp<Outgoing>) -> usize {
+    pub fn burst<N: Nic<Packet = P>, S: Segment>(&mut self, port: &mut Port<N>, tcp: &mut Tcp<S>) -> usize {
         let mut packets = std::mem::take(&mut self.packets);
         let taken_over = self.handover.receive(&mut packets);
         port.counters.rx_handover += taken_over as u64;
@@ -78,7 +77,7 @@ impl<P: Packet> Receive<P> {
     }
 }
 
-fn ingest<N: Nic>(mut packet: N::Packet, from: From, port: &mut Port<N>, tcp: &mut Tcp<Outgoing>) {
+fn ingest<N: Nic, S: Segment>(mut packet: N::Packet, from: From, port: &mut Port<N>, tcp: &mut Tcp<S>) {
     let checksum = packet.rx().checksum;
     if checksum == Checksum::Bad {
         port.counters.drop_checksum += 1;

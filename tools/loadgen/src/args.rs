@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use keyferry_link::Cidr;
 
 use crate::arrivals::Law;
 use crate::check::parse_sha256;
@@ -102,6 +103,10 @@ pub struct Args {
     #[arg(long, default_value = "even", requires = "source", help_heading = "Clients")]
     pub skew: Skew,
 
+    /// Instead of the kernel's sockets.
+    #[command(flatten)]
+    pub nic: NicArgs,
+
     /// Method of requests; HEAD and CONNECT are not for load.
     #[arg(long, default_value = "GET", value_parser = method, help_heading = "Requests")]
     pub method: String,
@@ -178,6 +183,41 @@ pub struct Args {
     /// Exit with status 3 unless the run meets this goal, as in `p99<2ms,errors<0.1%,rate>1000`.
     #[arg(long, value_name = "GOAL", help_heading = "Output")]
     pub slo: Option<Slo>,
+}
+
+/// A port of the generator's own.
+#[derive(Clone, Debug, clap::Args)]
+pub struct NicArgs {
+    /// Send and receive through DPDK on this device, with a TCP of our own: a PCI address (`0000:3b:00.0`) or a vdev
+    /// (`net_af_packet0,iface=eth1`, `net_virtio_user0,path=/run/vhost.sock`). One thread, which polls.
+    #[arg(long, value_name = "DEVICE", help_heading = "Port")]
+    pub nic: Option<String>,
+    /// Addresses of that port, with prefix; those of --source come from their networks.
+    #[arg(long, value_delimiter = ',', value_name = "IP/PREFIX,...", requires = "nic", help_heading = "Port")]
+    pub nic_address: Vec<Cidr>,
+    /// Routers of that port, one of each family at most.
+    #[arg(long, value_delimiter = ',', value_name = "IP,...", requires = "nic", help_heading = "Port")]
+    pub gateway: Vec<IpAddr>,
+    /// Largest IP packet of that port.
+    #[arg(long, default_value = "1500", value_name = "BYTES", requires = "nic", help_heading = "Port",
+        value_parser = clap::value_parser!(u16).range(1280..=9000))]
+    pub nic_mtu: u16,
+    /// Its packet memory, in MiB.
+    #[arg(long, default_value = "128", value_name = "MIB", requires = "nic", help_heading = "Port",
+        value_parser = clap::value_parser!(u32).range(64..=65_536))]
+    pub nic_memory_mib: u32,
+    /// Whether that is in hugepages; auto: where there are enough.
+    #[arg(long, value_enum, default_value = "auto", requires = "nic", help_heading = "Port")]
+    pub nic_hugepages: Pages,
+}
+
+/// Whether packet memory is in hugepages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum Pages {
+    Auto,
+    Require,
+    Never,
 }
 
 /// `keyferry-load search`: looks for the highest rate that meets --slo. Each trial lasts --duration.

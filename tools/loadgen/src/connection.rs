@@ -2,9 +2,8 @@
 //! requests it holds no buffer.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use crate::secure::{Established, Handshake, Opened, Secure, TlsError, WAITING_BY
 use crate::socket;
 use crate::tally::{ErrorKind, Phase, Tally};
 use crate::target::Target;
+use crate::transport::Transport;
 
 /// Times a ready socket is read before others get their turn.
 const READS_PER_TURN: usize = 8;
@@ -52,7 +52,9 @@ impl Default for Shared {
 }
 
 /// What the worker lends a connection for one turn.
-pub struct Turn<'a> {
+pub struct Turn<'a, T> {
+    /// What carries it.
+    pub transport: &'a mut T,
     /// Where requests come from.
     pub plan: &'a mut Plan,
     /// Buffers and counts.
@@ -126,8 +128,8 @@ enum Stage {
 }
 
 /// A connection in any state between `connect` and its end.
-pub struct Connection {
-    stream: TcpStream,
+pub struct Connection<T: Transport> {
+    stream: T::Stream,
     stage: Stage,
     route: Route,
     source: Option<IpAddr>,
@@ -154,27 +156,24 @@ pub struct Connection {
     is_closing: bool,
 }
 
-impl AsFd for Connection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-}
-
-impl Connection {
-    /// Starts connecting; `resumes`: the handshake is meant to resume a session.
+impl<T: Transport> Connection<T> {
+    /// Starts connecting; events come with `token`. `resumes`: the handshake is meant to resume a session.
     ///
     /// # Errors
-    /// When the kernel refuses at once, or TLS does not take the settings.
+    /// When the transport refuses at once, or TLS does not take the settings.
     pub fn open(
+        transport: &mut T,
+        token: u64,
         target: &Target,
         route: Route,
         source: Option<IpAddr>,
         config: Arc<ClientConfig>,
         resumes: bool,
-    ) -> Result<Connection, Fault> {
+    ) -> Result<Connection<T>, Fault> {
         let opened = Instant::now();
-        let stream =
-            socket::open(target.address, source).map_err(|what| Fault::new(ErrorKind::Connect, what))?;
+        let stream = transport
+            .open(target.address, source, token)
+            .map_err(|what| Fault::new(ErrorKind::Connect, what))?;
         // Made while the first packets travel, so that its keys do not cost time in the TLS phase.
         let handshake = Handshake::new(config, target.name.clone()).map_err(Fault::tls)?;
         Ok(Connection {
@@ -232,11 +231,12 @@ impl Connection {
             && self.under_way.len() < bounds.pipeline
     }
 
-    /// Gives its buffers back before it goes.
-    pub fn release(&mut self, shared: &mut Shared) {
+    /// Ends it, and gives its buffers back.
+    pub fn close(mut self, transport: &mut T, shared: &mut Shared) {
         for buffer in [&mut self.partial, &mut self.unsent] {
             give_back(buffer, &mut shared.spare);
         }
+        transport.close(self.stream);
     }
 
     /// Moves on as far as the socket allows, after an event; `is_hung_up`: the server will send no more, so that a
@@ -244,7 +244,7 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection failed; requests under way are lost.
-    pub fn turn(&mut self, is_hung_up: bool, turn: &mut Turn<'_>) -> Result<Next, Fault> {
+    pub fn turn(&mut self, is_hung_up: bool, turn: &mut Turn<'_, T>) -> Result<Next, Fault> {
         if matches!(self.stage, Stage::Connecting(_)) {
             return if self.connected(turn)? { self.start(turn) } else { Ok(Next::Wait) };
         }
@@ -267,7 +267,7 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection failed.
-    pub fn start(&mut self, turn: &mut Turn<'_>) -> Result<Next, Fault> {
+    pub fn start(&mut self, turn: &mut Turn<'_, T>) -> Result<Next, Fault> {
         self.send(turn)?;
         Ok(if self.is_over() { Next::Done } else { Next::Wait })
     }
@@ -277,16 +277,14 @@ impl Connection {
     }
 
     /// Whether TCP is connected by now; if so, the handshake starts.
-    fn connected(&mut self, turn: &mut Turn<'_>) -> Result<bool, Fault> {
-        let refused = |error, target| Fault::new(ErrorKind::Connect, socket::explain(error, target, None));
-        let target = turn.plan.target(self.route).address;
-        if let Some(error) = self.stream.take_error().map_err(|error| refused(error, target))? {
-            return Err(Fault::new(ErrorKind::Connect, socket::explain(error, target, self.source)));
-        }
-        match self.stream.peer_addr() {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
-            Err(error) => return Err(refused(error, target)),
+    fn connected(&mut self, turn: &mut Turn<'_, T>) -> Result<bool, Fault> {
+        match turn.transport.is_connected(&self.stream) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => {
+                let target = turn.plan.target(self.route).address;
+                return Err(Fault::new(ErrorKind::Connect, socket::explain(error, target, self.source)));
+            }
         }
         self.connected = Instant::now();
         if self.connected >= turn.bounds.measured_from {
@@ -301,12 +299,12 @@ impl Connection {
     }
 
     /// Reads from the socket once and acts on all that was in it.
-    fn receive(&mut self, is_hung_up: bool, turn: &mut Turn<'_>) -> Result<Next, Fault> {
+    fn receive(&mut self, is_hung_up: bool, turn: &mut Turn<'_, T>) -> Result<Next, Fault> {
         let had = self.partial.len();
         let scratch = &mut turn.shared.scratch;
         // A record that came in parts is opened in one piece.
         scratch[..had].copy_from_slice(&self.partial);
-        let got = match self.stream.read(&mut scratch[had..]) {
+        let got = match turn.transport.read(&mut self.stream, &mut scratch[had..]) {
             Ok(got) => got,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Next::Wait),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Next::Again),
@@ -330,7 +328,7 @@ impl Connection {
     }
 
     /// Goes on with the handshake, with this part of scratch; true: the server closed the connection behind it.
-    fn shake(&mut self, received: std::ops::Range<usize>, turn: &mut Turn<'_>) -> Result<bool, Fault> {
+    fn shake(&mut self, received: std::ops::Range<usize>, turn: &mut Turn<'_, T>) -> Result<bool, Fault> {
         let Stage::Handshaking(handshake) = &mut self.stage else { return Ok(false) };
         let shared = &mut *turn.shared;
         match handshake.advance(&shared.scratch[received], &mut shared.out) {
@@ -338,7 +336,7 @@ impl Connection {
             Ok(true) => {}
             Err(error) => {
                 // The alert is worth an attempt; the connection is lost either way.
-                let _ = self.stream.write(&shared.out);
+                let _ = turn.transport.write(&mut self.stream, &shared.out);
                 return Err(Fault::tls(error));
             }
         }
@@ -362,7 +360,7 @@ impl Connection {
     }
 
     /// Opens the records in the first `length` bytes of scratch; true when the server has closed in order.
-    fn records(&mut self, length: usize, now: Instant, turn: &mut Turn<'_>) -> Result<bool, Fault> {
+    fn records(&mut self, length: usize, now: Instant, turn: &mut Turn<'_, T>) -> Result<bool, Fault> {
         // Lent out for the loop, so that replies can use the rest of what is shared.
         let mut scratch = std::mem::take(&mut turn.shared.scratch);
         let outcome = self.records_in(&mut scratch[..length], now, turn);
@@ -378,7 +376,7 @@ impl Connection {
         &mut self,
         bytes: &mut [u8],
         now: Instant,
-        turn: &mut Turn<'_>,
+        turn: &mut Turn<'_, T>,
     ) -> Result<(bool, usize), Fault> {
         let mut used = 0;
         while let Some(length) = whole(&bytes[used..]).map_err(|error| Fault::new(ErrorKind::Tls, error))? {
@@ -408,7 +406,7 @@ impl Connection {
     }
 
     /// Reads plaintext as HTTP.
-    fn replies(&mut self, mut rest: &[u8], now: Instant, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    fn replies(&mut self, mut rest: &[u8], now: Instant, turn: &mut Turn<'_, T>) -> Result<(), Fault> {
         loop {
             let (used, event) = self.reader.feed(rest).map_err(|error| Fault::new(ErrorKind::Http, error))?;
             rest = &rest[used..];
@@ -444,7 +442,7 @@ impl Connection {
     }
 
     /// The oldest request under way has its whole reply.
-    fn reply_done(&mut self, now: Instant, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    fn reply_done(&mut self, now: Instant, turn: &mut Turn<'_, T>) -> Result<(), Fault> {
         let Some(exchange) = self.under_way.pop_front() else { return Ok(()) };
         let tally = &mut turn.shared.tally;
         if !exchange.is_refused {
@@ -474,7 +472,7 @@ impl Connection {
     }
 
     /// The server has closed: in order, or with replies outstanding.
-    fn ended(&mut self, turn: &mut Turn<'_>) -> Result<Next, Fault> {
+    fn ended(&mut self, turn: &mut Turn<'_, T>) -> Result<Next, Fault> {
         if !self.is_open() {
             return Err(Fault::new(ErrorKind::Closed, "closed during the handshake"));
         }
@@ -491,7 +489,7 @@ impl Connection {
     }
 
     /// Starts the requests there is room for and writes what there is to write.
-    fn send(&mut self, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    fn send(&mut self, turn: &mut Turn<'_, T>) -> Result<(), Fault> {
         turn.shared.out.clear();
         // What is left over goes first: records have an order.
         self.flush(turn)?;
@@ -502,7 +500,7 @@ impl Connection {
         Ok(())
     }
 
-    fn requests(&mut self, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    fn requests(&mut self, turn: &mut Turn<'_, T>) -> Result<(), Fault> {
         let Stage::Open(secure) = &mut self.stage else { return Ok(()) };
         let bounds = turn.bounds;
         let is_thinking = self.ready_at.is_some_and(|at| at > Instant::now());
@@ -532,17 +530,17 @@ impl Connection {
     }
 
     /// Writes what was left over, then what is new.
-    fn flush(&mut self, turn: &mut Turn<'_>) -> Result<(), Fault> {
+    fn flush(&mut self, turn: &mut Turn<'_, T>) -> Result<(), Fault> {
         let Shared { out, spare, .. } = &mut *turn.shared;
         if !self.unsent.is_empty() {
             self.unsent.append(out);
-            let written = self.write(&self.unsent)?;
+            let written = write(turn.transport, &mut self.stream, &self.unsent)?;
             self.unsent.drain(..written);
             if self.unsent.is_empty() {
                 give_back(&mut self.unsent, spare);
             }
         } else if !out.is_empty() {
-            let written = self.write(out)?;
+            let written = write(turn.transport, &mut self.stream, out)?;
             if written < out.len() {
                 self.unsent = spare.pop().unwrap_or_default();
                 self.unsent.extend_from_slice(&out[written..]);
@@ -552,24 +550,24 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes as much as the socket takes.
-    fn write(&self, bytes: &[u8]) -> Result<usize, Fault> {
-        let mut written = 0;
-        while written < bytes.len() {
-            match (&self.stream).write(&bytes[written..]) {
-                Ok(some) => written += some,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(lost(error)),
-            }
-        }
-        Ok(written)
-    }
-
     /// Whether it has carried as many requests as it may.
     fn is_used_up(&self, bounds: &Bounds) -> bool {
         bounds.requests_max != 0 && self.sent >= bounds.requests_max
     }
+}
+
+/// Writes as much as the connection takes.
+fn write<T: Transport>(transport: &mut T, stream: &mut T::Stream, bytes: &[u8]) -> Result<usize, Fault> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match transport.write(stream, &bytes[written..]) {
+            Ok(some) => written += some,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(lost(error)),
+        }
+    }
+    Ok(written)
 }
 
 fn give_back(buffer: &mut Vec<u8>, spare: &mut Vec<Vec<u8>>) {

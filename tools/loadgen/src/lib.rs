@@ -1,8 +1,9 @@
-//! Load generation over kernel sockets: one thread a core, each with its own connections, nothing shared.
+//! Load generation over kernel sockets, or a port of its own: one thread a core, each with its own connections, nothing
+//! shared.
 //!
 //! What is asked for, when, and by whom: [`args`], [`arrivals`], [`mix`], [`clients`], [`target`], joined in [`plan`].
-//! None of it knows of sockets. How: [`worker`] is one thread's loop over [`connection`]s, which join [`socket`],
-//! [`secure`] (rustls's handshake, [`sessions`], [`tls`]), [`record`], [`reply`] and [`check`]. What came of it: [`tally`]
+//! None of it knows of sockets. How: [`worker`] is one thread's loop over [`connection`]s, which join a [`transport`]
+//! ([`socket`], or `stack` on a port that `nic` opens), [`secure`] (rustls's handshake, [`sessions`], [`tls`]), [`record`], [`reply`] and [`check`]. What came of it: [`tally`]
 //! counts, [`collect`] adds threads and seconds up, [`report`] says it in numbers with units, [`html`] with [`plot`]s;
 //! [`slo`] judges it, [`compare`] two and [`search`] many.
 
@@ -18,6 +19,8 @@ pub mod connection;
 pub mod host;
 pub mod html;
 pub mod mix;
+#[cfg(feature = "nic")]
+pub mod nic;
 pub mod plan;
 pub mod plot;
 pub mod record;
@@ -28,9 +31,12 @@ pub mod secure;
 pub mod sessions;
 pub mod slo;
 pub mod socket;
+#[cfg(feature = "nic")]
+pub mod stack;
 pub mod tally;
 pub mod target;
 pub mod tls;
+pub mod transport;
 pub mod worker;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +48,7 @@ use anyhow::Context;
 use crate::arrivals::Process;
 use crate::collect::{Collected, Outputs};
 use crate::report::{Measured, Report};
+use crate::transport::Transport;
 
 /// Runs the load `args` describes, or until `stop`, and returns what it saw, all threads together.
 ///
@@ -57,24 +64,56 @@ pub fn run(args: &args::Args, stop: &Arc<AtomicBool>) -> anyhow::Result<Report> 
 /// As [`run`].
 pub fn run_with(args: &args::Args, stop: &Arc<AtomicBool>, outputs: Outputs<'_>) -> anyhow::Result<Report> {
     args.validate()?;
+    match &args.nic.nic {
+        None => {
+            socket::make_room(args.connections.get())?;
+            let sockets = (0..args.threads.get()).map(|_| socket::Sockets::new());
+            let sockets = sockets.collect::<Result<_, _>>().context("no epoll set")?;
+            drive(args, stop, outputs, sockets, || ())
+        }
+        #[cfg(feature = "nic")]
+        Some(device) => {
+            let nic::Opened { stack, port } = nic::open(args, device)?;
+            let report = drive(args, stop, outputs, vec![stack], keyferry_nic::dpdk::register_worker_thread);
+            drop(port);
+            report
+        }
+        #[cfg(not(feature = "nic"))]
+        Some(_) => anyhow::bail!("this keyferry-load was built without ports: build it with --features nic"),
+    }
+}
+
+/// Runs one thread on each transport. What `enter` returns lives as long as its thread.
+fn drive<T: Transport + Send + 'static, G>(
+    args: &args::Args,
+    stop: &Arc<AtomicBool>,
+    outputs: Outputs<'_>,
+    transports: Vec<T>,
+    enter: fn() -> G,
+) -> anyhow::Result<Report>
+where
+    G: 'static,
+{
     let process = process(args)?;
     let intended_per_s = process.as_ref().map(Process::per_s);
     let scheme = Arc::new(plan::Scheme::new(args, process)?);
     let config = Arc::new(tls::client_config(args)?);
-    socket::make_room(args.connections.get())?;
 
     let machine = host::MachineTime::now();
     let started = Instant::now();
-    let threads = args.threads.get();
+    let threads = transports.len();
     let (slices, collected) = mpsc::channel();
     let mut handles = Vec::with_capacity(threads);
-    for index in 0..threads {
+    for (index, transport) in transports.into_iter().enumerate() {
         let settings = settings(args, index, started);
         let plan = plan::Plan::new(Arc::clone(&scheme), index, started);
-        let mut worker =
-            worker::Worker::new(settings, plan, Arc::clone(&config), Arc::clone(stop), slices.clone())?;
+        let (config, stop, slices) = (Arc::clone(&config), Arc::clone(stop), slices.clone());
         let thread = std::thread::Builder::new().name(format!("load-{index}"));
-        handles.push(thread.spawn(move || worker.run()).context("cannot start a load thread")?);
+        let work = move || {
+            let _entered = enter();
+            worker::Worker::new(settings, plan, config, stop, slices, transport).run()
+        };
+        handles.push(thread.spawn(work).context("cannot start a load thread")?);
     }
     drop(slices);
 

@@ -1,21 +1,114 @@
-//! Kernel sockets: a connection started without waiting, room for many of them, and what a person can do about each
-//! error. Used by load threads.
+//! Kernel sockets: connections started without waiting and watched by epoll, room for many of them, and what a person can
+//! do about each error. Used by load threads.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::Timespec;
+
+use crate::transport::{Event, Transport, Wait};
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 256;
+/// Not to wait at all.
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Open files a run needs beside its connections.
 const OTHER_FILES: u64 = 64;
+
+/// The kernel's sockets of one thread.
+pub struct Sockets {
+    epoll: OwnedFd,
+    ready: Vec<epoll::Event>,
+}
+
+impl Sockets {
+    /// None yet.
+    ///
+    /// # Errors
+    /// When the kernel has no poll set left.
+    pub fn new() -> io::Result<Sockets> {
+        Ok(Sockets { epoll: epoll::create(CreateFlags::CLOEXEC)?, ready: Vec::with_capacity(EVENTS) })
+    }
+}
+
+impl Transport for Sockets {
+    type Stream = TcpStream;
+
+    fn open(&mut self, target: SocketAddr, source: Option<IpAddr>, token: u64) -> Result<TcpStream, String> {
+        let stream = open(target, source)?;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, &stream, EventData::new_u64(token), flags)
+            .map_err(|error| explain(error.into(), target, source))?;
+        Ok(stream)
+    }
+
+    fn is_connected(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        match stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&mut self, stream: &mut TcpStream, to: &mut [u8]) -> io::Result<usize> {
+        stream.read(to)
+    }
+
+    fn write(&mut self, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        stream.write(bytes)
+    }
+
+    fn close(&mut self, stream: TcpStream) {
+        drop(stream);
+    }
+
+    fn wait(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
+        let exactly = timespec(wait.time);
+        self.ready.clear();
+        let wait_here = if wait.is_exact { NOW } else { exactly };
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.ready), Some(&wait_here)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if wait.is_exact && self.ready.is_empty() && !wait.time.is_zero() {
+            // epoll rounds up to milliseconds (epoll_pwait2 does not, but is not everywhere); poll waits exactly, and
+            // what it saw is fetched the next time.
+            match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&exactly)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let over = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        events.extend(self.ready.iter().map(|event| {
+            let (data, flags) = (event.data, event.flags);
+            Event { token: data.u64(), is_hung_up: flags.intersects(over) }
+        }));
+        Ok(())
+    }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    // Waits are shorter than a second: between two ticks.
+    Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) }
+}
 
 /// Starts connecting to `target`, from `source` if there is one.
 ///
 /// # Errors
 /// What the kernel refuses at once; the text says what to do about it.
-pub fn open(target: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, String> {
+fn open(target: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, String> {
     let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let stream = socket_with(family, SocketType::STREAM, flags, None)

@@ -6,17 +6,11 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::time::Timespec;
 use rustls::ClientConfig;
 
 use crate::connection::{Bounds, Connection, Fault, Next, Shared, Turn};
@@ -24,15 +18,12 @@ use crate::host;
 use crate::plan::{Plan, Route};
 use crate::sessions::{Configs, Resumption};
 use crate::tally::{ErrorKind, Tally};
+use crate::transport::{Event, Transport, Wait};
 
-/// Events taken from the kernel at once.
-const EVENTS: usize = 256;
 /// Between looks at time-outs and at connections to be opened again.
 const TICK: Duration = Duration::from_millis(20);
 /// Connections a thread opens at once: a server's queue of connections to accept is finite.
 const OPENING_MAX: usize = 256;
-/// Not to wait at all.
-const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Length of the pieces in which counts are handed over.
 pub const SLICE: Duration = Duration::from_secs(1);
 
@@ -82,16 +73,15 @@ pub struct Slice {
     pub is_last: bool,
 }
 
-#[derive(Default)]
-struct Slot {
-    connection: Option<Connection>,
+struct Slot<T: Transport> {
+    connection: Option<Connection<T>>,
     /// Tells the slot's connections apart: an event may outlive its connection.
     generation: u32,
     is_idle: bool,
 }
 
 /// One thread's connections and counts.
-pub struct Worker {
+pub struct Worker<T: Transport> {
     settings: Settings,
     plan: Plan,
     base: Arc<ClientConfig>,
@@ -100,8 +90,8 @@ pub struct Worker {
     resumption: Resumption,
     stop: Arc<AtomicBool>,
     slices: Sender<Slice>,
-    epoll: OwnedFd,
-    slots: Vec<Slot>,
+    transport: T,
+    slots: Vec<Slot<T>>,
     /// Slots without a connection; those that failed wait for the next tick, so that a server that is gone is not
     /// stormed.
     missing: VecDeque<usize>,
@@ -124,28 +114,27 @@ pub struct Worker {
     second: u64,
 }
 
-impl Worker {
+impl<T: Transport> Worker<T> {
     /// A worker that has not started.
-    ///
-    /// # Errors
-    /// When the kernel has no poll set left.
     pub fn new(
         settings: Settings,
         plan: Plan,
         base: Arc<ClientConfig>,
         stop: Arc<AtomicBool>,
         slices: Sender<Slice>,
-    ) -> io::Result<Worker> {
+        transport: T,
+    ) -> Worker<T> {
         let connections = settings.connections;
-        Ok(Worker {
+        let slot = || Slot { connection: None, generation: 0, is_idle: false };
+        Worker {
             resumption: Resumption::new(if settings.no_resumption { 0.0 } else { settings.resume }),
             plan,
             base,
             configs: HashMap::new(),
             stop,
             slices,
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
-            slots: std::iter::repeat_with(Slot::default).take(connections).collect(),
+            transport,
+            slots: std::iter::repeat_with(slot).take(connections).collect(),
             missing: (0..connections).collect(),
             failed: Vec::with_capacity(connections),
             live: 0,
@@ -159,7 +148,7 @@ impl Worker {
             now: settings.started,
             second: 0,
             settings,
-        })
+        }
     }
 
     /// Runs to the end of the load: no more requests to start, and none under way.
@@ -172,7 +161,7 @@ impl Worker {
         }
         // Requests have moments, and the kernel's usual slack of 50 us would make each of them late.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        let mut events = Vec::with_capacity(EVENTS);
+        let mut events = Vec::new();
         let mut next_tick = self.settings.started;
         loop {
             self.now = Instant::now();
@@ -191,34 +180,17 @@ impl Worker {
             self.end_pauses();
             self.start_due();
             self.open_missing();
-            events.clear();
-            let wait = self.wait(next_tick);
             let is_exact = self.plan.is_open_loop() || !self.thinking.is_empty();
-            match epoll::wait(
-                &self.epoll,
-                spare_capacity(&mut events),
-                Some(if is_exact { &NOW } else { &wait }),
-            ) {
-                Err(Errno::INTR) => continue,
-                outcome => outcome?,
-            };
-            if is_exact && events.is_empty() && wait != NOW {
-                // epoll rounds up to milliseconds (epoll_pwait2 does not, but is not everywhere); poll waits exactly.
-                match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&wait)) {
-                    Ok(_) | Err(Errno::INTR) => continue,
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            let wait = Wait { time: self.wait(next_tick), is_exact };
+            self.transport.wait(wait, &mut events)?;
             for _ in 0..self.again.len() {
                 let Some(index) = self.again.pop_front() else { break };
                 self.turn(index, true);
             }
-            for event in &events {
-                let (token, flags) = (event.data.u64(), event.flags);
+            for Event { token, is_hung_up } in events.drain(..) {
                 let index = (token & u64::from(u32::MAX)) as usize;
                 if self.slots[index].generation == (token >> 32) as u32 {
-                    let over = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
-                    self.turn(index, flags.intersects(over));
+                    self.turn(index, is_hung_up);
                 }
             }
         }
@@ -302,9 +274,9 @@ impl Worker {
     }
 
     /// How long to wait for events.
-    fn wait(&self, next_tick: Instant) -> Timespec {
+    fn wait(&self, next_tick: Instant) -> Duration {
         if self.settings.spin || !self.again.is_empty() {
-            return NOW;
+            return Duration::ZERO;
         }
         let mut until = next_tick.min(self.slice_end());
         if let Some(Reverse((at, ..))) = self.thinking.peek() {
@@ -314,9 +286,8 @@ impl Worker {
         if let (Some(next), true, false) = (self.plan.next_at(), can_start, self.is_ending()) {
             until = until.min(next);
         }
-        let wait = until.saturating_duration_since(Instant::now());
         // Never longer than a tick.
-        Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) }
+        until.saturating_duration_since(Instant::now())
     }
 
     /// Counts what was due and will not be sent.
@@ -378,14 +349,8 @@ impl Worker {
         let slot = &mut self.slots[index];
         slot.generation = slot.generation.wrapping_add(1);
         let token = u64::from(slot.generation) << 32 | index as u64;
-        let opened = Connection::open(self.plan.target(route), route, source, config, resumes);
-        let opened = opened.and_then(|connection| {
-            let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-            match epoll::add(&self.epoll, &connection, EventData::new_u64(token), flags) {
-                Ok(()) => Ok(connection),
-                Err(error) => Err(Fault::new(ErrorKind::Connect, error)),
-            }
-        });
+        let opened =
+            Connection::open(&mut self.transport, token, self.plan.target(route), route, source, config, resumes);
         match opened {
             Ok(connection) => {
                 slot.connection = Some(connection);
@@ -409,14 +374,15 @@ impl Worker {
     fn proceed(
         &mut self,
         index: usize,
-        go: impl FnOnce(&mut Connection, &mut Turn<'_>) -> Result<Next, Fault>,
+        go: impl FnOnce(&mut Connection<T>, &mut Turn<'_, T>) -> Result<Next, Fault>,
     ) {
         let is_ending = self.is_ending();
         let slot = &mut self.slots[index];
         let Some(connection) = &mut slot.connection else { return };
         let was_open = connection.is_open();
         let bounds = &self.settings.bounds;
-        let mut turn = Turn { plan: &mut self.plan, shared: &mut self.shared, bounds, is_ending };
+        let (transport, plan, shared) = (&mut self.transport, &mut self.plan, &mut self.shared);
+        let mut turn = Turn { transport, plan, shared, bounds, is_ending };
         let outcome = go(connection, &mut turn);
         if !was_open
             && connection.is_open()
@@ -460,7 +426,7 @@ impl Worker {
             self.opening -= 1;
             self.is_refused = true;
         }
-        connection.release(&mut self.shared);
+        connection.close(&mut self.transport, &mut self.shared);
         self.live -= 1;
     }
 

@@ -193,7 +193,7 @@ fn a_server_that_is_not_there_is_a_connect_error() {
 #[test]
 fn requests_allocate_nothing() {
     use keyferry_load::plan::{Plan, Scheme};
-    use keyferry_load::{settings, tls, worker::Worker};
+    use keyferry_load::{settings, socket::Sockets, tls, worker::Worker};
 
     let address = serve(|_| Deed::Right);
     let allocations = |requests: &str| {
@@ -205,7 +205,8 @@ fn requests_allocate_nothing() {
         let plan = Plan::new(Arc::new(Scheme::new(&args, process).unwrap()), 0, started);
         let config = Arc::new(tls::client_config(&args).unwrap());
         let settings = settings(&args, 0, started);
-        let mut worker = Worker::new(settings, plan, config, Arc::default(), slices).unwrap();
+        let sockets = Sockets::new().unwrap();
+        let mut worker = Worker::new(settings, plan, config, Arc::default(), slices, sockets);
         let info = allocation_counter::measure(|| worker.run().unwrap());
         drop(worker);
         let slices: Vec<_> = counted.iter().collect();
