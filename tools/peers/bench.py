@@ -29,13 +29,16 @@ DOCUMENT = REPOSITORY / "docs/BENCHMARKS.md"
 HOST = "bench.test"
 SERVER_CORE, CLIENT_CORE = 0, 1
 PEERS = ["keyferry", "nginx", "haproxy"]
+# The node with vhost in place of veth, and a client that has a port of its own on the other side.
+VHOST = "keyferry_vhost"
+VHOST_NETWORK = "10.79.9"
 FILES = {"1k": 1 << 10, "64k": 1 << 16, "1g": 1 << 30}
 # Open files of a process, at most: the client of the idle case needs one a connection.
 OPEN_FILES = 20_000
 # Seconds a server may take to start, or to end.
 START_MAX = 20
-# Pages of 2 MiB for keyferry's packet memory.
-HUGE_PAGES = 160
+# Pages of 2 MiB for packet memory of keyferry and of a client with a port of its own.
+HUGE_PAGES = 300
 # The clients' addresses in the idle case: .10 and those after it.
 CLIENT_ADDRESSES = 4
 # A trial in which others had more of the server's core than this is done again, so often at most.
@@ -65,7 +68,7 @@ class Case:
 
 
 CASES = [
-    Case("keep_alive_1k", "keep-alive, 1 KiB", "1k", ["-c", "64"], "requests"),
+    Case("keep_alive_1k", "keep-alive, 1 KiB", "1k", ["-c", "64"], "requests", [*PEERS, VHOST]),
     Case("keep_alive_64k", "keep-alive, 64 KiB", "64k", ["-c", "64"], "requests"),
     Case(
         "handshake_full",
@@ -109,10 +112,16 @@ class Machine:
         return f"{self.prefix}-c"
 
     def namespace(self, peer):
-        return f"{self.prefix}-{peer}"
+        return f"{self.prefix}-{'keyferry' if peer == VHOST else peer}"
+
+    @property
+    def vhost(self):
+        return self.folder / "vhost.sock"
 
     @staticmethod
     def address(peer, host=2):
+        if peer == VHOST:
+            return f"{VHOST_NETWORK}.{host}"
         return f"10.79.{PEERS.index(peer) + 1}.{host}"
 
     def make_link(self, peer, number):
@@ -165,12 +174,12 @@ class Machine:
             self.hugepages = "require"
 
     def configure(self, peer, case):
-        name = {"keyferry": "keyferry.toml", "nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[peer]
+        name = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}.get(peer, "keyferry.toml")
         text = (HERE / name).read_text()
         file = case.file if case.file in ("1k", "64k") else "1k"
         values = {
             "ADDRESS": self.address(peer),
-            "INTERFACE": "bench0",
+            "DEVICE": f"net_vhost0,iface={self.vhost}" if peer == VHOST else "net_af_packet0,iface=bench0,framecnt=4096",
             "HOST": HOST,
             "FOLDER": self.folder,
             "ROOT": self.folder / "root",
@@ -203,10 +212,9 @@ class Server:
         self.machine, self.peer = machine, peer
         self.config = machine.configure(peer, case)
         command = {
-            "keyferry": [KEYFERRY, "node", "--config", self.config],
             "nginx": ["nginx", "-c", self.config, "-e", machine.folder / "nginx.log"],
             "haproxy": ["haproxy", "-db", "-f", self.config],
-        }[peer]
+        }.get(peer, [KEYFERRY, "node", "--config", self.config])
         inside = ["ip", "netns", "exec", machine.namespace(peer), "taskset", "-c", str(SERVER_CORE)]
         self.log = machine.folder / f"{peer}.out"
         with open(self.log, "w") as log:
@@ -218,7 +226,11 @@ class Server:
         deadline = time.monotonic() + START_MAX
         probe = ["ip", "netns", "exec", self.machine.clients, "openssl", "s_client", "-connect",
                  f"{self.machine.address(self.peer)}:443", "-servername", HOST]
-        while subprocess.run(probe, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
+        while not (
+            "keyferry: node bench ready" in self.log.read_text()
+            if self.peer == VHOST
+            else subprocess.run(probe, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+        ):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"{self.peer} does not start:\n{self.log.read_text()}")
             time.sleep(0.1)
@@ -301,6 +313,9 @@ class Client:
         command = ["ip", "netns", "exec", machine.clients, "taskset", "-c", str(CLIENT_CORE), LOAD, url,
                    "--resolve", f"{HOST}:{machine.address(peer)}", "--insecure", "--json", "-",
                    "--tls", "1.3", "--suites", "TLS13_AES_128_GCM_SHA256", "--groups", "X25519", *options]
+        if peer == VHOST:
+            command += ["--nic", f"net_virtio_user0,path={machine.vhost}", "--nic-address",
+                        f"{machine.address(peer, 1)}/24", "--nic-hugepages", "require"]
         self.machine = machine
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         machine.clients_running.append(self)
@@ -370,7 +385,7 @@ def quiet_trial(machine, peer, case, seconds):
 def sample(server):
     busy, softirq = core_times(SERVER_CORE)
     now = time.monotonic()
-    counters = server.counters() if server.peer == "keyferry" else None
+    counters = server.counters() if server.peer.startswith("keyferry") else None
     others = server.waited() - softirq_thread(SERVER_CORE)
     return {"time": now, "busy": busy, "softirq": softirq, "others": others, "counters": counters}
 
@@ -473,15 +488,16 @@ def medians(results, case, key="per_core_second"):
 def summary(results):
     """The last line."""
 
-    def ratio(case, peer, key="per_core_second"):
+    def ratio(case, peer, key="per_core_second", ours="keyferry"):
         found = medians(results, case, key)
-        if "keyferry" not in found or peer not in found:
+        if ours not in found or peer not in found:
             return "none"
-        return f"{found['keyferry'][0] / found[peer][0]:.3g}"
+        return f"{found[ours][0] / found[peer][0]:.3g}"
 
     return (
         f"bench peers: rps_vs_haproxy_veth={ratio('keep_alive_1k', 'haproxy')}"
-        f" rps_vs_nginx_veth={ratio('keep_alive_1k', 'nginx')} rps_vs_nginx_vhost=none"
+        f" rps_vs_nginx_veth={ratio('keep_alive_1k', 'nginx')}"
+        f" rps_vs_nginx_vhost={ratio('keep_alive_1k', 'nginx', ours=VHOST)}"
         f" handshakes_vs_nginx={ratio('handshake_full', 'nginx')}"
         f" resumed_vs_nginx={ratio('handshake_resumed', 'nginx')}"
         f" idle_vs_nginx={ratio('idle_memory', 'nginx', 'bytes')}"

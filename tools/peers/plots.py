@@ -5,8 +5,8 @@ from pathlib import Path
 
 BEGIN = "<!-- tools/bench --write: from here -->"
 END = "<!-- to here -->"
-COLOURS = {"keyferry": "#2a78d6", "nginx": "#1b9e5a", "haproxy": "#c4622d"}
-WIDTH, ROW, LEFT, RIGHT = 720, 26, 90, 130
+COLOURS = {"keyferry": "#2a78d6", "keyferry_vhost": "#123f73", "nginx": "#1b9e5a", "haproxy": "#c4622d"}
+WIDTH, ROW, LEFT, RIGHT = 720, 26, 120, 130
 
 
 def machine():

@@ -47,7 +47,11 @@ pub fn open(args: &Args, device: &str) -> anyhow::Result<Opened> {
                 Pages::Never => Hugepages::Never,
             },
             memory_mib: args.nic.nic_memory_mib,
-            extra: Vec::new(),
+            // virtio-user passes its memory to the other side as files, of which it has room for a few.
+            extra: match device.starts_with("net_virtio_user") {
+                true => vec!["--single-file-segments".to_owned()],
+                false => Vec::new(),
+            },
             virtual_only: device.starts_with("net_"),
         })?);
     }
