@@ -12,6 +12,7 @@ mod links;
 mod memory;
 mod network;
 mod peers;
+mod port_of_its_own;
 mod rdma;
 mod resumption;
 mod sessions;

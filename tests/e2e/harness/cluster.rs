@@ -185,6 +185,11 @@ impl Cluster {
         certificates::cluster(&self.directory, folder, names);
     }
 
+    /// Where a client with a virtio-user port finds a node with a vhost port.
+    pub fn vhost_socket(&self, name: &str) -> PathBuf {
+        config::vhost_socket(&self.directory, name)
+    }
+
     /// Where a node listens for its peers.
     pub fn link_socket(&self, name: &str) -> PathBuf {
         config::link_socket(&self.directory, name)

@@ -42,6 +42,8 @@ pub struct Options {
     pub silence_timeout_ms: u32,
     /// `[cluster] heartbeat_timeout_ms`, long for the same reason.
     pub heartbeat_timeout_ms: u32,
+    /// Nodes have a vhost port each instead of one on veth; see [`vhost_socket`].
+    pub vhost: bool,
     /// Further lines, by table: `("limits", "half_open = 4")`.
     pub extra: Vec<(&'static str, String)>,
 }
@@ -59,6 +61,7 @@ impl Options {
             resumption: "table",
             silence_timeout_ms: 20_000,
             heartbeat_timeout_ms: 20_000,
+            vhost: false,
             extra: Vec::new(),
         }
     }
@@ -71,6 +74,11 @@ impl Options {
     /// Nodes that take scripts of faults.
     pub fn faulty(self) -> Options {
         Options { faulty: true, ..self }
+    }
+
+    /// Nodes with vhost ports.
+    pub fn vhost(self) -> Options {
+        Options { vhost: true, ..self }
     }
 
     /// So many application threads.
@@ -127,6 +135,11 @@ pub fn link_socket(directory: &Path, node: &str) -> PathBuf {
     directory.join(format!("{node}.sock"))
 }
 
+/// Where a client with a virtio-user port finds the vhost port of `node`.
+pub fn vhost_socket(directory: &Path, node: &str) -> PathBuf {
+    directory.join(format!("{node}.vhost"))
+}
+
 /// Where the node of this configuration answers `keyferry status`.
 pub fn admin_socket(config: &Path) -> PathBuf {
     config.with_extension("ctl")
@@ -151,7 +164,7 @@ pub fn text(
     let tables = [
         ("node", format!("name = {:?}", place.name)),
         ("cores", format!("control = {control}\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
-        ("nic", nic(place, interface, options)),
+        ("nic", nic(directory, place, interface, options)),
         // Long for a loaded machine: a session that comes late would be missed.
         ("tls", format!("resumption = {:?}\nsession_wait_ms = 5000", options.resumption)),
         ("app", format!("kind = {:?}", if options.root.is_some() { "static" } else { "synthetic" })),
@@ -208,12 +221,14 @@ fn cluster(directory: &Path, place: &Place<'_>, options: &Options) -> String {
     )
 }
 
-fn nic(place: &Place<'_>, interface: &str, options: &Options) -> String {
+fn nic(directory: &Path, place: &Place<'_>, interface: &str, options: &Options) -> String {
     let [v4, v6] = place.addresses;
     let (frames, memory_mib) = fabric::memory();
+    let device = match options.vhost {
+        true => format!("net_vhost0,iface={}", vhost_socket(directory, place.name).display()),
+        false => format!("net_af_packet0,iface={interface},qpairs={},framecnt={frames}", options.workers),
+    };
     format!(
-        "device = \"net_af_packet0,iface={interface},qpairs={},framecnt={frames}\"\naddresses = [{v4:?}, {v6:?}]\n\
-         hugepages = \"never\"\nmemory_mib = {memory_mib}",
-        options.workers
+        "device = {device:?}\naddresses = [{v4:?}, {v6:?}]\nhugepages = \"never\"\nmemory_mib = {memory_mib}"
     )
 }

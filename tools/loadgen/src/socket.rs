@@ -2,11 +2,11 @@
 //! do about each error. Used by load threads.
 
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -27,7 +27,6 @@ const OTHER_FILES: u64 = 64;
 /// The kernel's sockets of one thread.
 pub struct Sockets {
     epoll: OwnedFd,
-    ready: Vec<epoll::Event>,
 }
 
 impl Sockets {
@@ -36,7 +35,7 @@ impl Sockets {
     /// # Errors
     /// When the kernel has no poll set left.
     pub fn new() -> io::Result<Sockets> {
-        Ok(Sockets { epoll: epoll::create(CreateFlags::CLOEXEC)?, ready: Vec::with_capacity(EVENTS) })
+        Ok(Sockets { epoll: epoll::create(CreateFlags::CLOEXEC)? })
     }
 }
 
@@ -76,13 +75,14 @@ impl Transport for Sockets {
 
     fn wait(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
         let exactly = timespec(wait.time);
-        self.ready.clear();
+        let mut room = [MaybeUninit::uninit(); EVENTS];
         let wait_here = if wait.is_exact { NOW } else { exactly };
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.ready), Some(&wait_here)) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let ready = match epoll::wait(&self.epoll, &mut room, Some(&wait_here)) {
+            Ok((ready, _)) => &*ready,
+            Err(Errno::INTR) => &[],
             Err(error) => return Err(error.into()),
-        }
-        if wait.is_exact && self.ready.is_empty() && !wait.time.is_zero() {
+        };
+        if wait.is_exact && ready.is_empty() && !wait.time.is_zero() {
             // epoll rounds up to milliseconds (epoll_pwait2 does not, but is not everywhere); poll waits exactly, and
             // what it saw is fetched the next time.
             match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&exactly)) {
@@ -91,7 +91,7 @@ impl Transport for Sockets {
             }
         }
         let over = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
-        events.extend(self.ready.iter().map(|event| {
+        events.extend(ready.iter().map(|event| {
             let (data, flags) = (event.data, event.flags);
             Event { token: data.u64(), is_hung_up: flags.intersects(over) }
         }));
