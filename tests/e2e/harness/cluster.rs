@@ -55,6 +55,8 @@ pub struct Cluster {
     a_netns: Netns,
     b_netns: Netns,
     clients: Netns,
+    /// Of A's port.
+    a_interface: String,
     directory: PathBuf,
     certificates: Certificates,
     /// B is not the first of its name.
@@ -90,9 +92,9 @@ impl Cluster {
         for ((netns, place), (client_interface, addresses)) in
             [&a_netns, &b_netns].iter().zip(&PLACES).zip(CLIENT_ENDS)
         {
-            // Of its own name, as both may be in one namespace. DPDK's packet sockets of two processes clash where
-            // process and interface numbers, one XOR the other, are the same: far apart they never are.
-            let interface = format!("{}{made}-{}", INTERFACE, place.name);
+            // DPDK's packet sockets of two processes clash where process and interface numbers, one XOR the other, are
+            // the same: far apart they never are.
+            let interface = interface(made, place);
             let index = INDEX_STEP * (2 * made + 1 + place.number as u32);
             Link {
                 node: netns,
@@ -111,6 +113,7 @@ impl Cluster {
             a_netns,
             b_netns,
             clients,
+            a_interface: interface(made, &PLACES[0]),
             directory,
             certificates,
             restarted: false,
@@ -246,6 +249,20 @@ impl Cluster {
         keyferry.args([command, "--config"]).arg(file).output().expect("the executable under test starts")
     }
 
+    /// The network interface that A's port is on.
+    pub fn interface_of_a(&self) -> &str {
+        &self.a_interface
+    }
+
+    /// Runs load from where A lives, against another server at `address`.
+    pub fn load_as_a(&self, url: &str, address: &str, options: &[&str]) -> Report {
+        let ca = self.ca().to_str().expect("the test's paths are text");
+        let resolve = format!("{NAME}:{address}");
+        let fixed = ["keyferry-load", url, "--resolve", &resolve, "--ca", ca];
+        let args = Args::parse_from(fixed.iter().chain(options));
+        Loader { args, clients: self.a_netns.clone(), stop: Arc::default() }.run()
+    }
+
     /// Runs load against A to its end.
     pub fn load(&self, options: &[&str]) -> Report {
         self.loader(options).run()
@@ -330,6 +347,11 @@ impl Loader {
     pub fn run(self) -> Report {
         self.clients.enter(|| keyferry_load::run(&self.args, &self.stop)).expect("the load starts")
     }
+}
+
+/// Of a name that no other test has, as both may be in one namespace.
+fn interface(made: u32, place: &Place<'_>) -> String {
+    format!("{INTERFACE}{made}-{}", place.name)
 }
 
 fn config_file(directory: &Path, node: &str) -> PathBuf {
