@@ -367,7 +367,7 @@ def trial(machine, peer, case, seconds):
 
 def idle_turn_seconds(server):
     """What a turn of keyferry's worker takes when there is no load at all."""
-    if server.peer != "keyferry":
+    if not server.peer.startswith("keyferry"):
         return 0.0
     before, began = server.counters()["turns"], time.monotonic()
     time.sleep(0.5)
