@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use keyferry_link::Link;
 use keyferry_nic::handover::Handover;
@@ -37,7 +37,7 @@ pub struct Limits {
     /// Connections of the thread.
     pub connections: usize,
     /// Longest wait for an answer to a SYN.
-    pub connect_timeout: std::time::Duration,
+    pub connect_timeout: Duration,
     /// Makes sequence numbers and ports different from those of the run before.
     pub seed: u64,
 }
@@ -47,8 +47,10 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 const SEND_BYTES: usize = 16 * 1024;
 /// Connections that are closed and not yet over, besides those that are open.
 const CLOSING: usize = 4096;
+/// Time at the end of a run for the peers to answer the last FINs.
+const LINGER: Duration = Duration::from_secs(1);
 /// A connection may be idle for as long as a run lasts.
-const IDLE: std::time::Duration = std::time::Duration::from_secs(1 << 24);
+const IDLE: Duration = Duration::from_secs(1 << 24);
 
 /// Bytes on their way to the peer.
 pub struct Piece(Vec<u8>);
@@ -301,6 +303,15 @@ impl<N: Nic> Transport for Stack<N> {
             } else {
                 std::hint::spin_loop();
             }
+        }
+    }
+
+    fn finish(&mut self) {
+        let until = Instant::now() + LINGER;
+        let mut events = Vec::new();
+        while self.tcp.connections() > 0 && Instant::now() < until {
+            self.turn(&mut events);
+            events.clear();
         }
     }
 }

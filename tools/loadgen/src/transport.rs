@@ -65,4 +65,7 @@ pub trait Transport {
     /// # Errors
     /// When waiting itself fails.
     fn wait(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()>;
+
+    /// Lets what was closed come to its end on the wire. A kernel does that by itself.
+    fn finish(&mut self) {}
 }

@@ -175,6 +175,7 @@ impl<T: Transport> Worker<T> {
             if self.is_ending() && self.live == 0 {
                 self.give_up();
                 self.hand_over(true);
+                self.transport.finish();
                 return Ok(());
             }
             self.end_pauses();
