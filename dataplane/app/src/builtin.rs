@@ -21,8 +21,8 @@ pub enum Builtin {
 pub enum Task {
     /// Of [`Synthetic`].
     Synthetic(synthetic::Task),
-    /// Of [`Static`]; boxed, it is much the larger.
-    Static(Box<static_files::Task>),
+    /// Of [`Static`].
+    Static(static_files::Task),
 }
 
 impl App for Builtin {
@@ -31,7 +31,7 @@ impl App for Builtin {
     fn begin(&mut self, request: &Request, now: Time) -> Task {
         match self {
             Builtin::Synthetic(app) => Task::Synthetic(app.begin(request, now)),
-            Builtin::Static(app) => Task::Static(Box::new(app.begin(request, now))),
+            Builtin::Static(app) => Task::Static(app.begin(request, now)),
         }
     }
 

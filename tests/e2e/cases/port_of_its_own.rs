@@ -80,7 +80,8 @@ impl Nginx {
         let at = cluster.directory().display();
         let key = cluster.private_key();
         let chain = key.with_extension("pem");
-        fs::write(cluster.directory().join("file"), "a".repeat(10_000)).expect("the test's directory is writable");
+        fs::write(cluster.directory().join("file"), "a".repeat(10_000))
+            .expect("the test's directory is writable");
         let text = format!(
             "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;
              events {{ worker_connections 1024; }}

@@ -193,7 +193,13 @@ pub struct NicArgs {
     #[arg(long, value_name = "DEVICE", help_heading = "Port")]
     pub nic: Option<String>,
     /// Addresses of that port, with prefix; those of --source come from their networks.
-    #[arg(long, value_delimiter = ',', value_name = "IP/PREFIX,...", requires = "nic", help_heading = "Port")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "IP/PREFIX,...",
+        requires = "nic",
+        help_heading = "Port"
+    )]
     pub nic_address: Vec<Cidr>,
     /// Routers of that port, one of each family at most.
     #[arg(long, value_delimiter = ',', value_name = "IP,...", requires = "nic", help_heading = "Port")]

@@ -37,7 +37,10 @@ pub struct Opened {
 pub fn open(args: &Args, device: &str) -> anyhow::Result<Opened> {
     anyhow::ensure!(args.threads.get() == 1, "--nic has one queue and one thread; leave --threads out");
     let given = &args.nic.nic_address;
-    anyhow::ensure!(!given.is_empty(), "--nic needs an address that nobody else has: --nic-address 192.0.2.9/24");
+    anyhow::ensure!(
+        !given.is_empty(),
+        "--nic needs an address that nobody else has: --nic-address 192.0.2.9/24"
+    );
     let mut eal = EAL.lock().unwrap_or_else(PoisonError::into_inner);
     if eal.is_none() {
         *eal = Some(Eal::start(&EalOptions {

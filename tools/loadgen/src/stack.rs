@@ -181,7 +181,9 @@ impl<N: Nic> Stack<N> {
 fn unreachable(target: SocketAddr, from: Option<IpAddr>) -> String {
     let kind = if target.is_ipv4() { "IPv4" } else { "IPv6" };
     match from {
-        Some(from) => format!("{from} cannot reach {target}: give an {kind} address of the port by --nic-address"),
+        Some(from) => {
+            format!("{from} cannot reach {target}: give an {kind} address of the port by --nic-address")
+        }
         None => format!("the port has no {kind} address to reach {target} from: give one by --nic-address"),
     }
 }
@@ -211,7 +213,9 @@ impl<N: Nic> Transport for Stack<N> {
         let of_its_kind = |address: &&IpAddr| address.is_ipv4() == target.is_ipv4();
         let own = source.or_else(|| self.addresses.iter().find(of_its_kind).copied());
         let from = own.ok_or_else(|| unreachable(target, None))?;
-        let Some(place) = self.vacant.pop() else { return Err("more connections than were asked for".to_owned()) };
+        let Some(place) = self.vacant.pop() else {
+            return Err("more connections than were asked for".to_owned());
+        };
         match self.begin(from, target) {
             Ok(id) => {
                 self.held[place] = Some(Held { id, token, is_open: false, is_eof: false, ended: None });

@@ -350,8 +350,15 @@ impl<T: Transport> Worker<T> {
         let slot = &mut self.slots[index];
         slot.generation = slot.generation.wrapping_add(1);
         let token = u64::from(slot.generation) << 32 | index as u64;
-        let opened =
-            Connection::open(&mut self.transport, token, self.plan.target(route), route, source, config, resumes);
+        let opened = Connection::open(
+            &mut self.transport,
+            token,
+            self.plan.target(route),
+            route,
+            source,
+            config,
+            resumes,
+        );
         match opened {
             Ok(connection) => {
                 slot.connection = Some(connection);

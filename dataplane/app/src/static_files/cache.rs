@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrayvec::ArrayString;
+use keyferry_http::ReplyHead;
 use keyferry_time::Time;
 use lru::LruCache;
 
 use super::content::{Source, State};
+use super::whole_head;
 
 /// Files kept.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -28,6 +30,8 @@ pub(super) struct Held {
     pub state: State,
     /// By its name.
     pub content_type: ArrayString<96>,
+    /// That of a reply with all of it.
+    pub head: ReplyHead,
 }
 
 /// By path beneath the root; with when they were read.
@@ -64,10 +68,9 @@ impl Cache {
         if state.length > BYTES_MAX {
             return;
         }
-        let (Some(bytes), Ok(content_type)) = (source.whole(), ArrayString::from(content_type)) else {
-            return;
-        };
-        let held = Arc::new(Held { bytes, state, content_type });
+        let (Some(bytes), Ok(head)) = (source.whole(), whole_head(&state, content_type)) else { return };
+        let Ok(content_type) = ArrayString::from(content_type) else { return };
+        let held = Arc::new(Held { bytes, state, content_type, head });
         files.put(path.into(), (held, now));
     }
 }

@@ -29,6 +29,15 @@ pub(super) enum Verdict {
     Failed,
 }
 
+/// Fields that make the answer another one than the whole file.
+const FIELDS: [&str; 6] =
+    ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range"];
+
+/// Whether a GET or HEAD asks for the file, and nothing else.
+pub(super) fn is_plain(request: &Request) -> bool {
+    !FIELDS.iter().any(|name| has(request, name))
+}
+
 /// Evaluates the preconditions of a GET or HEAD in the order of RFC 9110 13.2.2.
 pub(super) fn evaluate(request: &Request, file: Validators<'_>) -> Verdict {
     if has(request, "if-match") {
@@ -54,7 +63,7 @@ pub(super) fn evaluate(request: &Request, file: Validators<'_>) -> Verdict {
 
 /// If-Range: the parts a client has are of this state (RFC 9110 13.1.5).
 fn allows_ranges(request: &Request, file: Validators<'_>) -> bool {
-    let mut fields = values(request, "if-range");
+    let mut fields = request.values("if-range");
     match (fields.next(), fields.next()) {
         (None, _) => true,
         (Some(value), None) => match next_tag(value) {
@@ -74,17 +83,13 @@ enum Tag<'a> {
     Any,
 }
 
-fn values<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    request.headers().filter(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
-}
-
 fn has(request: &Request, name: &str) -> bool {
-    values(request, name).next().is_some()
+    request.header(name).is_some()
 }
 
 /// Whether a tag in the fields of that name is as wanted. What is no list of tags ends the search.
 fn any_tag(request: &Request, name: &str, wanted: impl Fn(Tag<'_>) -> bool) -> bool {
-    for mut rest in values(request, name) {
+    for mut rest in request.values(name) {
         if rest == b"*" {
             return wanted(Tag::Any);
         }
@@ -125,7 +130,7 @@ fn next_tag(text: &[u8]) -> Option<(Tag<'_>, &[u8])> {
 
 /// The date of a field, in seconds since 1970; `None` where the field has to be ignored: no date, or more than one.
 fn date(request: &Request, name: &str) -> Option<u64> {
-    let mut fields = values(request, name);
+    let mut fields = request.values(name);
     match (fields.next(), fields.next()) {
         (Some(value), None) => http_date(value),
         _ => None,

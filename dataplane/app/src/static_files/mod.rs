@@ -25,7 +25,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, opena
 use rustix::io::Errno;
 
 use crate::{App, Body};
-use cache::Cache;
+use cache::{Cache, Held};
 use condition::{Validators, Verdict};
 use content::{Content, Parts, Source, State};
 use range::Asked;
@@ -55,8 +55,22 @@ impl Clone for Static {
 
 /// One reply.
 pub struct Task {
-    head: ReplyHead,
+    head: Head,
     content: Content,
+}
+
+/// What a reply begins with.
+enum Head {
+    /// Made for this request; boxed, since it would be most of the task.
+    Made(Box<ReplyHead>),
+    /// That of a whole file in memory.
+    Kept(Arc<Held>),
+}
+
+impl Task {
+    fn new(head: ReplyHead, content: Content) -> Task {
+        Task { head: Head::Made(Box::new(head)), content }
+    }
 }
 
 /// A status instead of a file.
@@ -124,6 +138,9 @@ impl Static {
             path.try_extend_from_slice(INDEX).map_err(|_| Refused(400))?;
         }
         if let Some(held) = self.cache.find(&path, now) {
+            if condition::is_plain(request) {
+                return Ok(whole(held));
+            }
             let content_type = held.content_type;
             return reply(request, Source::Memory(held), &content_type);
         }
@@ -141,6 +158,12 @@ impl Static {
     }
 }
 
+/// The reply to a request that asks for a file in memory and nothing else.
+fn whole(held: Arc<Held>) -> Task {
+    let content = Content::File(Source::Memory(Arc::clone(&held)), 0..held.state.length);
+    Task { head: Head::Kept(held), content }
+}
+
 /// The reply for a file, as the request's conditions and ranges have it.
 fn reply(request: &Request, source: Source, content_type: &str) -> Result<Task, Refused> {
     let state = source.state();
@@ -149,8 +172,9 @@ fn reply(request: &Request, source: Source, content_type: &str) -> Result<Task, 
     let ranges = match condition::evaluate(request, validators) {
         Verdict::Failed => return Err(Refused(412)),
         Verdict::NotModified => {
-            let task = Task { head: ReplyHead::new(304, 0, ""), content: Content::Text("") };
-            return with_validators(task, &state);
+            let mut head = ReplyHead::new(304, 0, "");
+            validate(&mut head, &state)?;
+            return Ok(Task::new(head, Content::Text("")));
         }
         Verdict::Serve { ranges } => ranges,
     };
@@ -159,64 +183,73 @@ fn reply(request: &Request, source: Source, content_type: &str) -> Result<Task, 
         Some(value) if ranges && request.method() == Method::Get => range::parse(value, state.length),
         _ => Asked::Whole,
     };
-    let mut task = match asked {
+    let (mut head, content) = match asked {
         Asked::Nothing => return not_satisfiable(state.length),
         Asked::Whole => {
-            let head = ReplyHead::new(200, state.length, content_type);
-            Task { head, content: Content::File(source, 0..state.length) }
+            let content = Content::File(source, 0..state.length);
+            return Ok(Task::new(whole_head(&state, content_type)?, content));
         }
         Asked::Parts(ranges) => match &ranges[..] {
             [range] => {
                 let mut head = ReplyHead::new(206, range.end - range.start, content_type);
                 let value = content::content_range(range, state.length);
                 head.header("Content-Range", value.as_bytes())?;
-                Task { head, content: Content::File(source, range.clone()) }
+                (head, Content::File(source, range.clone()))
             }
             _ => {
                 let parts = Parts::new(source, content_type, ranges);
                 let content_type = parts.content_type();
                 let content = Content::Parts(Box::new(parts));
-                Task { head: ReplyHead::new(206, content.left(), &content_type), content }
+                (ReplyHead::new(206, content.left(), &content_type), content)
             }
         },
     };
-    task.head.header("Accept-Ranges", b"bytes")?;
-    with_validators(task, &state)
+    head.header("Accept-Ranges", b"bytes")?;
+    validate(&mut head, &state)?;
+    Ok(Task::new(head, content))
+}
+
+/// The head of a whole file's reply.
+fn whole_head(state: &State, content_type: &str) -> Result<ReplyHead, HeadTooLong> {
+    let mut head = ReplyHead::new(200, state.length, content_type);
+    head.header("Accept-Ranges", b"bytes")?;
+    validate(&mut head, state)?;
+    Ok(head)
 }
 
 /// The one Range field; several are none that a client means.
 fn range_field(request: &Request) -> Option<&[u8]> {
-    let mut fields = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"range"));
-    match (fields.next(), fields.next()) {
-        (Some((_, value)), None) => Some(value),
+    let mut values = request.values("range");
+    match (values.next(), values.next()) {
+        (Some(value), None) => Some(value),
         _ => None,
     }
 }
 
-fn with_validators(mut task: Task, state: &State) -> Result<Task, Refused> {
+/// Adds what tells one state of a file from another.
+fn validate(head: &mut ReplyHead, state: &State) -> Result<(), HeadTooLong> {
     let mut modified = ArrayString::<32>::new();
     // Its length is fixed, so it fits.
     let _ = write!(modified, "{}", condition::last_modified(state.modified, SystemTime::now()));
-    task.head.header("Last-Modified", modified.as_bytes())?;
-    task.head.header("ETag", state.tag().as_bytes())?;
-    Ok(task)
+    head.header("Last-Modified", modified.as_bytes())?;
+    head.header("ETag", state.tag().as_bytes())
 }
 
 /// 416, and how long the file is (RFC 9110 15.5.17).
 fn not_satisfiable(length: u64) -> Result<Task, Refused> {
-    let mut task = refusal(Refused(416));
+    let (mut head, text) = refused_head(416);
     let mut value = ArrayString::<32>::new();
     // It fits: one number of 20 digits.
     let _ = write!(value, "bytes */{length}");
-    task.head.header("Content-Range", value.as_bytes())?;
-    Ok(task)
+    head.header("Content-Range", value.as_bytes())?;
+    Ok(Task::new(head, Content::Text(text)))
 }
 
 /// What may be asked of any file, and of the server as a whole (RFC 9110 9.3.7).
 fn options() -> Result<Task, Refused> {
     let mut head = ReplyHead::new(204, 0, "");
     head.header("Allow", ALLOW)?;
-    Ok(Task { head, content: Content::Text("") })
+    Ok(Task::new(head, Content::Text("")))
 }
 
 /// What the client hears of an error: that there is no such file, or whose fault it is.
@@ -243,7 +276,7 @@ fn moved(request: &Request) -> Result<Task, Refused> {
     let location = [request.path(), b"/", mark, query].concat();
     let mut head = ReplyHead::new(301, 0, "");
     head.header("Location", &location)?;
-    Ok(Task { head, content: Content::Text("") })
+    Ok(Task::new(head, Content::Text("")))
 }
 
 /// By the name's extension (IANA's registry of media types). Text is UTF-8, as nearly all of it is.
@@ -264,6 +297,12 @@ fn media_type(path: &[u8]) -> ArrayString<96> {
 }
 
 fn refusal(Refused(status): Refused) -> Task {
+    let (head, text) = refused_head(status);
+    Task::new(head, Content::Text(text))
+}
+
+/// A reply's head and body that say why there is no file.
+fn refused_head(status: u16) -> (ReplyHead, &'static str) {
     let text = match status {
         400 => "The path is not a valid one.\n",
         403 => "Not for you.\n",
@@ -280,7 +319,7 @@ fn refusal(Refused(status): Refused) -> Task {
     if status == 405 {
         let _ = head.header("Allow", ALLOW);
     }
-    Task { head, content: Content::Text(text) }
+    (head, text)
 }
 
 impl App for Static {
@@ -291,7 +330,10 @@ impl App for Static {
     }
 
     fn head(&mut self, task: &mut Task, _: &Request, _: Time) -> Poll<ReplyHead> {
-        Poll::Ready(task.head.clone())
+        Poll::Ready(match &task.head {
+            Head::Made(head) => ReplyHead::clone(head),
+            Head::Kept(held) => held.head.clone(),
+        })
     }
 
     fn body(&mut self, task: &mut Task, _: &Request, _: Time, out: &mut [u8]) -> Poll<Body> {

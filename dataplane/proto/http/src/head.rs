@@ -27,6 +27,20 @@ pub(crate) struct Facts {
     pub upgrade: bool,
     pub expects_continue: bool,
     pub framing: Framing,
+    /// First letters of the field names that are there; see [`Facts::may_hold`].
+    pub initials: u32,
+}
+
+impl Facts {
+    /// Whether there may be a field of this name: no, for most of those that are asked for, without a look at the head.
+    pub fn may_hold(&self, name: &str) -> bool {
+        self.initials & initial(name) != 0
+    }
+}
+
+/// A bit for the first letter of a field name, the same in either case; characters may share one.
+fn initial(name: &str) -> u32 {
+    name.bytes().next().map_or(0, |first| 1 << (first & 31))
 }
 
 /// Parses a head that starts with its request line. `None`: it is not whole yet.
@@ -109,12 +123,7 @@ fn names_http(bytes: &[u8]) -> bool {
 }
 
 fn has_bare_line_feed(head: &[u8]) -> bool {
-    let mut before = 0;
-    head.iter().any(|byte| {
-        let bare = *byte == b'\n' && before != b'\r';
-        before = *byte;
-        bare
-    })
+    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
 fn range_of(part: &[u8], whole: &[u8]) -> Range<usize> {
@@ -133,6 +142,7 @@ fn judge_fields(fields: &[httparse::Header<'_>], bytes: &[u8], facts: &mut Facts
     let (mut close, mut keep_alive, mut upgrade_option, mut upgrade) = (false, false, false, false);
     for field in fields {
         let (name, value) = (field.name, trim(field.value));
+        facts.initials |= initial(name);
         if name.eq_ignore_ascii_case("host") {
             hosts += 1;
             facts.host = range_of(value, bytes);
@@ -247,12 +257,29 @@ fn is_name(name: &[u8]) -> bool {
         rest = match (byte, behind) {
             (b'%', [high, low, behind @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => behind,
             (b'%', _) => return false,
-            _ if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => behind,
+            _ if IS_NAME_BYTE[usize::from(*byte)] => behind,
             _ => return false,
         };
     }
     true
 }
+
+/// Unreserved characters and sub-delimiters (RFC 3986 2.2, 2.3).
+const IS_NAME_BYTE: [bool; 256] = {
+    let mut is = [false; 256];
+    let mut byte = 0;
+    while byte < is.len() {
+        is[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mark = b"-._~!$&'()*+,;=";
+    let mut at = 0;
+    while at < mark.len() {
+        is[mark[at] as usize] = true;
+        at += 1;
+    }
+    is
+};
 
 /// A Content-Length: digits only, no sign, no list.
 fn decimal(value: &[u8]) -> Option<u64> {
@@ -299,9 +326,12 @@ pub(crate) fn may_end(head: &[u8], from: usize) -> bool {
 
 /// Header fields of a head that has been parsed: every line is `name: value` and ends in CR LF.
 pub(crate) fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    head.split(|byte| *byte == b'\n').skip(1).filter_map(|line| {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let colon = line.iter().position(|byte| *byte == b':')?;
+    let mut rest = memchr::memchr(b'\n', head).map_or(&[][..], |end| &head[end + 1..]);
+    std::iter::from_fn(move || {
+        let (line, behind) = rest.split_at_checked(memchr::memchr(b'\n', rest)?)?;
+        rest = &behind[1..];
+        // The empty line at the end has none.
+        let colon = memchr::memchr(b':', line)?;
         Some((&line[..colon], trim(&line[colon + 1..])))
     })
 }

@@ -77,7 +77,7 @@ fn is_field_value(value: &[u8]) -> bool {
 }
 
 /// Status, framing and header fields of a reply.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ReplyHead {
     /// Status code.
     pub status: u16,
@@ -87,6 +87,16 @@ pub struct ReplyHead {
     pub close: bool,
     content_type: ArrayString<CONTENT_TYPE_MAX>,
     fields: ArrayVec<u8, FIELDS_BYTES_MAX>,
+}
+
+impl Clone for ReplyHead {
+    /// Copies the fields that are there at once, where a derived one would go byte by byte.
+    fn clone(&self) -> ReplyHead {
+        let mut fields = ArrayVec::new();
+        // It fits: its room is the same.
+        let _ = fields.try_extend_from_slice(&self.fields);
+        ReplyHead { fields, ..*self }
+    }
 }
 
 impl ReplyHead {

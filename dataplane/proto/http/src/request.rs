@@ -116,9 +116,16 @@ impl Request {
         head::fields(&self.head)
     }
 
+    /// The values of the fields of that name, in any case. To ask for one that is not there costs next to nothing.
+    pub fn values<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        let head = if self.facts.may_hold(name) { &self.head[..] } else { &[] };
+        let fields = head::fields(head);
+        fields.filter(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
     /// The first field of that name, in any case.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers().find(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.values(name).next()
     }
 
     /// The host it is for: of an absolute target, else of the Host field.

@@ -272,6 +272,24 @@ proptest! {
         }
     }
 
+    /// Whatever name is asked for, in any case: all its values, and no other's.
+    #[test]
+    fn fields_are_found_by_name(
+        fields in proptest::collection::vec(("[!-9;-~&&[!#$%&'*+.^_`|~a-dA-D0-9-]]{1,3}", "[a-c]{0,3}"), 0..9),
+        name in "[a-dA-D*~2-]{1,3}",
+    ) {
+        let mut head = String::from("GET / HTTP/1.0\r\n");
+        for (name, value) in &fields {
+            head += &format!("{name}: {value} \r\n");
+        }
+        let request = read(format!("{head}\r\n").as_bytes()).expect("a request");
+        for name in fields.iter().map(|(name, _)| name.to_ascii_uppercase()).chain([name]) {
+            let same = fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(&name));
+            let expected: Vec<_> = same.map(|(_, value)| value.as_bytes()).collect();
+            prop_assert_eq!(request.values(&name).collect::<Vec<_>>(), expected);
+        }
+    }
+
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
         let _ = read(&bytes);

@@ -35,7 +35,12 @@ impl<S: Segment> Tcp<S> {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub fn connect(&mut self, now: Time, local: SocketAddr, peer: SocketAddr) -> Result<ConnId, ConnectError> {
+    pub fn connect(
+        &mut self,
+        now: Time,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<ConnId, ConnectError> {
         let unreachable = !self.config.addresses.contains(&local.ip())
             || local.is_ipv4() != peer.is_ipv4()
             || peer.ip().is_unspecified()

@@ -140,7 +140,8 @@ impl<S: Segment> Connection<S> {
         let connecting = socket.connect(context, (peer.ip(), peer.port()), (local.ip(), local.port()));
         debug_assert!(connecting.is_ok());
         // Nothing is known of the peer before its SYN: see `greet`.
-        let (next, unknown) = (TcpSeqNumber(0), SynOptions { window: 0, mss: None, window_scale: None, sack: false });
+        let (next, unknown) =
+            (TcpSeqNumber(0), SynOptions { window: 0, mss: None, window_scale: None, sack: false });
         let offer = Offer::new(next, ours + 1, unknown);
         Connection::new(socket, flow, hash, Stage::Connecting, next, now, offer, config)
     }

@@ -108,8 +108,12 @@ struct World {
 }
 
 fn world(faults: Faults, seed: u64) -> World {
-    let client =
-        keyferry_tcp::Config { addresses: vec![CLIENT_V4, CLIENT_V6], ports: vec![], seed: seed + 1, ..config() };
+    let client = keyferry_tcp::Config {
+        addresses: vec![CLIENT_V4, CLIENT_V6],
+        ports: vec![],
+        seed: seed + 1,
+        ..config()
+    };
     World {
         now: Time::from_us(1_000_000),
         client: Host::new(client),
@@ -132,9 +136,10 @@ impl World {
             self.client.turn(self.now);
             self.server.turn(self.now);
             self.sent += self.client.port.packets.len();
-            for (from, to) in
-                [(&mut self.client.port, &mut self.server.coming), (&mut self.server.port, &mut self.client.coming)]
-            {
+            for (from, to) in [
+                (&mut self.client.port, &mut self.server.coming),
+                (&mut self.server.port, &mut self.client.coming),
+            ] {
                 for packet in from.packets.drain(..) {
                     if self.cut || self.rng.below(100) < self.faults.loss {
                         continue;
@@ -260,7 +265,9 @@ fn ends_are_joined_again_at_once() {
             world.client.events.clear();
             world.server.events.clear();
             let near_id = world.connect(5000).expect("it begins");
-            world.run_until("open", |world| world.client.opened().is_some() && world.server.opened().is_some());
+            world.run_until("open", |world| {
+                world.client.opened().is_some() && world.server.opened().is_some()
+            });
             let far_id = world.server.opened().unwrap();
             if closes_first == "client" {
                 world.client.tcp.close(near_id);
@@ -271,7 +278,9 @@ fn ends_are_joined_again_at_once() {
                 world.run(Duration::from_millis(20));
                 world.client.tcp.close(near_id);
             }
-            world.run_until("closed", |world| world.client.closed().is_some() && world.server.closed().is_some());
+            world.run_until("closed", |world| {
+                world.client.closed().is_some() && world.server.closed().is_some()
+            });
             assert_eq!(world.client.closed(), Some(CloseReason::Finished));
         }
         assert!(world.client.tcp.counters().time_wait <= 1);
