@@ -6,7 +6,8 @@ from pathlib import Path
 BEGIN = "<!-- tools/bench --write: from here -->"
 END = "<!-- to here -->"
 COLOURS = {"keyferry": "#2a78d6", "keyferry_vhost": "#123f73", "nginx": "#1b9e5a", "haproxy": "#c4622d"}
-WIDTH, ROW, LEFT, RIGHT = 720, 26, 120, 130
+LABELS = {"keyferry": "keyferry, veth", "keyferry_vhost": "keyferry, vhost", "haproxy": "HAProxy"}
+WIDTH, ROW, LEFT, RIGHT = 720, 26, 130, 120
 
 
 def machine():
@@ -30,7 +31,7 @@ def bars(title, unit, values):
     for row, (name, value, spread) in enumerate(values):
         y = 32 + row * ROW
         length = value / top * room
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{name}</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{LABELS.get(name, name)}</text>')
         parts.append(
             f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{ROW - 8}" rx="2" '
             f'fill="{COLOURS.get(name, "#888")}"/>'
@@ -59,7 +60,7 @@ def check(document):
         raise SystemExit(f"{document} has no line {BEGIN}: put it and {END} where the result belongs")
 
 
-def write(document, results, cases, medians, versions, run_of, summary, idle_turns_max):
+def write(document, results, cases, medians, versions, run_of, summary):
     """Replaces what an earlier run wrote."""
     check(document)
     folder = document.parent / "bench"
@@ -77,7 +78,7 @@ def write(document, results, cases, medians, versions, run_of, summary, idle_tur
         (folder / f"{name}.svg").write_text(bars(title, unit, values))
         lines += [f"![{title}](bench/{name}.svg)", ""]
         lines += table(name, title, unit, results, found, medians)
-        lines += saturation(results[name].get("keyferry", []), idle_turns_max)
+        lines += left_out(results[name])
     text = document.read_text()
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
@@ -90,14 +91,14 @@ def disturbed(results):
     return max((figures.get("others_share", 0.0) for figures in rounds), default=0.0)
 
 
-def saturation(rounds, idle_turns_max):
-    """How keyferry's share of the core was found: it polls, so that it always looks busy."""
-    turns = [figures["idle_turns"] for figures in rounds if "idle_turns" in figures]
-    if not turns:
+def left_out(peers):
+    """Turns of keyferry's core without work: it polls, so that it always looks busy."""
+    shares = {LABELS[peer]: max(figures["idle_share"] for figures in rounds)
+              for peer, rounds in peers.items() if "idle_share" in rounds[0]}
+    if not shares:
         return []
-    worst = max(turns)
-    way = "measured at saturation" if worst < idle_turns_max else "not saturated, so its core's time without idle turns"
-    return [f"keyferry: {way} (idle turns at most {worst:.1%}).", ""]
+    said = "; ".join(f"{label}: at most {share:.1%}" for label, share in shares.items())
+    return [f"Of the core's time in turns without work, and left out: {said}.", ""]
 
 
 def table(name, title, unit, results, found, medians):
@@ -106,7 +107,7 @@ def table(name, title, unit, results, found, medians):
         rows = []
         for peer, (value, _) in found.items():
             fewer, more = results[name][peer][0]["at"].items()
-            rows.append(f"| {peer} | **{value:.0f}** | {fewer[1] / 2**20:.0f} | {more[1] / 2**20:.0f} |")
+            rows.append(f"| {LABELS.get(peer, peer)} | **{value:.0f}** | {fewer[1] / 2**20:.0f} | {more[1] / 2**20:.0f} |")
         counts = f"MiB with {int(fewer[0]):,} | with {int(more[0]):,}"
         return [f"| {title} | {unit} | {counts} |", "|---|---|---|---|", *rows, ""]
     columns = ["rate", "busy_share", "p50_us", "p99_us", "client_share"]
@@ -115,7 +116,7 @@ def table(name, title, unit, results, found, medians):
     for peer, (value, spread) in found.items():
         rest = [found_of[column][peer][0] for column in columns]
         rows.append(
-            f"| {peer} | **{number(value)}** ± {spread:.0%} | {number(rest[0])} | {rest[1]:.2f} | {rest[2]:.0f} | "
+            f"| {LABELS.get(peer, peer)} | **{number(value)}** ± {spread:.0%} | {number(rest[0])} | {rest[1]:.2f} | {rest[2]:.0f} | "
             f"{rest[3]:.0f} | {rest[4]:.2f} |"
         )
     head = f"| {title} | {unit} | a second | server's core busy | p50 us | p99 us | client's core busy |"
