@@ -136,7 +136,8 @@ pub fn collect(
         collected.total.add(&part.tally);
     }
     for Cpu { from, to } in cpus {
-        let share = (to.1 - from.1).as_secs_f64() / (to.0 - from.0).as_secs_f64().max(f64::MIN_POSITIVE);
+        let share =
+            to.1.saturating_sub(from.1).as_secs_f64() / (to.0 - from.0).as_secs_f64().max(f64::MIN_POSITIVE);
         collected.cpu_share = collected.cpu_share.max(share);
         collected.cpu_s += to.1.as_secs_f64();
     }

@@ -4,6 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Processor time of the machine since it started, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MachineTime {
@@ -43,6 +45,12 @@ pub fn thread_cpu() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let ns = text.split_whitespace().next().and_then(|field| field.parse().ok());
     Duration::from_nanos(ns.unwrap_or(0))
+}
+
+/// Processor time of the calling thread so far, by the clock: cheaper than [`thread_cpu`], for threads that poll.
+pub fn thread_clock() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// Largest resident memory of this process so far, in bytes.

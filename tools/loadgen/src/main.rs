@@ -127,7 +127,7 @@ fn highest_rate(args: &SearchArgs, stop: &Arc<AtomicBool>) -> anyhow::Result<u8>
             achieved: report.requests_per_s,
             p99_us: report.latency_us.p99,
             failures: goal.failures(&report),
-            doubt: Doubt::of(&report, goal.tightest_us(), args.run.spin),
+            doubt: Doubt::of(&report, goal.tightest_us()),
         };
         eprintln!("{trial}");
         trials.push(trial.clone());

@@ -243,8 +243,11 @@ mod tests {
 
     use super::*;
 
-    /// What a stream of replies says: status, close and body of each.
-    fn read(stream: &[u8], cut: usize) -> Result<Vec<(u16, bool, Vec<u8>)>, Malformed> {
+    /// Status, close and body.
+    type Reply = (u16, bool, Vec<u8>);
+
+    /// What a stream of replies says, and whether it ends where one of them does.
+    fn read(stream: &[u8], cut: usize) -> Result<(Vec<Reply>, bool), Malformed> {
         let mut reader = Reader::default();
         let mut replies = Vec::new();
         let mut body = Vec::new();
@@ -265,8 +268,7 @@ mod tests {
                 }
             }
         }
-        assert!(reader.is_idle() || reader.is_ended_by_close() || head.is_some());
-        Ok(replies)
+        Ok((replies, reader.is_idle()))
     }
 
     const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\
@@ -284,7 +286,7 @@ mod tests {
                 (204, false, vec![]),
                 (503, true, vec![]),
             ];
-            prop_assert_eq!(read(STREAM, cut), Ok(expected));
+            prop_assert_eq!(read(STREAM, cut), Ok((expected, true)));
         }
 
         #[test]

@@ -115,7 +115,7 @@ pub struct Handshakes {
 /// The generator's own state in the measured part of a run.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Generator {
-    /// Processor time of the busiest thread, as a share of the run. With --spin it is 1.
+    /// Processor time of the busiest thread, as a share of the run; without polls that found nothing (--spin, --nic).
     pub cpu_share: f64,
     /// Processor time a request, all threads, in microseconds.
     pub cpu_us_per_request: f64,

@@ -50,12 +50,12 @@ pub enum Doubt {
 
 impl Doubt {
     /// What speaks against a run; `bound_us`: the tightest latency of the goal.
-    pub fn of(report: &Report, bound_us: Option<f64>, spins: bool) -> Option<Doubt> {
+    pub fn of(report: &Report, bound_us: Option<f64>) -> Option<Doubt> {
         let g = &report.generator;
         let lag_max = bound_us.map_or(LAG_US_MAX, |bound| bound * LAG_SHARE_MAX);
         if g.steal_share > STEAL_SHARE_MAX {
             Some(Doubt::Stolen(g.steal_share))
-        } else if g.cpu_share > CPU_SHARE_MAX && !spins {
+        } else if g.cpu_share > CPU_SHARE_MAX {
             Some(Doubt::GeneratorBusy(g.cpu_share))
         } else if g.lag_us.p99 > lag_max {
             Some(Doubt::GeneratorLate(g.lag_us.p99))

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -27,6 +27,8 @@ const OTHER_FILES: u64 = 64;
 /// The kernel's sockets of one thread.
 pub struct Sockets {
     epoll: OwnedFd,
+    /// In looks that found nothing.
+    idle: Duration,
 }
 
 impl Sockets {
@@ -35,7 +37,7 @@ impl Sockets {
     /// # Errors
     /// When the kernel has no poll set left.
     pub fn new() -> io::Result<Sockets> {
-        Ok(Sockets { epoll: epoll::create(CreateFlags::CLOEXEC)? })
+        Ok(Sockets { epoll: epoll::create(CreateFlags::CLOEXEC)?, idle: Duration::ZERO })
     }
 }
 
@@ -77,6 +79,7 @@ impl Transport for Sockets {
         let exactly = timespec(wait.time);
         let mut room = [MaybeUninit::uninit(); EVENTS];
         let wait_here = if wait.is_exact { NOW } else { exactly };
+        let asked = wait.time.is_zero().then(Instant::now);
         let ready = match epoll::wait(&self.epoll, &mut room, Some(&wait_here)) {
             Ok((ready, _)) => &*ready,
             Err(Errno::INTR) => &[],
@@ -90,12 +93,19 @@ impl Transport for Sockets {
                 Err(error) => return Err(error.into()),
             }
         }
+        if let (Some(asked), true) = (asked, ready.is_empty()) {
+            self.idle += asked.elapsed();
+        }
         let over = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         events.extend(ready.iter().map(|event| {
             let (data, flags) = (event.data, event.flags);
             Event { token: data.u64(), is_hung_up: flags.intersects(over) }
         }));
         Ok(())
+    }
+
+    fn idle(&self) -> Duration {
+        self.idle
     }
 }
 

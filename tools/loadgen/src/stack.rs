@@ -18,6 +18,7 @@ use keyferry_worker::port::Port;
 use keyferry_worker::receive::Receive;
 use rustix::io::Errno;
 
+use crate::host;
 use crate::transport::{Event, Transport, Wait};
 
 /// Bytes handed to TCP at once.
@@ -93,6 +94,8 @@ pub struct Stack<N: Nic> {
     ports: HashMap<IpAddr, u16>,
     pieces: Vec<Piece>,
     idle_turns: u32,
+    /// Of the thread, in turns with nothing to do.
+    idle: Duration,
 }
 
 impl<N: Nic> Stack<N> {
@@ -114,6 +117,7 @@ impl<N: Nic> Stack<N> {
             by_connection: vec![None; connections],
             pieces: Vec::with_capacity(PIECES_MAX),
             idle_turns: 0,
+            idle: Duration::ZERO,
         }
     }
 
@@ -294,20 +298,36 @@ impl<N: Nic> Transport for Stack<N> {
     }
 
     fn wait(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
-        let until = Instant::now() + wait.time;
+        let mut now = Instant::now();
+        let until = now + wait.time;
         loop {
+            let before = now;
             let is_busy = self.turn(events);
-            if !events.is_empty() || wait.time.is_zero() || Instant::now() >= until {
+            now = Instant::now();
+            if is_busy {
+                self.idle_turns = 0;
+            } else {
+                self.idle += now - before;
+                self.idle_turns = self.idle_turns.saturating_add(1);
+            }
+            if !events.is_empty() || now >= until {
                 return Ok(());
             }
-            self.idle_turns = if is_busy { 0 } else { self.idle_turns.saturating_add(1) };
             // A core of its own is not slowed by this; a shared one lets the server run.
             if self.idle_turns > TURNS_BEFORE_YIELD {
+                let used = host::thread_clock();
                 std::thread::yield_now();
+                // Not what the others used.
+                self.idle += host::thread_clock().saturating_sub(used);
+                now = Instant::now();
             } else {
                 std::hint::spin_loop();
             }
         }
+    }
+
+    fn idle(&self) -> Duration {
+        self.idle
     }
 
     fn finish(&mut self) {

@@ -66,6 +66,9 @@ pub trait Transport {
     /// When waiting itself fails.
     fn wait(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()>;
 
+    /// Processor time spent on looking for something to do, and finding nothing.
+    fn idle(&self) -> Duration;
+
     /// Lets what was closed come to its end on the wire. A kernel does that by itself.
     fn finish(&mut self) {}
 }

@@ -63,7 +63,7 @@ pub struct Slice {
     pub second: u64,
     /// Its counts.
     pub tally: Box<Tally>,
-    /// Processor time of the thread so far, and when that was.
+    /// Processor time of the thread so far, without what it looked in vain; and when that was.
     pub cpu: Duration,
     /// End of the slice.
     pub at: Instant,
@@ -207,7 +207,7 @@ impl<T: Transport> Worker<T> {
             thread: self.settings.index,
             second: self.second,
             tally: Box::new(std::mem::take(&mut self.shared.tally)),
-            cpu: host::thread_cpu(),
+            cpu: host::thread_cpu().saturating_sub(self.transport.idle()),
             at: self.now,
             open: self.live,
             is_last,
