@@ -17,6 +17,8 @@ const NGINX: &str = "10.77.1.1";
 const NGINX_PORT: u16 = 8443;
 /// Longest start of nginx.
 const START_MAX: Duration = Duration::from_secs(20);
+/// More clients of the same network.
+const SOURCES: &str = "10.77.1.70-10.77.1.79";
 const SIZES: &str = "0,100,4000,100000";
 
 /// `--nic` and what belongs to it.
@@ -46,7 +48,18 @@ fn a_node_over_veth() {
 fn a_node_over_vhost() {
     let cluster = Cluster::start(&Options::new(1).vhost());
     let device = format!("net_virtio_user0,path={}", cluster.vhost_socket("a").display());
-    let load = ["-c", "8", "-n", "3000", "--bytes-mix", SIZES, "--requests-per-connection", "50"];
+    let load = [
+        "-c",
+        "8",
+        "-n",
+        "3000",
+        "--bytes-mix",
+        SIZES,
+        "--requests-per-connection",
+        "50",
+        "--source",
+        SOURCES,
+    ];
     let report = cluster.load(&on(&device, &load));
     expect_whole(&report, 3000);
     assert!(report.handshakes.full > 0 && report.handshakes.resumed > 0, "{report}");

@@ -27,6 +27,8 @@ const PIECE_BYTES: usize = 16 * 1024;
 const PIECES_MAX: usize = 64;
 /// First port connections come from; those below are for services (RFC 6335 section 6).
 const FIRST_PORT: u16 = 1024;
+/// Distance of the first ports of two addresses; prime, so that they spread.
+const PORTS_APART: u64 = 7919;
 /// Ports tried for one connection before none is taken to be free.
 const TRIES_MAX: usize = 1024;
 /// Turns of the port with nothing to do before the thread lets others run.
@@ -104,13 +106,14 @@ impl<N: Nic> Stack<N> {
         let caps = nic.caps();
         let tcp = config(&caps, addresses.clone(), limits);
         let connections = tcp.connections as usize;
-        let first = FIRST_PORT + (limits.seed % 30_000) as u16;
+        // The flow table's hash leaves our address out, so addresses do not begin with the same ports.
+        let first = |index: u64| FIRST_PORT + (limits.seed.wrapping_add(index * PORTS_APART) % 60_000) as u16;
         Stack {
             port: Port::new(nic, link),
             receive: Receive::new(Handover::between(1, 1).remove(0)),
             tcp: Tcp::new(tcp),
             clock: Clock::start(),
-            ports: addresses.iter().map(|address| (*address, first)).collect(),
+            ports: (0..).zip(&addresses).map(|(index, address)| (*address, first(index))).collect(),
             addresses,
             held: vec![None; limits.connections],
             vacant: (0..limits.connections).rev().collect(),
