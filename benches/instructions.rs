@@ -18,11 +18,6 @@ use keyferry_nic::{BURST, Nic, Packet as _};
 use keyferry_time::Time;
 use keyferry_tls::{PLAINTEXT_BYTES_MAX, SEALED_BYTES_MAX, Suite};
 
-const LOCAL: &[u8] =
-    b"GET /?bytes=1024&lend=0 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
-const LENT: &[u8] =
-    b"GET /?bytes=1024 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
-
 /// Times the work is done.
 const TIMES: u32 = 200;
 /// Before that, unmeasured.
@@ -40,8 +35,8 @@ fn main() {
         "seal_16k" => seal(PLAINTEXT_BYTES_MAX),
         "seal_1k" => seal(1024),
         "handshake" => handshakes(),
-        "request" => requests(LOCAL),
-        "lease" => requests(LENT),
+        "request" => requests(client::REQUEST_LOCAL),
+        "lease" => requests(client::REQUEST),
         // `cargo bench` runs every bench without a case.
         _ => {
             println!(
@@ -110,7 +105,7 @@ fn requests(request: &[u8]) {
         bench.answer(request, |turn| measured(turn));
     }
     let counters = bench.lender.worker.snapshot();
-    let lent = if request == LENT { u64::from(WARM_UP + TIMES) } else { 0 };
+    let lent = if request == client::REQUEST { u64::from(WARM_UP + TIMES) } else { 0 };
     assert_eq!(counters.replies_lent - before, lent, "who sealed: {counters:?}");
     println!("{TIMES}");
 }

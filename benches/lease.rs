@@ -17,11 +17,6 @@ use keyferry_app::synthetic;
 use keyferry_decide::Policy;
 use keyferry_nic::{BURST, Nic, Packet as _};
 
-const LENT: &[u8] =
-    b"GET /?bytes=1024 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
-const LOCAL: &[u8] =
-    b"GET /?bytes=1024&lend=0 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
-
 /// Requests of each kind; a tenth more warm up.
 const REQUESTS: usize = 50_000;
 
@@ -42,8 +37,8 @@ fn lender(pair: &Pair) -> (Vec<f64>, Vec<f64>) {
     let mut client = open(&mut node, start);
     let (mut local, mut lent) = (Vec::new(), Vec::new());
     for number in 0..REQUESTS + REQUESTS / 10 {
-        let (here, there) = (round_trip(&mut node, &mut client, LOCAL, start), {
-            round_trip(&mut node, &mut client, LENT, start)
+        let (here, there) = (round_trip(&mut node, &mut client, client::REQUEST_LOCAL, start), {
+            round_trip(&mut node, &mut client, client::REQUEST, start)
         });
         if number >= REQUESTS / 10 {
             local.push(here);

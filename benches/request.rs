@@ -19,9 +19,6 @@ use keyferry_nic::{BURST, Nic, Packet as _};
 use keyferry_time::Time;
 use keyferry_worker::{Probe, Stage};
 
-const REQUEST: &[u8] =
-    b"GET /?bytes=1024 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
-
 /// Bursts timed one by one; the median is quoted.
 const BURSTS: usize = 4_000;
 
@@ -130,7 +127,7 @@ impl Bench {
     fn send_burst(&mut self) -> usize {
         let burst = BURST.min(self.clients.len());
         for _ in 0..burst {
-            let frame = self.clients[self.next].request(REQUEST);
+            let frame = self.clients[self.next].request(client::REQUEST);
             self.next = (self.next + 1) % self.clients.len();
             node::inject(&mut self.node.wire, &frame);
         }

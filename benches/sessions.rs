@@ -26,9 +26,6 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 
 type Packet = <keyferry_nic::sim::Queue as Nic>::Packet;
 
-const REQUEST: &[u8] =
-    b"GET /?bytes=1024 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
-
 /// Handshakes that resume, of each version; a tenth more warm up.
 const HANDSHAKES: usize = 20_000;
 
@@ -356,7 +353,7 @@ impl Bench {
         let mut times = Vec::with_capacity(WARM_UP + REQUESTS);
         for number in established.iter().cycle().take(WARM_UP + REQUESTS) {
             let client = self.clients.get_mut(number).expect("an established connection");
-            let frame = client.request(REQUEST);
+            let frame = client.request(client::REQUEST);
             self.inject(vec![frame]);
             let (took, packets) = self.until_payload();
             times.push(took.as_nanos() as f64 / 1_000.0);

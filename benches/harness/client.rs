@@ -17,6 +17,13 @@ use rustls::{
 use super::node::{ADDRESS, MAC, PORT};
 use super::wallet::Wallet;
 
+/// A request of usual length; the server may lend it.
+pub const REQUEST: &[u8] =
+    b"GET /?bytes=1024 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
+/// The same, which the server runs itself.
+pub const REQUEST_LOCAL: &[u8] =
+    b"GET /?bytes=1024&lend=0 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
+
 const ETHERNET: usize = 14;
 const IP: usize = 20;
 const TCP: usize = 20;
