@@ -17,7 +17,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 10
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--faint) }
 th:first-child, td:first-child { text-align: left } th { color: var(--soft); font-weight: 600 }
 code { overflow-wrap: anywhere } .wide { overflow-x: auto } p.note { color: var(--soft) }
-svg { width: 100%; height: auto } svg text { fill: var(--soft); font-size: 12px }
+svg { width: 100%; min-width: 34rem; height: auto } svg text { fill: var(--soft); font-size: 12px }
 svg .grid { stroke: var(--faint); stroke-width: 1 } svg polyline { fill: none }
 svg .s0 { stroke: var(--a); stroke-width: 2 } svg .s1 { stroke: var(--b); stroke-width: 2 }
 svg .s2 { stroke: var(--c); stroke-width: 2 }
@@ -30,6 +30,7 @@ pub fn page(report: &Report, command: &str) -> String {
     let _ = write!(
         out,
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>keyferry-load</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<h1>keyferry-load: {:.0} requests a second</h1>\n\
          <p><code>{}</code></p>\n",
@@ -39,7 +40,7 @@ pub fn page(report: &Report, command: &str) -> String {
     figures(report, &mut out);
     latencies(report, &mut out);
     for plot in plots(report) {
-        let _ = write!(out, "<h2>{}</h2>\n{}\n", plot.title, plot.svg());
+        let _ = write!(out, "<h2>{}</h2>\n<div class=\"wide\">{}</div>\n", plot.title, plot.svg());
     }
     out.push_str("</body>\n</html>\n");
     out
@@ -50,11 +51,8 @@ fn figures(report: &Report, out: &mut String) {
     let e = &report.errors;
     let rows = [
         ("Right replies", format!("{} in {:.2} s", report.requests, report.seconds)),
-        (
-            "Intended rate",
-            report.intended_per_s.map_or("closed loop".to_owned(), |rate| format!("{rate:.1}/s")),
-        ),
-        ("Body bytes", format!("{}, wrong bodies {}", report.bytes, report.mismatches)),
+        ("Intended rate", report.intended_per_s.map_or("closed loop".to_owned(), |rate| format!("{rate}/s"))),
+        ("Bodies", format!("{:.1} MB, {} wrong", report.bytes as f64 / 1e6, report.mismatches)),
         (
             "Errors",
             format!(
@@ -83,7 +81,7 @@ fn figures(report: &Report, out: &mut String) {
         (
             "Generator",
             format!(
-                "{} threads, the busiest at {:.0} % of a core; late by p50 {:.0} us, p99 {:.0} us; steal {:.1} %",
+                "threads {}, the busiest at {:.0} % of a core; late by p50 {:.0} us, p99 {:.0} us; steal {:.1} %",
                 g.threads,
                 g.cpu_share * 100.0,
                 g.lag_us.p50,

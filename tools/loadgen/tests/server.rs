@@ -1,7 +1,9 @@
 //! The whole load generator against a small rustls server that can be told to misbehave.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -146,6 +148,29 @@ fn sessions_are_resumed_unless_told_not_to() {
     assert_eq!((report.handshakes.full, report.handshakes.resumed), (1, 9), "{report}");
     let report = load(address, &[shape.as_slice(), &["--no-resumption"]].concat());
     assert_eq!((report.handshakes.full, report.handshakes.resumed), (10, 0), "{report}");
+}
+
+/// Chromium finds the figures and each curve, and nothing to complain of.
+#[test]
+fn a_browser_draws_the_page() {
+    let report = load(serve(|_| Deed::Right), &["-c", "2", "-d", "2", "--rate", "200", "--bytes-mix", "100"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("page.html");
+    fs::write(&file, keyferry_load::html::page(&report, "keyferry-load ...")).unwrap();
+    let flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"];
+    let profile = format!("--user-data-dir={}", folder.path().join("profile").display());
+    let url = format!("file://{}", file.display());
+    let chromium = Command::new("chromium").args(flags).args([&profile, &url]).output();
+    let Output { status, stdout, stderr } = chromium.expect("chromium is there; tools/test installs it");
+    let (dom, log) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success() && !log.contains("CONSOLE"), "{log}");
+    assert!(dom.contains(&format!("{} in 2.00 s", report.requests)), "{dom}");
+    let curves: Vec<_> = dom.split("<polyline").skip(1).collect();
+    assert_eq!(curves.len(), 7, "{dom}");
+    for curve in curves {
+        let points = curve.split("points=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("");
+        assert!(points.split_whitespace().count() >= 2, "{curve}");
+    }
 }
 
 #[test]
