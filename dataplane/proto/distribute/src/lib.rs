@@ -1,0 +1,55 @@
+//! The distributor's decisions: which node gets a packet that came for a service (design.md, "Distributor").
+//!
+//! A distributor stands in front of the nodes and sees only what clients send: it gives each connection to one node by
+//! rewriting the destination MAC; the node answers the client itself, from the service's address (direct server return).
+//! Sans-IO: packets and `now` go in, verdicts come out; who calls has the port.
+//!
+//! - [`packet`]: what a packet is, [`maglev`] and [`Pool`](pool): whom a new connection goes to
+//! - [`Distributor`]: the flow table, the client table, fragments, and what becomes of each packet
+//! - [`reset`]: what clients of a node that is gone are told
+//!
+//! All tables have fixed sizes. What an attacker can fill is what matters least: half-open connections give way to
+//! open ones, clients that were only seen to those a node has a session of.
+
+#![forbid(unsafe_code)]
+
+mod distributor;
+pub mod maglev;
+pub mod packet;
+pub mod pool;
+pub mod reset;
+mod ways;
+
+pub use distributor::{Config, Counters, Distributor, DropReason, Service, Verdict};
+pub use packet::{Flow, FragmentId, Packet, Segment};
+pub use pool::{Node, State};
+pub use reset::{RESET_BYTES_MAX, Reset};
+
+/// A node, by its place in the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NodeId(pub u16);
+
+impl NodeId {
+    /// Its place.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// How clients are spread over nodes, by the names of the paper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Model {
+    /// `rr`: in turn, whoever comes.
+    RoundRobin,
+    /// `session`: a client goes back to the node that holds its session.
+    Session,
+    /// `bf`: the same; nodes lend each other requests besides.
+    BackEndForwarding,
+}
+
+impl Model {
+    /// Whether clients are remembered.
+    pub fn knows_clients(self) -> bool {
+        !matches!(self, Model::RoundRobin)
+    }
+}
