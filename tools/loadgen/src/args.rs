@@ -11,7 +11,7 @@ use keyferry_link::Cidr;
 
 use crate::arrivals::Law;
 use crate::check::parse_sha256;
-use crate::clients::{Skew, Sources};
+use crate::clients::{Skew, SkewOf, Sources};
 use crate::mix::Mix;
 use crate::slo::Slo;
 
@@ -99,9 +99,13 @@ pub struct Args {
     /// Source addresses to connect from, each of them a client: `10.79.0.10-10.79.0.250,fd00::1`.
     #[arg(long, value_name = "IP[-IP],...", help_heading = "Clients")]
     pub source: Option<Sources>,
-    /// How connections are spread over --source: even, zipf:S, or hot:CLIENTS:SHARE.
+    /// How load is spread over --source: even, zipf:S, or hot:CLIENTS:SHARE.
     #[arg(long, default_value = "even", requires = "source", help_heading = "Clients")]
     pub skew: Skew,
+    /// What is spread so: connections, or, in an open loop, requests over clients with as many connections each, where
+    /// those of a busy client wait for one another.
+    #[arg(long, value_enum, default_value = "connections", requires = "source", help_heading = "Clients")]
+    pub skew_of: SkewOf,
 
     /// Instead of the kernel's sockets.
     #[command(flatten)]
@@ -306,6 +310,24 @@ impl Args {
             self.threads,
             self.connections
         );
+        if self.skew_of == SkewOf::Requests {
+            let clients = self.source.as_ref().map_or(1, |sources| sources.0.len());
+            let connections = self.connections.get() / self.threads;
+            anyhow::ensure!(
+                self.rate.is_some() || self.trace.is_some(),
+                "--skew-of requests is for an open loop; give --rate or --trace"
+            );
+            anyhow::ensure!(
+                self.requests_per_connection == 0,
+                "--skew-of requests is for connections that stay; leave out --requests-per-connection, or use \
+                 --skew-of connections, which with one request a connection is the same"
+            );
+            anyhow::ensure!(
+                connections >= clients,
+                "{clients} clients share {connections} connections of a thread; give --connections {} at least",
+                clients * self.threads.get()
+            );
+        }
         Ok(())
     }
 }

@@ -58,6 +58,16 @@ pub enum Skew {
     Hot(usize, f64),
 }
 
+/// What a skew is one of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SkewOf {
+    /// Each connection belongs to a client that is drawn when it is opened.
+    #[default]
+    Connections,
+    /// Each request does; each client has as many connections as another.
+    Requests,
+}
+
 impl FromStr for Skew {
     type Err = String;
 

@@ -207,6 +207,11 @@ impl<T: Transport> Connection<T> {
         now.saturating_duration_since(since) > bounds.timeout
     }
 
+    /// Whose it is, and to whom.
+    pub fn route(&self) -> Route {
+        self.route
+    }
+
     /// The handshake is over.
     pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))

@@ -16,6 +16,7 @@ pub mod clients;
 pub mod collect;
 pub mod compare;
 pub mod connection;
+pub mod due;
 pub mod host;
 pub mod html;
 pub mod mix;

@@ -1,7 +1,6 @@
 //! Draws the requests of one thread: which size, seed and cost, meant for when, when to stop; and whose they are. The
 //! same arguments draw the same plan. Knows no sockets. Owned by one load thread.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,12 +9,19 @@ use keyferry_app::synthetic::splitmix64;
 use crate::args::{Args, Think};
 use crate::arrivals::{Arrivals, Process};
 use crate::check::{Check, Expected};
+use crate::clients::SkewOf;
+use crate::due::Due;
 use crate::mix::{Mix, uniform};
 use crate::target::{Target, Wish};
 
 /// Moments that are due and for which no connection has room, kept apart from those to come. More of them wait in the
 /// arrival process itself, where they cost nothing.
 const DUE_MAX: usize = 1 << 12;
+/// The same where each client has its own: what waits for a busy client may not keep the others' from coming.
+const DUE_OF_CLIENTS_MAX: usize = 1 << 18;
+
+/// Makes the clients of requests other numbers than what they ask for.
+const CLIENT_SALT: u64 = 0x636c_6965_6e74;
 
 /// A request under way.
 #[derive(Clone, Debug)]
@@ -52,6 +58,8 @@ pub struct Scheme {
     pub clients: usize,
     /// Shares of clients; `None`: in turn.
     pub skew: Option<Mix<usize>>,
+    /// What they are shares of.
+    pub skew_of: SkewOf,
     synthetic: Option<Synthetic>,
     expect_sha256: Option<[u8; 32]>,
     think: Option<Think>,
@@ -81,6 +89,7 @@ impl Scheme {
             weights: Mix::new(args.weights.iter().copied().enumerate().collect()),
             clients,
             skew: args.skew.shares(clients),
+            skew_of: args.skew_of,
             synthetic: args.synthetic.then(|| Synthetic {
                 sizes: args.bytes_mix.clone(),
                 costs: args.cost_mix.clone(),
@@ -104,15 +113,16 @@ pub struct Plan {
     index: usize,
     /// Requests still to be sent; `None`: no end but time.
     left: Option<u64>,
-    /// Requests, routes and pauses drawn; with the thread's own start, no two requests of a run share a seed.
+    /// Requests, moments, routes and pauses drawn; with the thread's own start, no two requests of a run share a seed.
     drawn: u64,
+    arrived: u64,
     routes: u64,
     pauses: u64,
     start: u64,
     /// Open loop: when requests are meant to be sent.
     arrivals: Option<Arrivals>,
-    /// Moments that have come, oldest first.
-    due: VecDeque<Instant>,
+    /// Moments that have come.
+    due: Due,
     /// The moment arrivals count from.
     epoch: Instant,
 }
@@ -125,16 +135,21 @@ impl Plan {
             .process
             .clone()
             .map(|process| Arrivals::new(process, scheme.seed, index, threads, scheme.duration));
+        let due = match scheme.skew_of {
+            SkewOf::Connections => Due::new(1, DUE_MAX),
+            SkewOf::Requests => Due::new(scheme.clients, DUE_OF_CLIENTS_MAX),
+        };
         let share =
             |requests| requests / threads as u64 + u64::from((index as u64) < requests % threads as u64);
         Plan {
             left: scheme.requests.map(share),
             drawn: 0,
+            arrived: 0,
             routes: 0,
             pauses: 0,
             start: scheme.seed.wrapping_add((index as u64) << 48),
             arrivals,
-            due: VecDeque::with_capacity(DUE_MAX),
+            due,
             epoch,
             index,
             scheme,
@@ -149,7 +164,7 @@ impl Plan {
     /// Whether every request has been drawn.
     pub fn is_done(&self) -> bool {
         let is_over = self.arrivals.as_ref().is_some_and(|arrivals| arrivals.peek().is_none());
-        self.left == Some(0) || (is_over && self.due.is_empty())
+        self.left == Some(0) || (is_over && self.due.waiting() == 0)
     }
 
     /// Requests still to be drawn, if their number is what ends the run.
@@ -170,24 +185,56 @@ impl Plan {
     /// Takes note of the moments that have come by `now`; returns how many are due in all, as far as it knows.
     pub fn arrive(&mut self, now: Instant) -> usize {
         let elapsed = now.saturating_duration_since(self.epoch);
-        let most = self.left().min(DUE_MAX);
-        if let Some(arrivals) = &mut self.arrivals {
-            while self.due.len() < most && arrivals.peek().is_some_and(|next| next <= elapsed) {
-                self.due.extend(arrivals.take().map(|offset| self.epoch + offset));
-            }
+        let left = self.left();
+        let Some(arrivals) = &mut self.arrivals else { return 0 };
+        while self.due.waiting() < left
+            && self.due.has_room()
+            && arrivals.peek().is_some_and(|next| next <= elapsed)
+            && let Some(offset) = arrivals.take()
+        {
+            let line = match (self.scheme.skew_of, &self.scheme.skew) {
+                (SkewOf::Connections, _) => 0,
+                (SkewOf::Requests, None) => (self.arrived % self.scheme.clients as u64) as usize,
+                (SkewOf::Requests, Some(shares)) => {
+                    *shares.draw(uniform(splitmix64(self.start ^ CLIENT_SALT).wrapping_add(self.arrived)))
+                }
+            };
+            self.arrived += 1;
+            self.due.push(line, self.epoch + offset);
         }
-        self.due.len()
+        self.due.waiting()
     }
 
-    /// The oldest moment that is due.
-    pub fn oldest_due(&self) -> Option<Instant> {
-        self.due.front().copied()
+    /// Lines in which requests wait for connections: one, or one for each client.
+    pub fn lines(&self) -> usize {
+        match self.scheme.skew_of {
+            SkewOf::Connections => 1,
+            SkewOf::Requests => self.scheme.clients,
+        }
+    }
+
+    /// The line that connections of a route serve.
+    pub fn line(&self, route: Route) -> usize {
+        match self.scheme.skew_of {
+            SkewOf::Connections => 0,
+            SkewOf::Requests => route.client,
+        }
+    }
+
+    /// The line of the next moment that has come and that no connection has been told of.
+    pub fn next_fresh(&mut self) -> Option<usize> {
+        self.due.next_fresh()
+    }
+
+    /// The oldest moment that is due in a line.
+    pub fn oldest_due(&self, line: usize) -> Option<Instant> {
+        self.due.oldest(line)
     }
 
     /// Gives up the requests that were due by `now`; `take` is told the moment of each.
     pub fn drop_overdue(&mut self, now: Instant, mut take: impl FnMut(Instant)) {
         while self.arrive(now) > 0 {
-            for moment in self.due.drain(..) {
+            for moment in self.due.drain() {
                 take(moment);
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
@@ -200,10 +247,11 @@ impl Plan {
             return None;
         }
         let intended = if self.is_open_loop() {
-            if self.due.is_empty() {
+            let line = self.line(route);
+            if self.due.oldest(line).is_none() {
                 self.arrive(now);
             }
-            self.due.pop_front()?
+            self.due.pop(line)?
         } else {
             now
         };
@@ -240,8 +288,8 @@ impl Plan {
         if self.scheme.synthetic.is_some() { status == 200 } else { (200..400).contains(&status) }
     }
 
-    /// Who opens the next connection, and to whom.
-    pub fn draw_route(&mut self) -> Route {
+    /// Who opens the next connection, and to whom; `place`: the connection's among those of the thread.
+    pub fn draw_route(&mut self, place: usize) -> Route {
         // Threads take turns too, so that few connections on many threads still reach different clients.
         let turn = self.routes * self.scheme.threads as u64 + self.index as u64;
         let draw = |shares: &Option<Mix<usize>>, turn: u64, count: usize, salt: u64| match shares {
@@ -253,7 +301,12 @@ impl Plan {
         // Each client asks each target.
         let rounds = turn / targets as u64;
         let client_turn = if self.scheme.skew.is_some() { turn } else { turn % targets as u64 + rounds };
-        let route = Route { target, client: draw(&self.scheme.skew, client_turn, clients, 2) };
+        let client = match self.scheme.skew_of {
+            SkewOf::Connections => draw(&self.scheme.skew, client_turn, clients, 2),
+            // A client always has as many connections, also when some are lost.
+            SkewOf::Requests => place % clients,
+        };
+        let route = Route { target, client };
         self.routes += 1;
         route
     }
@@ -282,7 +335,7 @@ mod tests {
     fn requests(plan: &mut Plan, now: Instant) -> Vec<String> {
         let mut texts = Vec::new();
         loop {
-            let (route, mut out) = (plan.draw_route(), Vec::new());
+            let (route, mut out) = (plan.draw_route(0), Vec::new());
             if plan.draw(route, now, &mut out).is_none() {
                 return texts;
             }
@@ -321,6 +374,25 @@ mod tests {
         };
         assert_eq!(count(&["-n", "100"]), 50);
         assert!((60..90).contains(&count(&["-n", "100", "--weights", "1,3"])));
+    }
+
+    /// What waits for one client does not keep another's from being drawn.
+    #[test]
+    fn requests_of_a_busy_client_wait_for_its_own_connections() {
+        let process = Process::Law { law: Law::Constant, per_s: 1000.0 };
+        let options =
+            ["-d", "1", "--source", "127.0.0.1-127.0.0.2", "--skew", "hot:1:0.9", "--skew-of", "requests"];
+        let mut plan = plan(&options, Some(process));
+        let later = plan.epoch + Duration::from_secs(2);
+        assert_eq!(plan.arrive(later), 1000);
+        let routes = [plan.draw_route(0), plan.draw_route(1), plan.draw_route(2)];
+        assert_eq!(routes.map(|route| route.client), [0, 1, 0]);
+        let mut out = Vec::new();
+        let others = std::iter::from_fn(|| plan.draw(routes[1], later, &mut out)).count();
+        assert!((60..150).contains(&others), "{others}");
+        assert_eq!(plan.oldest_due(plan.line(routes[1])), None);
+        assert_eq!(std::iter::from_fn(|| plan.draw(routes[2], later, &mut out)).count(), 1000 - others);
+        assert!(plan.is_done());
     }
 
     #[test]

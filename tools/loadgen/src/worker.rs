@@ -80,6 +80,13 @@ struct Slot<T: Transport> {
     is_idle: bool,
 }
 
+/// Connections without a request.
+struct Idle {
+    slots: VecDeque<usize>,
+    /// Since when there is one.
+    since: Instant,
+}
+
 /// One thread's connections and counts.
 pub struct Worker<T: Transport> {
     settings: Settings,
@@ -101,10 +108,11 @@ pub struct Worker<T: Transport> {
     opening: usize,
     /// Connections with more to read.
     again: VecDeque<usize>,
-    /// Open loop: connections that may have room for a request, longest idle first, each at most once.
-    idle: VecDeque<usize>,
-    /// Since when there is one.
-    idle_since: Instant,
+    /// Open loop: connections that may have room for a request, longest idle first, each at most once; by the line they
+    /// serve.
+    idle: Vec<Idle>,
+    /// In all lines.
+    idle_slots: usize,
     /// The last connection that was tried was not made.
     is_refused: bool,
     /// Connections that think, by when they go on.
@@ -124,7 +132,7 @@ impl<T: Transport> Worker<T> {
         slices: Sender<Slice>,
         transport: T,
     ) -> Worker<T> {
-        let connections = settings.connections;
+        let (connections, lines) = (settings.connections, plan.lines());
         let slot = || Slot { connection: None, generation: 0, is_idle: false };
         Worker {
             resumption: Resumption::new(if settings.no_resumption { 0.0 } else { settings.resume }),
@@ -140,8 +148,8 @@ impl<T: Transport> Worker<T> {
             live: 0,
             opening: 0,
             again: VecDeque::with_capacity(connections),
-            idle: VecDeque::with_capacity(connections),
-            idle_since: settings.started,
+            idle: (0..lines).map(|_| Idle { slots: VecDeque::new(), since: settings.started }).collect(),
+            idle_slots: 0,
             is_refused: false,
             thinking: BinaryHeap::new(),
             shared: Shared::default(),
@@ -223,18 +231,29 @@ impl<T: Transport> Worker<T> {
         if !self.plan.is_open_loop() || self.is_ending() {
             return;
         }
-        while self.plan.arrive(self.now) > 0 {
-            let Some(index) = self.idle.pop_front() else { break };
+        self.plan.arrive(self.now);
+        while let Some(line) = self.plan.next_fresh() {
+            // Where all are busy, the first to have its reply takes it, and has perhaps done so.
+            let Some(moment) = self.plan.oldest_due(line) else { continue };
+            let Some(index) = self.take_idle(line) else { continue };
+            let late = self.now.saturating_duration_since(moment.max(self.idle[line].since));
+            if moment >= self.settings.bounds.measured_from {
+                self.shared.tally.lag(late);
+            }
+            self.proceed(index, |connection, turn| connection.start(turn));
+            self.plan.arrive(self.now);
+        }
+    }
+
+    /// The connection of a line that has been idle for longest and still has room.
+    fn take_idle(&mut self, line: usize) -> Option<usize> {
+        loop {
+            let index = self.idle[line].slots.pop_front()?;
+            self.idle_slots -= 1;
             let slot = &mut self.slots[index];
             slot.is_idle = false;
             if slot.connection.as_ref().is_some_and(|connection| connection.has_room(&self.settings.bounds)) {
-                if let Some(moment) = self.plan.oldest_due() {
-                    let late = self.now.saturating_duration_since(moment.max(self.idle_since));
-                    if moment >= self.settings.bounds.measured_from {
-                        self.shared.tally.lag(late);
-                    }
-                }
-                self.proceed(index, |connection, turn| connection.start(turn));
+                return Some(index);
             }
         }
     }
@@ -283,7 +302,7 @@ impl<T: Transport> Worker<T> {
         if let Some(Reverse((at, ..))) = self.thinking.peek() {
             until = until.min(*at);
         }
-        let can_start = !self.idle.is_empty() || (self.opens_on_demand() && !self.missing.is_empty());
+        let can_start = self.idle_slots > 0 || (self.opens_on_demand() && !self.missing.is_empty());
         if let (Some(next), true, false) = (self.plan.next_at(), can_start, self.is_ending()) {
             until = until.min(next);
         }
@@ -336,7 +355,7 @@ impl<T: Transport> Worker<T> {
     }
 
     fn open(&mut self, index: usize) {
-        let route = self.plan.draw_route();
+        let route = self.plan.draw_route(index);
         let settings = &self.settings;
         let resumes = self.resumption.start();
         let config = if settings.no_resumption {
@@ -407,10 +426,12 @@ impl<T: Transport> Worker<T> {
                 }
                 if self.plan.is_open_loop() && !slot.is_idle && connection.has_room(bounds) {
                     slot.is_idle = true;
-                    if self.idle.is_empty() {
-                        self.idle_since = Instant::now();
+                    let idle = &mut self.idle[self.plan.line(connection.route())];
+                    if idle.slots.is_empty() {
+                        idle.since = Instant::now();
                     }
-                    self.idle.push_back(index);
+                    idle.slots.push_back(index);
+                    self.idle_slots += 1;
                 }
             }
             Ok(Next::Again) => self.again.push_back(index),

@@ -229,6 +229,23 @@ fn source_addresses_are_clients() {
     assert!(zipf.len() == 4 && (240..320).contains(&zipf[0]) && zipf[0] > 2 * zipf[1], "{zipf:?}");
 }
 
+/// Over connections that stay: each client has two, and a share of the requests that does not come from that.
+#[test]
+fn requests_are_spread_over_clients_by_their_shares() {
+    let server = Server::nginx("");
+    let shape = ["--rate", "400", "-d", "2", "-c", "8", "--skew", "hot:1:0.7", "--skew-of", "requests"];
+    let report = server.load(&[&shape[..], &["--source", "127.0.1.1-127.0.1.4"]].concat());
+    assert_eq!((report.requests, report.failures(), report.unsent), (800, 0, 0), "{report}");
+    assert_eq!(report.connections, 8, "{report}");
+    let mut counts = BTreeMap::new();
+    for line in server.log(800) {
+        *counts.entry(line.split(' ').next_back().unwrap().to_owned()).or_insert(0) += 1;
+    }
+    let counts: Vec<i32> = counts.into_values().collect();
+    assert!(counts.len() == 4 && (520..600).contains(&counts[0]), "{counts:?}");
+    assert!(counts[1..].iter().all(|count| (50..120).contains(count)), "{counts:?}");
+}
+
 #[test]
 fn bodies_are_checked_by_their_hash() {
     let (directory, port) = (directory(), free_port());
