@@ -12,6 +12,7 @@ pub mod config;
 pub mod conn;
 mod conns;
 pub mod counters;
+pub mod distribute;
 mod input;
 mod job;
 mod lend;

@@ -133,17 +133,21 @@ impl<N: Nic> Port<N> {
         }
     }
 
-    /// Frames and routes an IP packet that was built behind the header space.
-    fn route(&mut self, mut packet: N::Packet, tso_segment_bytes: u16) {
+    /// Frames and routes an IP packet that was built behind the header space, its checksums included.
+    pub fn route(&mut self, packet: N::Packet) {
         let l2 = self.link.header_bytes();
-        let Some(to) = destination(&packet.bytes()[l2..]) else {
-            self.counters.drop_no_route += 1;
-            return;
-        };
-        self.offload(&mut packet, tso_segment_bytes);
+        match destination(&packet.bytes()[l2..]) {
+            Some(to) => self.route_by(packet, to),
+            None => self.counters.drop_no_route += 1,
+        }
+    }
+
+    /// Frames a packet and sends it to `to`, or to the gateway on the way there, whatever its own destination is.
+    pub fn route_by(&mut self, mut packet: N::Packet, to: IpAddr) {
         match self.link.next_hop(self.now, to) {
             NextHop::Known(mac) => {
-                self.link.write_header(packet.bytes_mut(), mac, to.is_ipv6());
+                let ipv6 = packet.bytes().get(self.link.header_bytes()).is_some_and(|byte| byte >> 4 == 6);
+                self.link.write_header(packet.bytes_mut(), mac, ipv6);
                 self.transmit(packet);
             }
             NextHop::Unresolved => {
@@ -203,7 +207,8 @@ impl<N: Nic> Egress for Port<N> {
         };
         packet.set_len(l2 + len);
         let out = fill(&mut packet.bytes_mut()[l2..]);
-        self.route(packet, tso_segment_bytes);
+        self.offload(&mut packet, tso_segment_bytes);
+        self.route(packet);
         out
     }
 }

@@ -240,7 +240,17 @@ impl<P> Link<P> {
         }
     }
 
-    fn sort(&mut self, now: Time, frame: &mut [u8]) -> Result<Ingress, DropReason> {
+    /// Where the IP packet begins of a frame that is for this station alone, whatever it holds; `None`: it is for
+    /// [`ingest`](Link::ingest). For whoever hands packets on.
+    pub fn ip_at(&self, frame: &[u8]) -> Option<usize> {
+        let (header, group) = self.header(frame).ok()?;
+        let is_ip = matches!(header.ethertype, ethernet::IPV4 | ethernet::IPV6);
+        // One with a priority tag would need another header to leave.
+        (is_ip && !group && header.len == self.header_bytes()).then_some(header.len)
+    }
+
+    /// The header of a frame for this station; whether it is for others too.
+    fn header(&self, frame: &[u8]) -> Result<(ethernet::Header, bool), DropReason> {
         let header = ethernet::Header::parse(frame)?;
         let group = header.destination[0] & 1 != 0;
         if !group && header.destination != self.mac {
@@ -250,6 +260,11 @@ impl<P> Link<P> {
         if header.vlan.filter(|vlan| *vlan != 0) != self.vlan {
             return Err(DropReason::OtherVlan);
         }
+        Ok((header, group))
+    }
+
+    fn sort(&mut self, now: Time, frame: &mut [u8]) -> Result<Ingress, DropReason> {
+        let (header, group) = self.header(frame)?;
         match header.ethertype {
             ethernet::IPV4 => self.ingest_ipv4(now, frame, header.len, group),
             ethernet::IPV6 => self.ingest_ipv6(now, frame, header.len, group),

@@ -1,0 +1,162 @@
+//! A distributor's turn: packets in, a verdict for each, packets out to nodes in the buffers they came in.
+//!
+//! In: frames for the services' addresses, and news of nodes. Out: the same frames with a node's MAC address, resets in the
+//! place of nodes that are gone, and what a station says of itself (ARP, neighbour discovery, echo). Nodes answer clients
+//! themselves. One worker a distributor: all connections of a client have to meet in one client table.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use crossbeam_queue::ArrayQueue;
+use keyferry_distribute::{Distributor, NodeId, RESET_BYTES_MAX, Reset, State, Verdict};
+use keyferry_link::{Ingress, Link};
+use keyferry_nic::{BURST, Checksum, Nic, Packet};
+use keyferry_time::Time;
+
+use crate::port::Port;
+
+/// News waiting for a distributor at most; a node announces each session once.
+pub const NEWS_MAX: usize = 4096;
+/// News taken in one turn.
+const NEWS_A_TURN: usize = 64;
+
+/// What the control thread tells a distributor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// A node fares otherwise.
+    State(NodeId, State),
+    /// A node holds a session of a client, for so long.
+    Session {
+        /// Whose.
+        client: IpAddr,
+        /// Which node.
+        node: NodeId,
+        /// How long it can be resumed.
+        lifetime: Duration,
+    },
+}
+
+/// A distributor on a queue of a port.
+pub struct Distribute<N: Nic> {
+    port: Port<N>,
+    distributor: Distributor,
+    /// Where each node is, by its number: an address on a network of the port, of either family.
+    nodes: Vec<IpAddr>,
+    news: Arc<ArrayQueue<News>>,
+    packets: ArrayVec<N::Packet, BURST>,
+    turns: u64,
+    turns_idle: u64,
+}
+
+impl<N: Nic> Distribute<N> {
+    /// A distributor that has not turned yet; `nodes`: where each is.
+    pub fn new(
+        nic: N,
+        link: Link<N::Packet>,
+        distributor: Distributor,
+        nodes: Vec<IpAddr>,
+        news: Arc<ArrayQueue<News>>,
+    ) -> Distribute<N> {
+        let port = Port::new(nic, link);
+        Distribute { port, distributor, nodes, news, packets: ArrayVec::new(), turns: 0, turns_idle: 0 }
+    }
+
+    /// One turn. Answers whether there was anything to do.
+    pub fn turn(&mut self, now: Time) -> bool {
+        self.turns += 1;
+        self.port.now = now;
+        let mut busy = self.read_news(now);
+        let mut packets = std::mem::take(&mut self.packets);
+        let received = self.port.nic.rx_burst(&mut packets);
+        self.port.counters.rx_packets += received as u64;
+        for packet in packets.drain(..) {
+            self.take(now, packet);
+        }
+        self.packets = packets;
+        let port = &mut self.port;
+        busy |= self.distributor.sweep(|reset| send(port, &reset));
+        self.port.link_turn();
+        busy |= self.port.flush() > 0 || received > 0;
+        self.turns_idle += u64::from(!busy);
+        busy
+    }
+
+    /// When a turn has something to do at the earliest besides packets and news.
+    pub fn poll_at(&self) -> Option<Time> {
+        self.port.link.poll_at()
+    }
+
+    /// What it decides by, and its counters.
+    pub fn distributor(&self) -> &Distributor {
+        &self.distributor
+    }
+
+    /// Its side of the port.
+    pub fn port(&self) -> &Port<N> {
+        &self.port
+    }
+
+    /// Turns, and those of them with nothing to do.
+    pub fn turns(&self) -> (u64, u64) {
+        (self.turns, self.turns_idle)
+    }
+
+    fn read_news(&mut self, now: Time) -> bool {
+        for taken in 0..NEWS_A_TURN {
+            match self.news.pop() {
+                Some(News::State(node, state)) => self.distributor.set_state(node, state),
+                Some(News::Session { client, node, lifetime }) => {
+                    self.distributor.announce(now, client, node, lifetime);
+                }
+                None => return taken > 0,
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, now: Time, mut packet: N::Packet) {
+        if packet.rx().checksum == Checksum::Bad {
+            self.port.counters.drop_checksum += 1;
+            return;
+        }
+        let verdict = match self.port.link.ip_at(packet.bytes()) {
+            Some(at) => self.distributor.route(now, &packet.bytes()[at..]),
+            None => Verdict::Other,
+        };
+        match verdict {
+            Verdict::Forward(node) => self.port.route_by(packet, self.nodes[node.index()]),
+            Verdict::Reset(reset) => send(&mut self.port, &reset),
+            // The distributor has counted it.
+            Verdict::Drop(_) => {}
+            Verdict::Other => match self.port.link.ingest(now, packet.bytes_mut()) {
+                Ingress::Reply { len } => {
+                    self.port.counters.rx_link += 1;
+                    packet.set_len(len);
+                    self.port.transmit(packet);
+                }
+                Ingress::Consumed => self.port.counters.rx_link += 1,
+                // TCP that is not for a service has been dropped above, but for frames with a priority tag.
+                Ingress::Ip { .. } => self.port.counters.drop_link += 1,
+                Ingress::Drop(reason) => {
+                    self.port.counters.drop_link += 1;
+                    self.port.link_drops[reason.index()] += 1;
+                }
+            },
+        }
+    }
+}
+
+/// Sends a reset to its client; without a buffer it is not told, and asks again.
+fn send<N: Nic>(port: &mut Port<N>, reset: &Reset) {
+    let Some(mut packet) = port.nic.alloc() else {
+        port.counters.drop_no_buffer += 1;
+        return;
+    };
+    let (l2, mut bytes) = (port.link.header_bytes(), [0; RESET_BYTES_MAX]);
+    let len = reset.write(&mut bytes);
+    packet.set_len(l2 + len);
+    packet.bytes_mut()[l2..].copy_from_slice(&bytes[..len]);
+    port.route(packet);
+}
