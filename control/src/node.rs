@@ -342,7 +342,8 @@ fn link<P: Packet>(config: &Config, caps: &Caps) -> Link<P> {
         routes: config.nic.routes.iter().cloned().chain(gateways).collect(),
         vlan: config.nic.vlan,
         mtu: config.nic.mtu.min(caps.mtu),
-    });
+    })
+    .with_services(config.nic.service_addresses.clone());
     if caps.queue == 0 {
         link.announce();
     }
@@ -353,8 +354,9 @@ fn tcp(config: &Config, caps: &Caps) -> anyhow::Result<Tcp<keyferry_worker::segm
     let mut seed = [0; 8];
     aws_lc_rs::rand::fill(&mut seed).ok().context("the random number generator failed")?;
     let limits = &config.limits;
+    let own = config.nic.addresses.iter().map(|cidr| cidr.address());
     Ok(Tcp::new(keyferry_tcp::Config {
-        addresses: config.nic.addresses.iter().map(|cidr| cidr.address()).collect(),
+        addresses: own.chain(config.nic.service_addresses.iter().copied()).collect(),
         ports: config.listeners.iter().map(|listener| listener.port).collect(),
         mtu: config.nic.mtu.min(caps.mtu),
         connections: limits.connections,

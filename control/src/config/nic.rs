@@ -32,6 +32,8 @@ pub struct Nic {
     pub device: Device,
     /// The node's addresses; at least one.
     pub addresses: Vec<Cidr>,
+    /// Addresses of services that a distributor hands on; ARP and neighbour discovery are left to it.
+    pub service_addresses: Vec<IpAddr>,
     /// Default routers, one a family at most.
     pub gateways: Vec<IpAddr>,
     /// Other routes; gateways are not among them.
@@ -83,7 +85,8 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Nic> {
     let addresses = section.parsed_list("addresses", wants, 1..=ADDRESSES_MAX, cidr);
     let addresses = section.required("addresses", addresses, wants).unwrap_or_default();
     let wants = "a list of addresses, such as [\"192.0.2.1\"]";
-    let gateways = section.parsed_list("gateways", wants, 0..=2, gateway).unwrap_or_default();
+    let service_addresses = section.parsed_list("service_addresses", wants, 0..=ADDRESSES_MAX, plain_address);
+    let gateways = section.parsed_list("gateways", wants, 0..=2, plain_address).unwrap_or_default();
     let routes = routes(&mut section);
 
     let mtu = section.number("mtu", 1500, MTU_MIN_IPV4.into()..=MTU_MAX.into());
@@ -102,14 +105,27 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Nic> {
     let eal: Vec<String> = section.value("eal", wants).unwrap_or_default();
     check_eal(&section, &eal);
     section.finish();
-    Some(Nic { device: device?, addresses, gateways, routes, mtu, vlan, hugepages, memory_mib, packets, eal })
+    let service_addresses = service_addresses.unwrap_or_default();
+    Some(Nic {
+        device: device?,
+        addresses,
+        service_addresses,
+        gateways,
+        routes,
+        mtu,
+        vlan,
+        hugepages,
+        memory_mib,
+        packets,
+        eal,
+    })
 }
 
 fn cidr(text: &str) -> Result<Cidr, String> {
     text.parse::<Cidr>().map_err(|error| format!("\"{text}\": {error}; write one such as \"192.0.2.10/24\""))
 }
 
-fn gateway(text: &str) -> Result<IpAddr, String> {
+fn plain_address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| format!("\"{text}\" is no IP address: write one such as \"192.0.2.1\""))
 }
 
@@ -151,23 +167,29 @@ pub(super) fn check(context: &Context<'_>, nic: &Nic, workers: usize) {
 }
 
 fn check_addresses(context: &Context<'_>, nic: &Nic) {
-    for (index, cidr) in nic.addresses.iter().enumerate() {
-        let address = cidr.address();
-        let own = |other: &Cidr| other.address() == address;
-        if nic.addresses[..index].iter().any(own) {
-            context.report("nic.addresses", format!("{address} is listed twice: remove one"));
+    let own = nic.addresses.iter().map(|cidr| ("nic.addresses", cidr.address()));
+    let services = nic.service_addresses.iter().map(|address| ("nic.service_addresses", *address));
+    let all: Vec<_> = own.chain(services).collect();
+    for (index, (path, address)) in all.iter().enumerate() {
+        if all[..index].iter().any(|(_, other)| other == address) {
+            context.report(path, format!("{address} is listed twice: remove one"));
         }
-        let unicast = match address {
-            IpAddr::V4(address) => !address.is_broadcast() && address.octets()[0] != 0,
-            IpAddr::V6(address) => !address.is_unspecified(),
-        };
-        if !unicast || address.is_multicast() || address.is_loopback() {
-            context.report(
-                "nic.addresses",
-                format!("{address} cannot be a node's: write a unicast address of the port's network"),
-            );
+        if !is_unicast(*address) {
+            let what = match *path {
+                "nic.addresses" => "write a unicast address of the port's network",
+                _ => "write a unicast address",
+            };
+            context.report(path, format!("{address} cannot be a node's: {what}"));
         }
     }
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    let is_anybody = match address {
+        IpAddr::V4(address) => address.is_broadcast() || address.octets()[0] == 0,
+        IpAddr::V6(address) => address.is_unspecified(),
+    };
+    !is_anybody && !address.is_multicast() && !address.is_loopback()
 }
 
 fn check_routers(context: &Context<'_>, nic: &Nic) {

@@ -186,6 +186,16 @@ const CASES: &[Case] = &[
     (&[("2001:db8::10/64", "192.0.2.10/25")], "[nic] addresses", "listed twice"),
     (&[("2001:db8::10/64", "2001:db8::10")], "[nic] addresses", "prefix"),
     (&[("2001:db8::10/64", "ff02::1/64")], "[nic] addresses", "unicast"),
+    (
+        &[("service_addresses = []", "service_addresses = [\"192.0.2.10\"]")],
+        "[nic] service_addresses",
+        "listed twice",
+    ),
+    (
+        &[("service_addresses = []", "service_addresses = [\"224.0.0.1\"]")],
+        "[nic] service_addresses",
+        "unicast",
+    ),
     (&[("gateways = []", "gateways = [\"192.0.3.1\"]")], "[nic] gateways", "outside every prefix"),
     (&[("gateways = []", "gateways = [\"192.0.2.10\"]")], "[nic] gateways", "own address"),
     (&[("gateways = []", "gateways = [\"192.0.2.1\", \"192.0.2.2\"]")], "[nic] gateways", "second IPv4"),

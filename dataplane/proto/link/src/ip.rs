@@ -42,7 +42,7 @@ impl<P> Link<P> {
             source: packet.src_addr(),
             destination: packet.dst_addr(),
         };
-        if !self.is_configured(IpAddr::V4(place.destination)) {
+        if !self.is_served(IpAddr::V4(place.destination)) {
             return Err(DropReason::OtherAddress);
         }
         // Neither may a group be talked to over TCP, nor is it answered (RFC 1122 sections 3.2.2, 4.2.3.10).
@@ -78,8 +78,9 @@ impl<P> Link<P> {
             destination: packet.dst_addr(),
         };
         let protocol = packet.next_header();
+        let destination = IpAddr::V6(place.destination);
         let unicast = !place.destination.is_multicast();
-        if unicast && !self.is_own(IpAddr::V6(place.destination)) {
+        if unicast && !self.is_own(destination) && !self.is_served(destination) {
             return Err(DropReason::OtherAddress);
         }
         if place.source.is_multicast() || place.source.is_loopback() || self.is_own(IpAddr::V6(place.source))
@@ -87,9 +88,7 @@ impl<P> Link<P> {
             return Err(DropReason::Martian);
         }
         match protocol {
-            IpProtocol::Tcp if !self.is_configured(IpAddr::V6(place.destination)) => {
-                Err(DropReason::OtherAddress)
-            }
+            IpProtocol::Tcp if !self.is_served(destination) => Err(DropReason::OtherAddress),
             IpProtocol::Tcp if group || place.source == Ipv6Addr::UNSPECIFIED => Err(DropReason::Martian),
             IpProtocol::Tcp => Ok(Ingress::Ip { at, len: place.len }),
             IpProtocol::Icmpv6 => self.ingest_icmpv6(now, frame, place),
@@ -103,7 +102,7 @@ impl<P> Link<P> {
             || source.is_broadcast()
             || source.is_loopback()
             || source.octets()[0] == 0
-            || self.is_configured(IpAddr::V4(source))
+            || self.is_served(IpAddr::V4(source))
             || self.addresses.iter().any(|own| own.is_broadcast(source))
     }
 }

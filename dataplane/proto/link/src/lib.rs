@@ -192,6 +192,8 @@ pub struct Link<P> {
     vlan: Option<u16>,
     mtu: u16,
     addresses: Vec<Cidr>,
+    /// Addresses others answer for.
+    services: Vec<IpAddr>,
     /// IPv6 needs a link-local address (RFC 4291 section 2.8); ours follows from the MAC address.
     link_local: Option<Ipv6Addr>,
     routes: Routes,
@@ -215,6 +217,7 @@ impl<P> Link<P> {
             link_local: addresses.iter().any(|own| own.address().is_ipv6()).then(|| ndisc::link_local(mac)),
             routes: Routes::new(&addresses, &routes),
             addresses,
+            services: Vec::new(),
             neighbors: Neighbors::new(),
             outgoing: VecDeque::with_capacity(outgoing_max),
             outgoing_max,
@@ -222,6 +225,12 @@ impl<P> Link<P> {
             budget: Budget::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// Takes packets to these addresses too, and says nobody that they are here: a distributor has them, and hands on
+    /// what comes for them.
+    pub fn with_services(self, services: Vec<IpAddr>) -> Link<P> {
+        Link { services, ..self }
     }
 
     /// Queues a gratuitous ARP request or an unsolicited advertisement for each address, so that switches and
@@ -410,9 +419,14 @@ impl<P> Link<P> {
         }
     }
 
-    /// Whether `address` is configured here: where TCP may come to.
+    /// Whether `address` is configured here.
     fn is_configured(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.address() == address)
+    }
+
+    /// Whether TCP may come to `address`: it is configured here, or a service's.
+    fn is_served(&self, address: IpAddr) -> bool {
+        self.is_configured(address) || self.services.contains(&address)
     }
 
     /// Whether `address` is ours, the link-local one included.

@@ -433,6 +433,43 @@ fn announcements_tell_each_address_to_everyone() {
     assert!(matches!(message, Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { target_addr: OWN_V6, .. })));
 }
 
+/// A service's address is a distributor's: what it hands on is taken, and who asks for it gets no answer here.
+#[test]
+fn packets_for_a_service_are_taken_in_silence() {
+    let service = Ipv4Addr::new(203, 0, 113, 1);
+    let in_network = Ipv4Addr::new(192, 0, 2, 77);
+    let mut link = link().with_services(vec![service.into(), in_network.into()]);
+    for address in [service, in_network] {
+        let mut frame = ipv4(FAR_V4, address, IpProtocol::Tcp, &[7; 20]);
+        assert_eq!(link.ingest(NOW, &mut frame), Ingress::Ip { at: 14, len: 40 });
+        let mut frame = arp(ArpOperation::Request, PEER, PEER_V4, address);
+        assert!(!matches!(link.ingest(NOW, &mut frame), Ingress::Reply { .. }));
+        let mut frame = ipv4(address, OWN_V4, IpProtocol::Tcp, &[7; 20]);
+        assert_eq!(link.ingest(NOW, &mut frame), Ingress::Drop(DropReason::Martian));
+    }
+    link.announce();
+    assert_eq!(transmit(&mut link, NOW).len(), 2, "its own two addresses alone");
+}
+
+/// For whoever hands packets on: nothing is looked at behind Ethernet.
+#[test]
+fn any_ip_packet_for_this_station_is_found() {
+    let link = link();
+    let frame = ipv4(FAR_V4, FAR_V4, IpProtocol::Udp, &[7; 20]);
+    assert_eq!(link.ip_at(&frame), Some(14));
+    let other = |at: usize, byte: u8| {
+        let mut frame = frame.clone();
+        frame[at] = byte;
+        link.ip_at(&frame)
+    };
+    assert_eq!([other(5, 9), other(0, 3), other(13, 6), link.ip_at(&frame[..13])], [None; 4]);
+    assert_eq!(link.ip_at(&ethernet(OWN, PEER, 0x86dd, 40)), Some(14));
+    let tagged = Link::<u32>::new(Config { vlan: Some(5), ..config() });
+    let mut frame = ethernet(OWN, PEER, 0x8100, 44);
+    frame[14..18].copy_from_slice(&[0, 5, 8, 0]);
+    assert_eq!((tagged.ip_at(&frame), link.ip_at(&frame)), (Some(18), None));
+}
+
 #[test]
 fn only_tcp_for_us_comes_out_trimmed_to_its_length() {
     let mut link = link();
