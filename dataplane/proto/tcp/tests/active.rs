@@ -151,7 +151,7 @@ impl World {
                     }
                 }
             }
-            self.now = self.now + STEP;
+            self.now += STEP;
         }
     }
 
