@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use keyferry_nic_config::{Finding, Host, Severity, check};
 use serde::Serialize;
 
-use crate::config::{self, Config, Problem, files};
+use crate::config::{self, Config, Kind, Problem, files};
 
 /// What a check found.
 #[derive(Debug, Serialize)]
@@ -32,10 +32,11 @@ impl Report {
         let (config, wanted) = config::examine(file, host.cores.usable());
         let mut findings = check(&host, &wanted);
         let (problems, mut text) = match &config {
-            Ok(config) => {
+            Ok(Kind::Node(config)) => {
                 findings.extend(exposed_keys(config));
                 (Vec::new(), String::new())
             }
+            Ok(Kind::Distributor) => (Vec::new(), String::new()),
             Err(problems) => (problems.list().to_vec(), format!("{problems}\n")),
         };
         for finding in &findings {
@@ -54,7 +55,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)?;
-        let end = if self.ok { "ok" } else { "this node would not serve" };
+        let end = if self.ok { "ok" } else { "it would not serve" };
         write!(f, "{}: {end}", self.file.display())
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: `keyferry node`, `check`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong usage.
+//! The command line: `keyferry node`, `distributor`, `check`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong usage.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::admin;
 use crate::ca;
 use crate::check::Report;
-use crate::config::Config;
+use crate::config::{Config, Distributor};
 
 /// A TLS front end that bypasses the kernel and lends requests, with the key to answer them, to less loaded nodes
 #[derive(Parser)]
@@ -26,6 +26,12 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Run a distributor in front of nodes until SIGTERM or SIGINT
+    Distributor {
+        /// The distributor's configuration; docs/examples/distributor.toml describes every key
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Say what would fail at start, and what to do about it
     Check {
         /// The configuration to check
@@ -35,9 +41,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print a running node's counters as one JSON document
+    /// Print the counters of a running node or distributor as one JSON document
     Status {
-        /// The running node's configuration
+        /// Its configuration
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
@@ -78,6 +84,7 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match arguments.command {
         Command::Node { config } => load(&config).and_then(node),
+        Command::Distributor { config } => distribute(&config),
         Command::Check { config, json } => return check(&config, json),
         Command::Status { config } => status(&config),
         Command::Ca { command } => certify(&command),
@@ -89,6 +96,10 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
             ExitCode::FAILURE
         }
     }
+}
+
+fn distribute(file: &Path) -> anyhow::Result<()> {
+    crate::distributor::run(&Distributor::load(file)?)
 }
 
 fn load(file: &Path) -> anyhow::Result<Config> {
@@ -117,7 +128,7 @@ fn status(file: &Path) -> anyhow::Result<()> {
     let socket = Config::admin_socket(file)?;
     let answer = admin::ask(&socket, "status").map_err(|error| {
         anyhow::anyhow!(
-            "no node answers at {} ({error}): is it running, and may you connect?",
+            "nobody answers at {} ({error}): is it running, and may you connect?",
             socket.display()
         )
     })?;

@@ -6,7 +6,7 @@
 //! - [`counters`], [`admin`]: what the workers count, and who asks for it
 //! - [`socket`]: Unix sockets a node listens on
 //! - [`key_log`]: writes secrets of connections, where the operator asked for that
-//! - [`node`]: starts everything and ends it
+//! - [`node`], [`distributor`]: start everything and end it; [`port`]: the port of either
 //! - [`runtime`]: the control thread's runtime and the signals that end it
 //! - [`links`]: links to the other nodes, and the queue pairs made with them
 //! - [`ca`]: certificates for those links
@@ -19,9 +19,11 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod counters;
+pub mod distributor;
 pub mod key_log;
 pub mod links;
 pub mod memory;
 pub mod node;
+pub mod port;
 pub mod runtime;
 pub mod socket;

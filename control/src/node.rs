@@ -2,7 +2,7 @@
 //!
 //! In: a validated configuration. Runs on the control thread, which then serves the admin socket until a signal.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -14,13 +14,13 @@ use keyferry_app::static_files::Static;
 use keyferry_app::synthetic::{self, Synthetic};
 use keyferry_app::{Builtin, Port, Runner, SystemClock, threads};
 use keyferry_decide::NodeId;
-use keyferry_link::{Cidr, Link, Route};
-use keyferry_nic::dpdk::{self, Eal, EalOptions, PortOptions};
+use keyferry_nic::dpdk;
 use keyferry_nic::handover::Handover;
-use keyferry_nic::{Caps, Nic, Packet};
+use keyferry_nic::{Caps, Nic};
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_tls::key_log::KeyLog;
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_worker::announce::{ANNOUNCED_MAX, Announced, Announcements};
 use keyferry_worker::config::Rate;
 use keyferry_worker::conn::Service;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
@@ -31,11 +31,11 @@ use keyferry_worker::{Clock, Parts, Worker, counters};
 use tracing::{info, warn};
 
 use crate::admin::Admin;
-use crate::config::{self, Cluster, Config, Protocol, files};
+use crate::config::{self, Config, Protocol, files};
 use crate::counters::Registry;
-use crate::links::{self, Between, Links, Tally};
+use crate::links::{self, Announcer, Between, Duty, Links, Others, Tally};
 use crate::runtime::Control;
-use crate::{key_log, memory};
+use crate::{key_log, memory, port};
 
 /// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
 const BODIES_BYTES: usize = 64 << 20;
@@ -43,9 +43,6 @@ const BODIES_BYTES: usize = 64 << 20;
 /// Bytes of packet memory a chunk of the application, a record or a gathering buffer takes is far below a
 /// connection's TCP buffers, so their number follows the requests that may be under way.
 const GATHERS_PER_CONNECTION: usize = 2;
-
-/// Receive and transmit descriptors of a queue.
-const DESCRIPTORS: u16 = 512;
 
 /// Packets waiting to be taken over from other workers.
 const HANDOVER_PACKETS: usize = 1024;
@@ -92,39 +89,30 @@ pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
         warn!("{warning}");
     }
     tls.warm_up();
-    let eal = Eal::start(&EalOptions {
-        hugepages: hugepages(config.nic.hugepages),
-        memory_mib: config.nic.memory_mib,
-        extra: config.nic.eal.clone(),
-        virtual_only: matches!(config.nic.device, keyferry_nic_config::Device::Vdev(_)),
-    })?;
     let workers = config.cores.workers.len();
-    let (port, queues) = dpdk::Port::open(
-        &eal,
-        &PortOptions {
-            device: config.nic.device.to_string(),
-            queues: workers as u16,
-            mtu: config.nic.mtu,
-            packets: config.nic.packets,
-            rx_descriptors: DESCRIPTORS,
-            tx_descriptors: DESCRIPTORS,
-        },
-    )?;
+    let (port, queues) = port::open(&config.nic, workers as u16)?;
     let (apps, app_threads) = applications(config, &stop)?;
     let handovers = Handover::between(workers, HANDOVER_PACKETS);
     let mailboxes: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(MAIL_MAX))).collect();
+    let announced = announced(config);
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     for (number, (((nic, app), handover), mailbox)) in
         queues.into_iter().zip(apps).zip(handovers).zip(&mailboxes).enumerate()
     {
         let parts = parts(config, nic, app, Receive::new(handover), Arc::clone(mailbox), tls.clone())?;
         let block = registry.block(counters::names(), format!("worker {number}"));
-        let (core, idle) = (config.cores.workers[number].0, idle(config.cores.idle));
+        let (core, idle) = (config.cores.workers[number].0, port::idle(config.cores.idle));
         let stop = Arc::clone(&stop);
+        let announcements = announced.get(number).zip(config.tls.resumption.lifetime());
+        let announcements =
+            announcements.map(|(queue, lifetime)| Announcements::new(Arc::clone(queue), lifetime));
         let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
             let _registered = dpdk::register_worker_thread();
             core_affinity::set_for_current(core_affinity::CoreId { id: core });
             let mut worker = Worker::new(parts);
+            if let Some(announcements) = announcements {
+                worker = worker.announce_to(announcements);
+            }
             keyferry_worker::run(&mut worker, clock, idle, &stop, |counters| block.publish(counters));
         });
         threads.push(thread.context("cannot start a worker thread")?);
@@ -134,16 +122,24 @@ pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);
     }
+    let announcer = Rc::new(Announcer::new(announced, Arc::clone(&registry)));
     let links = match &config.cluster {
         None => None,
         Some(cluster) => {
-            let tally = Tally::new(&registry);
-            let local = links::Local { tickets, ..local(config, cluster, mailboxes.clone(), between, tally) };
+            let duty = links::Node { between, tickets, ..duty(config, mailboxes.clone(), &announcer) };
+            let local = links::Local {
+                node: config.node.name.clone(),
+                incarnation: incarnation(),
+                heartbeat_timeout: cluster.heartbeat_timeout,
+                tally: Tally::new(&registry),
+                duty: Duty::Node(Box::new(duty)),
+            };
             let trust = cluster.trust(&config.node.name)?;
             if let Some(warning) = trust.warning() {
                 warn!("peers will refuse {}: it {warning}", cluster.certificate.display());
             }
-            Some(control.within(|| Links::new(local, trust, &cluster.listen, &config.peers))?)
+            let others = Others::of_node(&config.node.name, &config.peers, &cluster.distributors);
+            Some(control.within(|| Links::new(local, trust, &cluster.listen, others))?)
         }
     };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
@@ -156,6 +152,7 @@ pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
             () = signals.end() => {}
         }
         drop(admin);
+        announcer.drain();
         drain(&mailboxes, &registry).await;
         if let Some(links) = links {
             links.end().await;
@@ -186,14 +183,14 @@ fn expire_sessions(tls: Server, stop: &Arc<AtomicBool>) -> anyhow::Result<JoinHa
 }
 
 /// What happens off the packet path is told on stderr, a line each.
-fn log_to_stderr() {
+pub(crate) fn log_to_stderr() {
     let format = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
     // Refused only if an embedder has set up its own.
     let _ = format.try_init();
 }
 
 /// A worker that panics has lost count of something: the node ends, to be started anew, rather than serve on without it.
-fn end_on_panic() {
+pub(crate) fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
@@ -222,21 +219,25 @@ async fn drain(mailboxes: &[Arc<ArrayQueue<Mail>>], registry: &Registry) {
     }
 }
 
-fn local(
-    config: &Config,
-    cluster: &Cluster,
-    mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
-    between: Between,
-    tally: Tally,
-) -> links::Local {
+/// Tells the lives of this process apart: when it started, in ns since 1970.
+pub(crate) fn incarnation() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Where each worker says whose sessions it has, if distributors want to know.
+fn announced(config: &Config) -> Vec<Arc<ArrayQueue<Announced>>> {
+    let has_distributors = config.cluster.as_ref().is_some_and(|cluster| !cluster.distributors.is_empty());
+    let wanted = has_distributors && config.tls.resumption.lifetime().is_some();
+    let workers = if wanted { config.cores.workers.len() } else { 0 };
+    (0..workers).map(|_| Arc::new(ArrayQueue::new(ANNOUNCED_MAX))).collect()
+}
+
+fn duty(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, announcer: &Rc<Announcer>) -> links::Node {
     let slots = usize::from(config.fabric.slots);
-    links::Local {
-        node: config.node.name.clone(),
-        incarnation: u64::try_from(since_epoch.as_nanos()).unwrap_or(0),
+    links::Node {
         driver: config.fabric.driver,
         address: config.fabric.address.clone(),
-        heartbeat_timeout: cluster.heartbeat_timeout,
         limits: keyferry_fabric::Limits {
             message_bytes_max: config.fabric.message_bytes,
             receives: config.fabric.receives,
@@ -245,9 +246,9 @@ fn local(
             staging_bytes: slots * SLOT_BYTES,
         },
         mailboxes,
-        between,
+        between: |queue_pair| queue_pair,
         tickets: None,
-        tally,
+        announcer: Rc::clone(announcer),
     }
 }
 
@@ -264,7 +265,7 @@ fn parts<N: Nic>(
     let requests = config.limits.requests_in_app + config.lease.leases * config.peers.len();
     Ok(Parts {
         config: worker_config(config),
-        link: link(config, &caps),
+        link: port::link(&config.nic, &caps),
         tcp: tcp(config, &caps)?,
         nic,
         tls,
@@ -326,28 +327,6 @@ fn worker_config(config: &Config) -> keyferry_worker::Config {
         members: members(config),
         session_wait: config.tls.session_wait,
     }
-}
-
-/// The route to everywhere else through a gateway.
-fn default_route(gateway: &IpAddr) -> Route {
-    let any = if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    Route { to: Cidr::new(any, 0).expect("every address has a prefix of 0 bits"), via: *gateway }
-}
-
-fn link<P: Packet>(config: &Config, caps: &Caps) -> Link<P> {
-    let gateways = config.nic.gateways.iter().map(default_route);
-    let mut link = Link::new(keyferry_link::Config {
-        mac: caps.mac,
-        addresses: config.nic.addresses.clone(),
-        routes: config.nic.routes.iter().cloned().chain(gateways).collect(),
-        vlan: config.nic.vlan,
-        mtu: config.nic.mtu.min(caps.mtu),
-    })
-    .with_services(config.nic.service_addresses.clone());
-    if caps.queue == 0 {
-        link.announce();
-    }
-    link
 }
 
 fn tcp(config: &Config, caps: &Caps) -> anyhow::Result<Tcp<keyferry_worker::segment::Outgoing>> {
@@ -455,21 +434,5 @@ fn distribution(from: config::Distribution) -> synthetic::Distribution {
         config::Distribution::Exponential(mean) => synthetic::Distribution::Exponential(mean),
         config::Distribution::LogNormal(median, sigma) => synthetic::Distribution::LogNormal(median, sigma),
         config::Distribution::Pareto(least, alpha) => synthetic::Distribution::Pareto(least, alpha),
-    }
-}
-
-fn hugepages(wanted: keyferry_nic_config::Hugepages) -> dpdk::Hugepages {
-    match wanted {
-        keyferry_nic_config::Hugepages::Auto => dpdk::Hugepages::Auto,
-        keyferry_nic_config::Hugepages::Require => dpdk::Hugepages::Require,
-        keyferry_nic_config::Hugepages::Never => dpdk::Hugepages::Never,
-    }
-}
-
-fn idle(wanted: config::Idle) -> keyferry_worker::Idle {
-    match wanted {
-        config::Idle::Spin => keyferry_worker::Idle::Spin,
-        config::Idle::Yield => keyferry_worker::Idle::Yield,
-        config::Idle::Sleep => keyferry_worker::Idle::Sleep,
     }
 }

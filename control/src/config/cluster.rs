@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::lending::{Driver, Fabric, PEERS_MAX, check_socket};
-use super::node::{Node, name};
+use super::lending::{Driver, PEERS_MAX, check_socket};
+use super::node::name;
 use super::reader::{Context, Section};
 use crate::links::{Address, Peer, Trust, TrustError, trust};
 
 /// Addresses a node listens on for its peers, at most.
 pub const LISTEN_MAX: usize = 4;
+/// Distributors in front of a node, at most.
+pub const DISTRIBUTORS_MAX: usize = 16;
 
 /// How nodes know and reach each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct Cluster {
     pub listen: Vec<Address>,
     /// Silence on a link after which the peer is taken to be gone.
     pub heartbeat_timeout: Duration,
+    /// Distributors that may connect to this node.
+    pub distributors: Vec<String>,
 }
 
 impl Cluster {
@@ -36,8 +40,17 @@ impl Cluster {
     }
 }
 
-/// The table, if the file has peers. Without any, nothing of it is needed.
+/// A node's table, if the file has peers or the table has distributors. Without any, nothing of it is needed.
 pub(super) fn read(mut section: Section<'_, '_>, node: &str, has_peers: bool) -> Option<Cluster> {
+    let wants = "a list of their names, such as [\"d1\"]";
+    let distributors = section.parsed_list("distributors", wants, 0..=DISTRIBUTORS_MAX, name);
+    let distributors = distributors.unwrap_or_default();
+    let has_peers = has_peers || !distributors.is_empty();
+    Some(Cluster { distributors, ..read_common(section, node, has_peers)? })
+}
+
+/// What the table has in common with a distributor's, which has links if `has_peers`.
+pub(super) fn read_common(mut section: Section<'_, '_>, own: &str, has_peers: bool) -> Option<Cluster> {
     let mut file = |key, wants| {
         let path = section.file(key);
         if has_peers { section.required(key, path, wants) } else { path }
@@ -50,7 +63,7 @@ pub(super) fn read(mut section: Section<'_, '_>, node: &str, has_peers: bool) ->
     let listen = section.parsed_list("listen", wants, 1..=LISTEN_MAX, |text| address(text, &folder));
     let heartbeat_timeout = section.millis("heartbeat_timeout_ms", 3000, 200..=600_000);
     section.finish();
-    let default = || vec![Address::Unix(PathBuf::from(format!("/run/keyferry/{node}.sock")))];
+    let default = || vec![Address::Unix(PathBuf::from(format!("/run/keyferry/{own}.sock")))];
     let (ca, certificate, key) = (ca?, certificate?, key?);
     has_peers.then(|| Cluster {
         ca,
@@ -58,6 +71,7 @@ pub(super) fn read(mut section: Section<'_, '_>, node: &str, has_peers: bool) ->
         key,
         listen: listen.unwrap_or_else(default),
         heartbeat_timeout,
+        distributors: Vec::new(),
     })
 }
 
@@ -73,7 +87,7 @@ pub(super) fn read_peer(mut section: Section<'_, '_>) -> Option<Peer> {
     Some(Peer { name: name?, address: reached? })
 }
 
-fn address(text: &str, folder: &std::path::Path) -> Result<Address, String> {
+pub(super) fn address(text: &str, folder: &std::path::Path) -> Result<Address, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path {
             "" => Err("\"unix:\" lacks a path: write where the socket is".to_owned()),
@@ -91,15 +105,35 @@ fn address(text: &str, folder: &std::path::Path) -> Result<Address, String> {
     Ok(Address::Tcp(address))
 }
 
-/// Whether addresses differ and suit the fabric, and certificates are of use.
+/// Whose file it is.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    /// The key of its name.
+    pub(super) path: &'static str,
+    /// Its name.
+    pub(super) name: &'a str,
+}
+
+/// Whether addresses differ and suit the fabric, where there is one, and certificates are of use.
 pub(super) fn check(
     context: &Context<'_>,
-    node: Option<&Node>,
+    own: Option<Own<'_>>,
     cluster: Option<&Cluster>,
-    fabric: &Fabric,
+    driver: Option<Driver>,
     peers: &[(usize, Peer)],
 ) {
     let Some(cluster) = cluster else { return };
+    for (position, distributor) in cluster.distributors.iter().enumerate() {
+        let is_peer = peers.iter().any(|(_, peer)| peer.name == *distributor);
+        let is_own = own.is_some_and(|own| own.name == distributor);
+        if is_peer || is_own || cluster.distributors[..position].contains(distributor) {
+            let what = format!("\"{distributor}\" is another one's name too: give each its own");
+            context.report("cluster.distributors", what);
+        }
+        if let Err(error) = trust::dns_name(distributor) {
+            context.report("cluster.distributors", error.to_string());
+        }
+    }
     for address in &cluster.listen {
         if let Address::Unix(path) = address {
             check_socket(context, "cluster.listen", path);
@@ -113,10 +147,10 @@ pub(super) fn check(
         if peers[..position].iter().any(|(_, other)| other.address == peer.address) {
             context.report(&path, "another peer has the same address: write this peer's own");
         }
-        match (&peer.address, fabric.driver) {
+        match (&peer.address, driver) {
             (Address::Unix(socket), _) => check_socket(context, &path, socket),
-            (Address::Tcp(_), Driver::Verbs) => {}
-            (Address::Tcp(_), Driver::Shm) => {
+            (Address::Tcp(_), Some(Driver::Verbs) | None) => {}
+            (Address::Tcp(_), Some(Driver::Shm)) => {
                 context
                     .report(&path, "[fabric] driver \"shm\" passes memory to the peer: write \"unix:PATH\"");
             }
@@ -125,13 +159,13 @@ pub(super) fn check(
             context.report(&format!("peer[{index}].name"), error.to_string());
         }
     }
-    let Some(node) = node else { return };
-    if let Err(error) = cluster.trust(&node.name) {
+    let Some(own) = own else { return };
+    if let Err(error) = cluster.trust(own.name) {
         let key = match &error {
             TrustError::Ca(..) => "cluster.ca",
             TrustError::Key(..) => "cluster.key",
             TrustError::Certificate(..) => "cluster.certificate",
-            TrustError::Name(_) => "node.name",
+            TrustError::Name(_) => own.path,
             TrustError::File(file) if file.path() == cluster.ca => "cluster.ca",
             TrustError::File(file) if file.path() == cluster.certificate => "cluster.certificate",
             TrustError::File(_) => "cluster.key",

@@ -17,12 +17,12 @@ const LATER: &[(&[&str], &str)] = &[
         "tunnelled return comes with a later release",
     ),
     (&["etcd", "members"], "members from etcd come with a later release: list each [[peer]]"),
-    (&["distributor", "distribute"], "the distributor comes with a later release"),
-    (&["upstream", "proxy", "proxypass"], "proxying to an upstream comes with a later release"),
     (
-        &["model"],
-        "a node's model is the key model in [node]; the table is the distributor's, of a later release",
+        &["distributor", "distribute"],
+        "a distributor has a file of its own (docs/examples/distributor.toml), which keyferry distributor reads",
     ),
+    (&["upstream", "proxy", "proxypass"], "proxying to an upstream comes with a later release"),
+    (&["model"], "the model is a key of a node's [node], and of a distributor's [[service]]"),
 ];
 
 /// What to say to someone who wrote this key or value, if it stands for a later feature.

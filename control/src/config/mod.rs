@@ -1,4 +1,5 @@
-//! The configuration of a node: one TOML file, parsed once into one validated [`Config`].
+//! The configuration of a node: one TOML file, parsed once into one validated [`Config`]. A distributor's is
+//! [`Distributor`].
 //!
 //! In: the file's path, the cores this process may use, the files the configuration names. Out: a tree whose
 //! fields are ready to use, or every problem at once. Read at start, on the control thread. One module a table:
@@ -9,6 +10,7 @@ mod admin;
 mod app;
 mod cluster;
 mod cores;
+mod distributor;
 pub mod files;
 mod later;
 mod lending;
@@ -32,8 +34,11 @@ use keyferry_nic_config::{Host, Wanted};
 pub use crate::links::Peer;
 pub use admin::Admin;
 pub use app::{App, Distribution, Synthetic};
-pub use cluster::{Cluster, LISTEN_MAX};
+pub use cluster::{Cluster, DISTRIBUTORS_MAX, LISTEN_MAX};
 pub use cores::{APPS_MAX, Core, Cores, Idle, WORKERS_MAX};
+pub use distributor::{
+    Distributor, NODES_MAX, Node as DistributedNode, SERVICES_MAX, Service as DistributedService,
+};
 pub use lending::{Driver, Fabric, Lease, PEERS_MAX};
 pub use limits::Limits;
 pub use listener::{LISTENERS_MAX, Listener, Protocol};
@@ -84,15 +89,16 @@ impl Config {
     /// Reads and validates a file, against this machine's cores.
     pub fn load(file: &Path) -> Result<Config, Problems> {
         let host = Host::read(Path::new("/"));
-        examine(file, host.cores.usable()).0
+        parse(&read_file(file)?, file, host.cores.usable()).0
     }
 
-    /// Where the node of a file answers operators: the one thing to know of a node that is running already, whose
+    /// Where the node or distributor of a file answers operators: the one thing to know of a node that is running already, whose
     /// other files may have changed since or be closed to whoever asks.
     pub fn admin_socket(file: &Path) -> Result<PathBuf, Problems> {
         let text = read_file(file)?;
         let context = Context::new(&text, file);
         match context.root() {
+            Some(root) if distributor::is_one(&text) => Ok(distributor::read(root).admin.socket),
             Some(root) => Ok(read(root).admin.socket),
             None => Err(Problems::new(file, context.into_parts().0)),
         }
@@ -117,11 +123,26 @@ pub fn read_text(text: &str, file: &Path, cores: &BTreeSet<usize>) -> Result<Con
 }
 
 /// Reads and validates a file; also what it asks of the host as far as that can be told, valid or not.
-pub(crate) fn examine(file: &Path, cores: &BTreeSet<usize>) -> (Result<Config, Problems>, Wanted) {
+pub(crate) fn examine(file: &Path, cores: &BTreeSet<usize>) -> (Result<Kind, Problems>, Wanted) {
     match read_file(file) {
-        Ok(text) => parse(&text, file, cores),
+        Ok(text) if distributor::is_one(&text) => {
+            let (read, wanted) = distributor::parse(&text, file, cores);
+            (read.map(|_| Kind::Distributor), wanted)
+        }
+        Ok(text) => {
+            let (read, wanted) = parse(&text, file, cores);
+            (read.map(|config| Kind::Node(Box::new(config))), wanted)
+        }
         Err(problems) => (Err(problems), Wanted::default()),
     }
+}
+
+/// Whose file it is.
+pub(crate) enum Kind {
+    /// A node's.
+    Node(Box<Config>),
+    /// A distributor's.
+    Distributor,
 }
 
 fn read_file(file: &Path) -> Result<String, Problems> {
@@ -218,7 +239,8 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
         app::check(context, app);
     }
     lending::check_sizes(context, &draft.lease, &draft.fabric);
-    cluster::check(context, draft.node.as_ref(), draft.cluster.as_ref(), &draft.fabric, &draft.peers);
+    let own = draft.node.as_ref().map(|node| cluster::Own { path: "node.name", name: &node.name });
+    cluster::check(context, own, draft.cluster.as_ref(), Some(draft.fabric.driver), &draft.peers);
     if let Some(node) = &draft.node {
         let names: Vec<_> = draft.peers.iter().map(|(index, peer)| (*index, peer.name.as_str())).collect();
         node::check_peers(context, node, &names);
@@ -231,22 +253,26 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
     }
 }
 
+/// What a port and its workers want of the host.
+fn wanted(nic: Option<&Nic>, cores: &Cores) -> Wanted {
+    Wanted {
+        device: nic.map(|nic| nic.device.clone()),
+        workers: cores.workers.iter().map(|core| core.0).collect(),
+        spin: cores.idle == Idle::Spin,
+        addresses: nic
+            .map(|nic| nic.addresses.iter().map(|cidr| cidr.address()).collect())
+            .unwrap_or_default(),
+        mtu: nic.map_or(0, |nic| nic.mtu),
+        memory_mib: nic.map_or(0, |nic| nic.memory_mib.into()),
+        hugepages: nic.map(|nic| nic.hugepages).unwrap_or_default(),
+        verbs: false,
+    }
+}
+
 impl Draft {
     /// What the host is to offer.
     fn wanted(&self) -> Wanted {
-        let nic = self.nic.as_ref();
-        Wanted {
-            device: nic.map(|nic| nic.device.clone()),
-            workers: self.cores.workers.iter().map(|core| core.0).collect(),
-            spin: self.cores.idle == Idle::Spin,
-            addresses: nic
-                .map(|nic| nic.addresses.iter().map(|cidr| cidr.address()).collect())
-                .unwrap_or_default(),
-            mtu: nic.map_or(0, |nic| nic.mtu),
-            memory_mib: nic.map_or(0, |nic| nic.memory_mib.into()),
-            hugepages: nic.map(|nic| nic.hugepages).unwrap_or_default(),
-            verbs: self.fabric.driver == lending::Driver::Verbs,
-        }
+        Wanted { verbs: self.fabric.driver == Driver::Verbs, ..wanted(self.nic.as_ref(), &self.cores) }
     }
 
     fn finish(self, file: &Path) -> Option<Config> {

@@ -125,7 +125,7 @@ fn cidr(text: &str) -> Result<Cidr, String> {
     text.parse::<Cidr>().map_err(|error| format!("\"{text}\": {error}; write one such as \"192.0.2.10/24\""))
 }
 
-fn plain_address(text: &str) -> Result<IpAddr, String> {
+pub(super) fn plain_address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| format!("\"{text}\" is no IP address: write one such as \"192.0.2.1\""))
 }
 

@@ -39,7 +39,7 @@ impl Folder {
         folder.write("cert.pem", made.cert.pem().as_bytes(), 0o644);
         folder.write("key.pem", made.signing_key.serialize_pem().as_bytes(), 0o600);
         crate::ca::init(folder.0.path(), 1).unwrap();
-        crate::ca::node(folder.0.path(), &["a".to_owned(), "n7".to_owned()], 1).unwrap();
+        crate::ca::node(folder.0.path(), &["a".to_owned(), "n7".to_owned(), "d1".to_owned()], 1).unwrap();
         fs::create_dir(folder.0.path().join("www")).unwrap();
         folder
     }
@@ -276,11 +276,18 @@ const CASES: &[Case] = &[
         "[cluster] heartbeat_timeout_ms",
         "from 200",
     ),
+    (&[("distributors = []", "distributors = [\"b\"]")], "[cluster] distributors", "another one's name"),
+    (
+        &[("distributors = []", "distributors = [\"d1\", \"d1\"]")],
+        "[cluster] distributors",
+        "another one's name",
+    ),
     (&[("half_open = 1024", "half_open = 16385")], "[limits] half_open", "raise connections"),
     (&[("receive_buffer = 16384", "receive_buffer = 4095")], "[limits] receive_buffer", "from 4096"),
     (&[("/run/keyferry/a.ctl", "/run/keyferry/a.sock")], "[admin] socket", "its own path"),
     (&[("[admin]", "[bgp]\n[admin]")], "", "later release"),
-    (&[("[admin]", "[model]\nkind = \"bf\"\n[admin]")], "", "in [node]"),
+    (&[("[admin]", "[model]\nkind = \"bf\"\n[admin]")], "", "a key of a node's [node]"),
+    (&[("[admin]", "[distributor]\nname = \"d\"\n[admin]")], "", "a file of its own"),
 ];
 
 #[test]
@@ -390,6 +397,138 @@ fn ipv4_alone_allows_a_smaller_mtu() {
 fn a_missing_file_is_one_problem() {
     let error = Config::load(Path::new("/nonexistent/a.toml")).unwrap_err();
     assert!(error.to_string().starts_with("/nonexistent/a.toml: the file cannot be read"));
+}
+
+mod distributor {
+    use keyferry_distribute::{Model, NodeId};
+
+    use super::super::distributor::{Distributor, parse, read};
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../docs/examples/distributor.toml");
+
+    /// The required keys of the example and nothing else.
+    const LEAST: &str = r#"
+[distributor]
+name = "d1"
+[nic]
+device = "net_af_packet0,iface=kf0"
+addresses = ["192.0.2.2/24", "2001:db8::2/64"]
+[[service]]
+address = "203.0.113.1:443"
+nodes = ["a", "b"]
+[[service]]
+address = "203.0.113.1:80"
+model = "rr"
+nodes = ["w"]
+[[node]]
+name = "a"
+address = "192.0.2.10"
+link = "192.0.2.10:7411"
+[[node]]
+name = "b"
+address = "192.0.2.11"
+link = "192.0.2.11:7411"
+[[node]]
+name = "w"
+address = "192.0.2.80"
+[cluster]
+ca = "/etc/keyferry/ca.pem"
+certificate = "/etc/keyferry/d1.pem"
+key = "/etc/keyferry/d1.key"
+[[peer]]
+name = "d2"
+address = "192.0.2.3:7411"
+"#;
+
+    fn parsed(folder: &Folder, text: &str) -> Result<Distributor, Problems> {
+        parse(&folder.text(text), &folder.0.path().join("d1.toml"), &BTreeSet::from([0, 1, 2, 3])).0
+    }
+
+    #[test]
+    fn the_example_is_complete_and_says_the_defaults() {
+        let folder = Folder::new();
+        let example = parsed(&folder, EXAMPLE).unwrap();
+        assert_eq!(example, parsed(&folder, LEAST).unwrap());
+        assert_eq!(example.services[0].nodes, [NodeId(0), NodeId(1)]);
+        assert_eq!(example.services[1].model, Model::RoundRobin);
+        let everyone = LEAST.replacen("nodes = [\"a\", \"b\"]", "", 1);
+        assert_eq!(parsed(&folder, &everyone).unwrap().services[0].nodes.len(), 3);
+        let context = Context::new(EXAMPLE, Path::new("d1.toml"));
+        read(context.root().unwrap());
+        for path in context.into_parts().1 {
+            let key = path.rsplit('.').next().unwrap();
+            // What a distributor has no use for is refused, not shown.
+            let is_shown = EXAMPLE.contains(&format!("{key} =")) || EXAMPLE.contains(&format!("[{key}]"));
+            assert!(is_shown || ["apps", "service_addresses"].contains(&key), "{path} is not shown");
+        }
+    }
+
+    const CASES: &[(&str, &str, &str, &str)] = &[
+        ("name = \"d1\"", "name = \"d 1\"", "[distributor] name", "is no name"),
+        ("flows = 1048576", "flows = 7", "[distributor] flows", "from 1024"),
+        ("workers = [1]", "workers = [1, 2]", "[cores] workers", "one worker"),
+        ("control = 0", "control = 0\napps = [2]", "[cores] apps", "runs no application"),
+        (
+            "gateways = []",
+            "gateways = []\nservice_addresses = [\"203.0.113.1\"]",
+            "[nic] service_addresses",
+            "leave it out",
+        ),
+        ("203.0.113.1:443", "203.0.113.1", "[[service]] address", "no address and port"),
+        ("203.0.113.1:80", "203.0.113.1:443", "[[service]] address", "another service's"),
+        ("model = \"bf\"", "model = \"fb\"", "[[service]] model", "write one of"),
+        ("nodes = [\"w\"]", "nodes = [\"x\"]", "[[service]] nodes", "no [[node]] called \"x\""),
+        ("nodes = [\"w\"]", "nodes = []", "[[service]] nodes", "empty"),
+        ("address = \"192.0.2.80\"", "address = \"192.0.3.80\"", "[[node]] address", "on no network"),
+        ("address = \"192.0.2.80\"", "address = \"192.0.2.2\"", "[[node]] address", "distributor's own"),
+        ("address = \"192.0.2.80\"", "address = \"192.0.2.11\"", "[[node]] address", "another node's"),
+        ("name = \"w\"", "name = \"d2\"", "[[node]] name", "another one's name"),
+        ("link = \"192.0.2.11:7411\"", "link = \"192.0.2.11\"", "[[node]] link", "no address"),
+        ("weight = 1", "weight = 17", "[[node]] weight", "from 1 to 16"),
+        ("/etc/keyferry/d1.pem", "/etc/keyferry/n7.pem", "[cluster] certificate", "not for d1"),
+        ("name = \"d2\"", "name = \"d-\"", "[[peer]] name", "DNS name"),
+        ("[admin]", "[tls]\n[admin]", "", "there is no key tls"),
+    ];
+
+    #[test]
+    fn each_mistake_is_one_sentence_at_its_place() {
+        let folder = Folder::new();
+        for (from, to, place, what) in CASES {
+            assert!(EXAMPLE.contains(from), "the example has no {from}");
+            let mut text = EXAMPLE.replacen(from, to, 1);
+            if *from == "name = \"w\"" {
+                text = text.replacen("nodes = [\"w\"]", "nodes = [\"d2\"]", 1);
+            }
+            let problems = parsed(&folder, &text).unwrap_err();
+            assert_eq!(problems.list().len(), 1, "{to}: {problems}");
+            let problem = &problems.list()[0];
+            assert_eq!(problem.place, *place, "{problems}");
+            assert!(problem.what.contains(what) && problem.line.is_some(), "{problems}");
+        }
+    }
+
+    #[test]
+    fn without_links_it_needs_no_certificate() {
+        let folder = Folder::new();
+        let text = LEAST[..LEAST.find("[cluster]").unwrap()].replace("link = ", "# ");
+        let read = parsed(&folder, &text).unwrap();
+        assert_eq!((read.cluster, read.nodes[0].link.as_ref()), (None, None));
+        let missing = parsed(&folder, &LEAST[..LEAST.find("[cluster]").unwrap()]).unwrap_err();
+        assert_eq!(missing.list()[0].place, "[cluster] ca");
+        let nothing = parsed(&folder, &text[..text.find("[[service]]").unwrap()]).unwrap_err();
+        assert!(
+            nothing.to_string().contains("no [[service]]") && nothing.to_string().contains("no [[node]]")
+        );
+    }
+
+    #[test]
+    fn an_operator_finds_its_socket() {
+        let folder = Folder::new();
+        folder.write("d1.toml", b"[distributor]\nname = \"d7\"\n", 0o644);
+        let socket = Config::admin_socket(&folder.0.path().join("d1.toml")).unwrap();
+        assert_eq!(socket, Path::new("/run/keyferry/d7.ctl"));
+    }
 }
 
 proptest! {

@@ -58,6 +58,16 @@ pub enum Resumption {
     Off,
 }
 
+impl Resumption {
+    /// How long a session can be resumed, if it can be.
+    pub fn lifetime(self) -> Option<Duration> {
+        match self {
+            Resumption::Table { lifetime, .. } | Resumption::Tickets { lifetime } => Some(lifetime),
+            Resumption::Off => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     Table,

@@ -1,5 +1,5 @@
-//! The end that is connected to. In: whoever reaches a listener. Out: lives of links with those peers whose names sort
-//! before this node's, and one sentence for each of the others. One task a listener, one a connection.
+//! The end that is connected to. In: whoever reaches a listener. Out: lives of links with those peers who are to connect
+//! here, and one sentence for each of the others. One task a listener, one a connection.
 //!
 //! Until its certificate is known a connection is anybody's: there are few of those at a time, each has a deadline, and
 //! the oldest goes for the next. A peer that connects while its old link still seems to live has restarted, or the
@@ -15,10 +15,11 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tracing::warn;
 
 use super::life::{self, Greeted};
+use super::message::Role;
 use super::said::Said;
 use super::socket::{Listener, Socket};
 use super::stream::{Stream, StreamError};
-use super::{LinkError, Peer, Shared, trust};
+use super::{LinkError, Shared, trust};
 
 /// Connections nobody has vouched for yet, at most.
 const STRANGERS_MAX: usize = 32;
@@ -28,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What the listeners of a node share.
 pub(super) struct Acceptor {
     shared: Rc<Shared>,
-    peers: HashMap<String, ServerName<'static>>,
+    peers: HashMap<String, (Role, ServerName<'static>)>,
     strangers: RefCell<VecDeque<AbortHandle>>,
     /// The life of each peer's link, or what is left of it.
     lives: RefCell<HashMap<String, JoinHandle<()>>>,
@@ -36,8 +37,11 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) fn new(shared: Rc<Shared>, peers: Vec<(Peer, ServerName<'static>)>) -> Rc<Acceptor> {
-        let peers = peers.into_iter().map(|(peer, name)| (peer.name, name)).collect();
+    pub(super) fn new(
+        shared: Rc<Shared>,
+        peers: impl IntoIterator<Item = (Role, String, ServerName<'static>)>,
+    ) -> Rc<Acceptor> {
+        let peers = peers.into_iter().map(|(role, peer, name)| (peer, (role, name))).collect();
         Rc::new(Acceptor {
             shared,
             peers,
@@ -90,17 +94,22 @@ impl Acceptor {
     async fn greet(&self, socket: Socket) -> Result<Greeted, LinkError> {
         let tls = self.shared.trust.accept().map_err(StreamError::Tls)?;
         let greeted = life::greet(&self.shared.local, Stream::new(socket, tls)).await?;
-        let said = &greeted.peer().node;
-        if self.peers.get(said).is_some_and(|name| trust::is_for(greeted.tls(), name)) {
-            return Ok(greeted);
-        }
-        let error = LinkError::NotPeer { said: said.clone(), certified: trust::names(greeted.tls()) };
+        let (said, role) = (&greeted.peer().node, greeted.peer().role);
+        let error = match self.peers.get(said) {
+            Some((expected, name)) if trust::is_for(greeted.tls(), name) => {
+                if *expected == role {
+                    return Ok(greeted);
+                }
+                LinkError::Role { said: role, expected: *expected }
+            }
+            _ => LinkError::NotPeer { said: said.clone(), certified: trust::names(greeted.tls()), role },
+        };
         Err(greeted.refuse(error).await)
     }
 
     /// A new life of the peer's link; one that still goes on ends, and its queue pairs with it, before.
     fn take_up(self: &Rc<Self>, greeted: Greeted) {
-        let peer = greeted.peer().node.clone();
+        let (peer, role) = (greeted.peer().node.clone(), greeted.peer().role);
         let before = self.lives.borrow_mut().remove(&peer).inspect(JoinHandle::abort);
         let (this, name) = (Rc::clone(self), peer.clone());
         let life = tokio::task::spawn_local(async move {
@@ -111,7 +120,7 @@ impl Acceptor {
             match (lived, error) {
                 (_, LinkError::Stopping) => {}
                 (true, error) => {
-                    warn!(peer = name, "the link is down: {error}; leases end and requests run here");
+                    warn!(peer = name, "the link is down: {error}{}", this.shared.local.consequence(role));
                 }
                 (false, error) => this.tell_failed(&format!("no link with {name}: {error}")),
             }

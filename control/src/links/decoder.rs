@@ -78,8 +78,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::message::{
-        BODY_BYTES_MAX, MAGIC, NODE_BYTES_MAX, OFFER_BYTES_MAX, Offer, PAYLOAD_BYTES_MAX, Reason, VERSION,
-        WORKERS_MAX,
+        BODY_BYTES_MAX, MAGIC, NODE_BYTES_MAX, NodeState, OFFER_BYTES_MAX, Offer, PAYLOAD_BYTES_MAX, Reason,
+        Role, SESSIONS_MAX, Session, VERSION, WORKERS_MAX,
     };
     use super::*;
     use crate::config::Driver;
@@ -95,10 +95,14 @@ mod tests {
         (
             proptest::string::string_regex("[!-~]{1,63}").unwrap(),
             any::<(u64, [u8; 32])>(),
-            1..=WORKERS_MAX,
+            prop_oneof![
+                (1..=WORKERS_MAX).prop_map(|workers| (Role::Node, workers)),
+                Just((Role::Distributor, 0))
+            ],
             limits,
         )
-            .prop_map(|(node, (incarnation, random), workers, limits)| Hello {
+            .prop_map(|(node, (incarnation, random), (role, workers), limits)| Hello {
+                role,
                 node,
                 incarnation,
                 random,
@@ -111,6 +115,8 @@ mod tests {
     fn message() -> impl Strategy<Value = Message> {
         let reason = prop_oneof![Just(Reason::Leaving), Just(Reason::NotPeer), Just(Reason::Unable)];
         let bytes = prop::collection::vec(any::<u8>(), 0..=OFFER_BYTES_MAX);
+        let session = any::<(std::net::IpAddr, u32)>()
+            .prop_map(|(client, lifetime_s)| Session { client: client.to_canonical(), lifetime_s });
         prop_oneof![
             (any::<(u16, bool)>(), bytes).prop_map(|((index, with_descriptor), bytes)| Message::Offer(
                 Offer { index, with_descriptor, bytes }
@@ -123,6 +129,10 @@ mod tests {
                     Message::TicketKey(TicketKey { name, key, seals_in_s, seals_until_s, opens_until_s })
                 }
             ),
+            prop::collection::vec(session, 0..=SESSIONS_MAX).prop_map(Message::Sessions),
+            any::<(bool, u32, u32)>().prop_map(|(draining, connections, requests)| {
+                Message::State(NodeState { draining, connections, requests })
+            }),
             reason.prop_map(Message::Bye),
         ]
     }
@@ -172,17 +182,21 @@ mod tests {
 
     #[test]
     fn lengths_are_refused_before_their_bytes_have_come() {
-        for (kind, len) in [(1, PAYLOAD_BYTES_MAX as u16 + 1), (2, 1), (3, 1), (4, 2), (16, 61)] {
+        for (kind, len) in
+            [(1, PAYLOAD_BYTES_MAX as u16 + 1), (2, 1), (3, 1), (4, 2), (16, 61), (17, 961), (18, 10)]
+        {
             let [low, high] = len.to_le_bytes();
             assert_eq!(refused(&[kind, 0, low, high], true), WireError::Length);
         }
-        for kind in [0, 5, 15, 17, 255] {
+        for kind in [0, 5, 15, 19, 255] {
             assert_eq!(refused(&[kind, 0, 0, 0], true), WireError::Kind);
         }
         assert_eq!(refused(&[3, 1, 0, 0], true), WireError::Kind);
         assert_eq!(refused(&[4, 0, 1, 0, 99], true), WireError::Kind);
         assert_eq!(refused(&[4, 0, 0, 0], true), WireError::Length);
         assert_eq!(refused(&[1, 0, 3, 0, 0, 0, 2], true), WireError::Kind);
+        assert_eq!(refused(&[17, 0, 1, 0, 0], true), WireError::Length);
+        assert_eq!(refused(&[18, 0, 9, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0], true), WireError::Kind);
     }
 
     #[test]
@@ -199,6 +213,7 @@ mod tests {
         let limits =
             Limits { message_bytes_max: 1, receives: 1, posted_max: 1, slots_bytes: 1, staging_bytes: 1 };
         let hello = Hello {
+            role: Role::Node,
             node: "n".repeat(NODE_BYTES_MAX),
             incarnation: 1,
             random: [2; 32],

@@ -8,7 +8,8 @@ use rustls_pki_types::ServerName;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::life::{self, GREETING};
+use super::life::{self, Duty, GREETING};
+use super::message::Role;
 use super::said::Said;
 use super::socket::Socket;
 use super::stream::{Stream, StreamError};
@@ -17,20 +18,26 @@ use super::{LinkError, Peer, Shared};
 /// First and longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Keeps the link to `peer` up until the node ends.
-pub(super) async fn dial(shared: Rc<Shared>, peer: Peer, name: ServerName<'static>) {
+/// Keeps the link to `peer` up until this process ends.
+pub(super) async fn dial(shared: Rc<Shared>, role: Role, peer: Peer, name: ServerName<'static>) {
     let mut stop = shared.stop.clone();
     let mut said = Said::default();
     let mut pause = BACKOFF.0;
     while !*stop.borrow() {
-        let (lived, error) = attempt(&shared, &peer, &name).await;
+        let (lived, error) = attempt(&shared, role, &peer, &name).await;
         if matches!(error, LinkError::Stopping) {
             return;
+        }
+        if let (Duty::Distributor(nodes), Role::Node) = (&shared.local.duty, role) {
+            match lived {
+                true => nodes.lost(&peer.name, &error).await,
+                false => nodes.unreachable(&peer.name).await,
+            }
         }
         if lived {
             said.forget();
             pause = BACKOFF.0;
-            warn!(peer = peer.name, "the link is down: {error}; leases end and requests run here");
+            warn!(peer = peer.name, "the link is down: {error}{}", shared.local.consequence(role));
         } else {
             shared.local.tally.failed();
             let sentence = format!("no link to {}: {error}", peer.address);
@@ -52,8 +59,8 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// One life of the link, or none.
-async fn attempt(shared: &Shared, peer: &Peer, name: &ServerName<'static>) -> (bool, LinkError) {
-    match connect(shared, peer, name).await {
+async fn attempt(shared: &Shared, role: Role, peer: &Peer, name: &ServerName<'static>) -> (bool, LinkError) {
+    match connect(shared, role, peer, name).await {
         Ok(greeted) => greeted.live(&shared.local, shared.stop.clone()).await,
         Err(error) => (false, error),
     }
@@ -61,16 +68,23 @@ async fn attempt(shared: &Shared, peer: &Peer, name: &ServerName<'static>) -> (b
 
 async fn connect(
     shared: &Shared,
+    role: Role,
     peer: &Peer,
     name: &ServerName<'static>,
 ) -> Result<life::Greeted, LinkError> {
-    let socket = timeout(GREETING, Socket::connect(&peer.address)).await.map_err(|_| LinkError::Slow)?;
+    // A distributor has to know soon whether a node is gone.
+    let patience = GREETING.min(shared.local.heartbeat_timeout);
+    let socket = timeout(patience, Socket::connect(&peer.address)).await.map_err(|_| LinkError::Slow)?;
     let socket = socket.map_err(StreamError::Socket)?;
     let tls = shared.trust.connect(name).map_err(StreamError::Tls)?;
     let greeted = life::greet(&shared.local, Stream::new(socket, tls)).await?;
     let said = &greeted.peer().node;
     if *said != peer.name {
         let error = LinkError::Name { said: said.clone(), expected: peer.name.clone() };
+        return Err(greeted.refuse(error).await);
+    }
+    if greeted.peer().role != role {
+        let error = LinkError::Role { said: greeted.peer().role, expected: role };
         return Err(greeted.refuse(error).await);
     }
     Ok(greeted)

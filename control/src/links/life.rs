@@ -2,9 +2,11 @@
 //! pairs in the workers' mailboxes for as long as it lives, and one sentence on why it ended. Control thread.
 //!
 //! Both ends do the same: shake hands, say hello, exchange one offer for each queue pair in turn (more at a time
-//! would fill the socket at both ends and neither would read), say connected, then heartbeats. Every step has a
+//! would fill the socket at both ends and neither would read; a distributor makes none), say connected, then heartbeats
+//! and what is in `talk`. Every step has a
 //! deadline; the order is fixed, so what comes out of turn ends the link.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +21,11 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 use super::decoder::Decoder;
-use super::message::{Hello, Message, Offer, Reason};
+use super::message::{Hello, Message, Offer, Reason, Role};
 use super::pairs::{self, Fences, Life};
 use super::stream::Stream;
-use super::ticket_keys::Told;
-use super::{Between, LinkError, Tally};
+use super::talk::Talk;
+use super::{Announcer, Between, LinkError, Nodes, Tally};
 use crate::config::Driver;
 
 /// How long a TLS handshake and the hellos may take: until then nobody knows who it is.
@@ -41,41 +43,84 @@ const WIRE_BYTES: usize = 128;
 /// The exporter's label (RFC 8446 7.5). Labels that are not registered begin like this (RFC 5705 4).
 const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL keyferry lease v1";
 
-/// What every link needs of this node.
+/// What every link needs of this process.
 pub struct Local {
-    /// This node's name.
+    /// Its name.
     pub node: String,
-    /// When this process started, in ns: tells its lives apart.
+    /// When it started, in ns: tells its lives apart.
     pub incarnation: u64,
+    /// Silence after which a peer is taken to be gone.
+    pub heartbeat_timeout: Duration,
+    /// Counts of the links.
+    pub tally: Tally,
+    /// What it is, and what that needs.
+    pub duty: Duty,
+}
+
+/// What an end of a link is there for.
+pub enum Duty {
+    /// It serves clients and lends requests.
+    Node(Box<Node>),
+    /// It stands in front of nodes.
+    Distributor(Rc<Nodes>),
+}
+
+/// What links need of a node.
+pub struct Node {
     /// The fabric.
     pub driver: Driver,
     /// Where its queue pairs live, if the driver is one of adapters.
     pub address: Option<verbs::Address>,
     /// Sizes of the queue pairs.
     pub limits: Limits,
-    /// Silence after which a peer is taken to be gone.
-    pub heartbeat_timeout: Duration,
     /// The workers' mailboxes.
     pub mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
     /// What each queue pair goes through on its way to its worker.
     pub between: Between,
     /// Where ticket keys are, if clients come back by tickets.
     pub tickets: Option<Server>,
-    /// Counts of the links.
-    pub tally: Tally,
+    /// What distributors are told.
+    pub announcer: Rc<Announcer>,
 }
+
+/// Limits of an end that makes no queue pairs.
+const NO_LIMITS: Limits =
+    Limits { message_bytes_max: 0, receives: 0, posted_max: 0, slots_bytes: 0, staging_bytes: 0 };
 
 impl Local {
     fn hello(&self) -> Hello {
         let mut random = [0; 32];
         aws_lc_rs::rand::fill(&mut random).expect("the system has random numbers");
-        Hello {
-            node: self.node.clone(),
-            incarnation: self.incarnation,
-            random,
-            workers: self.mailboxes.len() as u16,
-            driver: self.driver,
-            limits: self.limits,
+        let (workers, driver, limits) = match &self.duty {
+            Duty::Node(node) => (node.mailboxes.len() as u16, node.driver, node.limits),
+            Duty::Distributor(_) => (0, Driver::Shm, NO_LIMITS),
+        };
+        let (node, incarnation) = (self.node.clone(), self.incarnation);
+        Hello { role: self.role(), node, incarnation, random, workers, driver, limits }
+    }
+
+    /// What it is.
+    pub(super) fn role(&self) -> Role {
+        match self.duty {
+            Duty::Node(_) => Role::Node,
+            Duty::Distributor(_) => Role::Distributor,
+        }
+    }
+
+    /// What the end of a link with such a peer means, for the log.
+    pub(super) fn consequence(&self, peer: Role) -> &'static str {
+        match (self.role(), peer) {
+            (Role::Node, Role::Node) => "; leases end and requests run here",
+            (Role::Distributor, Role::Node) => "; the node gets no new connections",
+            (_, Role::Distributor) => "",
+        }
+    }
+
+    /// Where ticket keys are, if this is a node and clients come back by tickets.
+    pub(super) fn tickets(&self) -> Option<&Server> {
+        match &self.duty {
+            Duty::Node(node) => node.tickets.as_ref(),
+            Duty::Distributor(_) => None,
         }
     }
 }
@@ -95,7 +140,9 @@ pub(super) async fn greet(local: &Local, mut stream: Stream) -> Result<Greeted, 
     let greeting = async {
         stream.handshake().await?;
         // The peer may send its first offer right behind its hello, as soon as it has this end's.
-        if pairs::passes_memory(local.driver) {
+        if let Duty::Node(node) = &local.duty
+            && pairs::passes_memory(node.driver)
+        {
             stream.expect_descriptors();
         }
         say(&mut stream, &Message::Hello(ours.clone())).await?;
@@ -139,8 +186,9 @@ impl Greeted {
             Ok(()) => {
                 let (peer, incarnation) = (&self.theirs.node, self.theirs.incarnation);
                 info!(peer, incarnation, queue_pairs = fences.len(), "connected");
-                let _made = local.tally.made(peer);
-                (true, self.stay(local, &mut fences, stop).await)
+                let _made = local.tally.made(peer, self.theirs.role);
+                let talk = Talk::new(local, &self.theirs).await;
+                (true, self.stay(local, talk, &mut fences, stop).await)
             }
             Err(error) => (false, error),
         };
@@ -149,7 +197,19 @@ impl Greeted {
         (lived, error)
     }
 
+    /// Makes what the two need between them; both are ready at the end.
     async fn connect(&mut self, local: &Local, fences: &mut Fences) -> Result<(), LinkError> {
+        match &local.duty {
+            Duty::Node(node) if self.theirs.role == Role::Node => self.pair(node, fences).await,
+            _ => {
+                self.stream.end_descriptors()?;
+                self.meet().await
+            }
+        }
+    }
+
+    /// The queue pairs between two nodes.
+    async fn pair(&mut self, local: &Node, fences: &mut Fences) -> Result<(), LinkError> {
         let (ours, theirs) = (&self.ours, &self.theirs);
         if ours.driver != theirs.driver {
             return Err(LinkError::Driver { ours: ours.driver, theirs: theirs.driver });
@@ -188,20 +248,26 @@ impl Greeted {
             fences.add(fence);
         }
         self.stream.end_descriptors()?;
-        say(&mut self.stream, &Message::Connected).await?;
-        match hear(&mut self.stream, &mut self.decoder).await? {
-            Message::Connected => {}
-            Message::Bye(reason) => return Err(LinkError::Bye(reason)),
-            _ => return Err(LinkError::Order),
-        }
+        self.meet().await?;
         fences.watch(fabric);
         pairs::hand_over(local, &life, limits, queue_pairs)
     }
 
-    /// Heartbeats both ways, until one end has a reason to part.
+    /// Each end says that it is ready, and hears it of the other.
+    async fn meet(&mut self) -> Result<(), LinkError> {
+        say(&mut self.stream, &Message::Connected).await?;
+        match hear(&mut self.stream, &mut self.decoder).await? {
+            Message::Connected => Ok(()),
+            Message::Bye(reason) => Err(LinkError::Bye(reason)),
+            _ => Err(LinkError::Order),
+        }
+    }
+
+    /// Heartbeats both ways and what the two tell each other, until one end has a reason to part.
     async fn stay(
         &mut self,
         local: &Local,
+        mut talk: Talk,
         fences: &mut Fences,
         mut stop: watch::Receiver<bool>,
     ) -> LinkError {
@@ -209,18 +275,20 @@ impl Greeted {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut heard, mut said) = (Instant::now(), Instant::now());
-        let (mut messages, mut keys) = (0, Told::default());
+        let mut messages = 0;
         loop {
             // Also what came behind the last message of the exchange.
             loop {
                 match self.decoder.next_message() {
                     Ok(None) => break,
                     Ok(Some(Message::Heartbeat)) if messages < MESSAGES_MAX => messages += 1,
-                    Ok(Some(Message::TicketKey(key))) if messages < MESSAGES_MAX => {
-                        messages += 1;
-                        keys.heard(local.tickets.as_ref(), &key);
-                    }
                     Ok(Some(Message::Bye(reason))) => return LinkError::Bye(reason),
+                    Ok(Some(message)) if messages < MESSAGES_MAX => {
+                        messages += 1;
+                        if let Err(error) = talk.heard(local, message).await {
+                            return error;
+                        }
+                    }
                     Ok(Some(_)) => return LinkError::Order,
                     Err(error) => return error.into(),
                 }
@@ -242,7 +310,7 @@ impl Greeted {
                         return LinkError::Silent(patience);
                     }
                     let due = (said.elapsed() >= patience / HEARTBEATS).then_some(Message::Heartbeat);
-                    for message in due.into_iter().chain(keys.news(local.tickets.as_ref())) {
+                    for message in due.into_iter().chain(talk.news(local)) {
                         said = Instant::now();
                         match timeout(patience, say(&mut self.stream, &message)).await {
                             Ok(Ok(())) => {}
@@ -299,7 +367,7 @@ fn reason(error: &LinkError) -> Option<Reason> {
         // Both ends have said their versions; an end of another version may not know this message.
         LinkError::Wire(super::message::WireError::Version { .. }) => None,
         LinkError::Wire(_) | LinkError::Order | LinkError::Shm(_) => Some(Reason::Protocol),
-        LinkError::NotPeer { .. } | LinkError::Name { .. } => Some(Reason::NotPeer),
+        LinkError::NotPeer { .. } | LinkError::Name { .. } | LinkError::Role { .. } => Some(Reason::NotPeer),
         LinkError::Driver { .. } | LinkError::NotLocal => Some(Reason::Driver),
         LinkError::Limits(_) => Some(Reason::Limits),
         LinkError::Verbs(verbs::VerbsError::Offer(_)) => Some(Reason::Protocol),

@@ -4,6 +4,8 @@
 //! Everything is little-endian. First comes a hello, whose first 16 bytes never change, so that any two versions can
 //! name each other; then frames of a 4-byte header and the kind's own bytes.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use keyferry_fabric::Limits;
 use keyferry_tls::{TICKET_KEY_BYTES, TICKET_NAME_BYTES, TicketKey};
 use zeroize::Zeroizing;
@@ -11,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::config::Driver;
 
 /// What both ends must speak.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The first bytes of a link.
 pub const MAGIC: [u8; 8] = *b"kf-link\0";
 /// Bytes before the hello's body.
@@ -27,7 +29,7 @@ pub const HEADER_BYTES: usize = 4;
 /// Longest payload of a frame.
 pub const PAYLOAD_BYTES_MAX: usize = OFFER_FIXED_BYTES + OFFER_BYTES_MAX;
 
-const HELLO_FIXED_BYTES: usize = 8 + 32 + 2 + 1 + 5 * 8 + 1;
+const HELLO_FIXED_BYTES: usize = 8 + 32 + 1 + 2 + 1 + 5 * 8 + 1;
 /// Longest body of a hello.
 pub const BODY_BYTES_MAX: usize = HELLO_FIXED_BYTES + NODE_BYTES_MAX;
 const OFFER_FIXED_BYTES: usize = 3;
@@ -41,21 +43,61 @@ const CONNECTED: u8 = 2;
 const HEARTBEAT: u8 = 3;
 const BYE: u8 = 4;
 const TICKET_KEY: u8 = 16;
-// 17 is kept for announcements of sessions; it is unknown to this version.
+const SESSIONS: u8 = 17;
+const STATE: u8 = 18;
 
 /// Bytes of a ticket key on the wire.
 const TICKET_KEY_MESSAGE_BYTES: usize = TICKET_NAME_BYTES + TICKET_KEY_BYTES + 3 * 4;
 
+/// Bytes of an announced session on the wire.
+const SESSION_BYTES: usize = 16 + 4;
+/// Sessions of one announcement, at most.
+pub const SESSIONS_MAX: usize = 48;
+const _: () = assert!(SESSIONS_MAX * SESSION_BYTES <= PAYLOAD_BYTES_MAX);
+/// Bytes of a node's state on the wire.
+const STATE_BYTES: usize = 1 + 4 + 4;
+
+/// What an end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It serves clients, and makes queue pairs with other nodes.
+    Node,
+    /// It stands in front of nodes.
+    Distributor,
+}
+
+/// A client whose session can be resumed at the node that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Where the client came from.
+    pub client: IpAddr,
+    /// For how long, in s.
+    pub lifetime_s: u32,
+}
+
+/// How a node fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct NodeState {
+    /// It takes no new connections.
+    pub draining: bool,
+    /// Connections it has.
+    pub connections: u32,
+    /// Requests its application has.
+    pub requests: u32,
+}
+
 /// What one end says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
+    /// What it is.
+    pub role: Role,
     /// The node's name: 1 to [`NODE_BYTES_MAX`] bytes of printable ASCII.
     pub node: String,
     /// When the node's process started: tells its lives apart.
     pub incarnation: u64,
     /// Fresh random bytes, for the keys of this life of the link.
     pub random: [u8; 32],
-    /// Workers of the node, 1 to [`WORKERS_MAX`].
+    /// Workers of the node, 1 to [`WORKERS_MAX`]; 0 of a distributor, which makes no queue pairs.
     pub workers: u16,
     /// The fabric between the two; both must use the same.
     pub driver: Driver,
@@ -125,6 +167,10 @@ pub enum Message {
     Heartbeat,
     /// A key with which the cluster seals and opens tickets.
     TicketKey(TicketKey),
+    /// Clients whose sessions the node has, to a distributor; at most [`SESSIONS_MAX`].
+    Sessions(Vec<Session>),
+    /// How the node fares, to a distributor.
+    State(NodeState),
     /// The last.
     Bye(Reason),
 }
@@ -147,15 +193,39 @@ pub enum WireError {
     /// The name is empty or not printable ASCII.
     #[error("its node name is not 1 to {NODE_BYTES_MAX} bytes of printable ASCII")]
     Node,
-    /// No workers, or too many.
-    #[error("its number of workers is not 1 to {WORKERS_MAX}")]
+    /// No workers, or too many; or those of a distributor.
+    #[error("its number of workers is not 1 to {WORKERS_MAX}, or not 0 of a distributor")]
     Workers,
+    /// A role this release does not know.
+    #[error("it has role number {0}, which this release does not know")]
+    Role(u8),
     /// A driver this release does not know.
     #[error("it uses fabric driver number {0}, which this release does not know")]
     Driver(u8),
     /// A kind, reason or flag this version does not know.
     #[error("one of its messages is of a kind that link version {VERSION} does not know")]
     Kind,
+}
+
+impl Role {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Node => "node",
+            Role::Distributor => "distributor",
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Role::Node => 1,
+            Role::Distributor => 2,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Role> {
+        [Role::Node, Role::Distributor].into_iter().find(|role| role.number() == number)
+    }
 }
 
 impl Driver {
@@ -197,6 +267,20 @@ impl Message {
                     out.extend(seconds.to_le_bytes());
                 }
             }
+            Message::Sessions(sessions) => {
+                assert!(sessions.len() <= SESSIONS_MAX, "announcements are cut into messages");
+                header(out, SESSIONS, SESSION_BYTES * sessions.len());
+                for session in sessions {
+                    out.extend(mapped(session.client));
+                    out.extend(session.lifetime_s.to_le_bytes());
+                }
+            }
+            Message::State(state) => {
+                header(out, STATE, STATE_BYTES);
+                out.push(state.draining.into());
+                out.extend(state.connections.to_le_bytes());
+                out.extend(state.requests.to_le_bytes());
+            }
             Message::Bye(reason) => {
                 header(out, BYE, 1);
                 out.push(*reason as u8);
@@ -210,11 +294,7 @@ impl Message {
         let message = match kind {
             OFFER => {
                 let index = u16::from_le_bytes(fields.take()?);
-                let with_descriptor = match fields.take()? {
-                    [0] => false,
-                    [1] => true,
-                    _ => return Err(WireError::Kind),
-                };
+                let with_descriptor = flag(fields.take()?)?;
                 Message::Offer(Offer { index, with_descriptor, bytes: fields.rest().to_vec() })
             }
             CONNECTED => Message::Connected,
@@ -225,6 +305,20 @@ impl Message {
                 seals_in_s: u32::from_le_bytes(fields.take()?),
                 seals_until_s: u32::from_le_bytes(fields.take()?),
                 opens_until_s: u32::from_le_bytes(fields.take()?),
+            }),
+            SESSIONS => {
+                let mut sessions = Vec::with_capacity(payload.len() / SESSION_BYTES);
+                while !fields.is_empty() {
+                    let client = Ipv6Addr::from(fields.take::<16>()?).to_canonical();
+                    let lifetime_s = u32::from_le_bytes(fields.take()?);
+                    sessions.push(Session { client, lifetime_s });
+                }
+                Message::Sessions(sessions)
+            }
+            STATE => Message::State(NodeState {
+                draining: flag(fields.take()?)?,
+                connections: u32::from_le_bytes(fields.take()?),
+                requests: u32::from_le_bytes(fields.take()?),
             }),
             BYE => {
                 let [number] = fields.take()?;
@@ -243,9 +337,27 @@ impl Message {
             OFFER => Ok(PAYLOAD_BYTES_MAX),
             CONNECTED | HEARTBEAT => Ok(0),
             TICKET_KEY => Ok(TICKET_KEY_MESSAGE_BYTES),
+            SESSIONS => Ok(SESSIONS_MAX * SESSION_BYTES),
+            STATE => Ok(STATE_BYTES),
             BYE => Ok(1),
             _ => Err(WireError::Kind),
         }
+    }
+}
+
+/// An address as IPv6; one of IPv4 as IPv6 maps it (RFC 4291 2.5.5.2).
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+fn flag([byte]: [u8; 1]) -> Result<bool, WireError> {
+    match byte {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(WireError::Kind),
     }
 }
 
@@ -263,6 +375,7 @@ impl Hello {
         out.extend(((HELLO_FIXED_BYTES + name.len()) as u32).to_le_bytes());
         out.extend(self.incarnation.to_le_bytes());
         out.extend(self.random);
+        out.push(self.role.number());
         out.extend(self.workers.to_le_bytes());
         out.push(self.driver.number());
         let limits = &self.limits;
@@ -297,8 +410,14 @@ impl Hello {
         let mut fields = Fields(body);
         let incarnation = u64::from_le_bytes(fields.take()?);
         let random = fields.take()?;
+        let [role] = fields.take()?;
+        let role = Role::from_number(role).ok_or(WireError::Role(role))?;
         let workers = u16::from_le_bytes(fields.take()?);
-        if workers == 0 || workers > WORKERS_MAX {
+        let fits = match role {
+            Role::Node => 1..=WORKERS_MAX,
+            Role::Distributor => 0..=0,
+        };
+        if !fits.contains(&workers) {
             return Err(WireError::Workers);
         }
         let [driver] = fields.take()?;
@@ -319,7 +438,7 @@ impl Hello {
             return Err(WireError::Node);
         }
         let node = String::from_utf8(name.to_vec()).map_err(|_| WireError::Node)?;
-        Ok(Hello { node, incarnation, random, workers, driver, limits })
+        Ok(Hello { role, node, incarnation, random, workers, driver, limits })
     }
 }
 
@@ -340,6 +459,10 @@ impl<'a> Fields<'a> {
     /// A size, which this machine may be too small for: then the bounds of [`Limits`] refuse it all the same.
     fn size(&mut self) -> Result<usize, WireError> {
         Ok(usize::try_from(u64::from_le_bytes(self.take()?)).unwrap_or(usize::MAX))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn rest(&mut self) -> &'a [u8] {

@@ -14,7 +14,7 @@ use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
 use keyferry_worker::mailbox::{Connect, Mail};
 
 use super::LinkError;
-use super::life::Local;
+use super::life::Node;
 use super::message::Hello;
 use crate::config::Driver;
 
@@ -41,7 +41,7 @@ pub(super) enum Fabric {
 
 impl Fabric {
     /// Opens the device, where the driver has one.
-    pub(super) fn open(local: &Local) -> Result<Fabric, LinkError> {
+    pub(super) fn open(local: &Node) -> Result<Fabric, LinkError> {
         match (local.driver, &local.address) {
             (Driver::Shm, _) => Ok(Fabric::Shm),
             (Driver::Verbs, address) => {
@@ -200,7 +200,7 @@ impl Drop for Fences {
 
 /// Hands the queue pairs to their workers, all at once and only when both ends have all of them.
 pub(super) fn hand_over(
-    local: &Local,
+    local: &Node,
     life: &Life,
     limits: Limits,
     pairs: Vec<Box<dyn QueuePair>>,

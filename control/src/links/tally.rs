@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use keyferry_tls::TicketCounts;
 
+use super::message::Role;
 use crate::counters::{Block, Registry};
 
 /// The counters, in the order in which they are published.
@@ -40,7 +41,7 @@ pub struct Tally(Rc<Inner>);
 struct Inner {
     block: Arc<Block>,
     counts: Cell<Counts>,
-    /// Links that live, by peer.
+    /// Links to nodes that live, by peer.
     up: RefCell<BTreeMap<String, usize>>,
 }
 
@@ -52,10 +53,12 @@ impl Tally {
     }
 
     /// A link has come to life, and lives as long as what this returns.
-    pub(super) fn made(&self, peer: &str) -> Made {
+    pub(super) fn made(&self, peer: &str, role: Role) -> Made {
         self.count(|counts| counts.made += 1);
-        *self.0.up.borrow_mut().entry(peer.to_owned()).or_default() += 1;
-        Made { tally: self.clone(), peer: peer.to_owned() }
+        if role == Role::Node {
+            *self.0.up.borrow_mut().entry(peer.to_owned()).or_default() += 1;
+        }
+        Made { tally: self.clone(), peer: peer.to_owned(), role }
     }
 
     /// Whether no node whose name sorts before this one's is linked to it.
@@ -98,13 +101,16 @@ impl Tally {
 pub(super) struct Made {
     tally: Tally,
     peer: String,
+    role: Role,
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
         self.tally.count(|counts| counts.lost += 1);
         let mut up = self.tally.0.up.borrow_mut();
-        if let Some(links) = up.get_mut(&self.peer) {
+        if self.role == Role::Node
+            && let Some(links) = up.get_mut(&self.peer)
+        {
             *links -= 1;
         }
         up.retain(|_, links| *links > 0);
@@ -119,7 +125,8 @@ mod tests {
     fn links_up_are_those_made_and_not_lost() {
         let registry = Registry::new();
         let tally = Tally::new(&registry);
-        let (one, _other) = (tally.made("a"), tally.made("c"));
+        let (one, _other) = (tally.made("a", Role::Node), tally.made("c", Role::Node));
+        drop(tally.made("0", Role::Distributor));
         assert_eq!(["0", "b", "d"].map(|node| tally.is_first(node)), [true, false, false]);
         drop(one);
         assert_eq!(["0", "b", "d"].map(|node| tally.is_first(node)), [true, true, false]);
@@ -127,6 +134,6 @@ mod tests {
         tally.tickets(TicketCounts { keys: 3, refused: 4, ..TicketCounts::default() });
         let total = registry.snapshot().total;
         let values: Vec<_> = NAMES.iter().map(|name| total[name]).collect();
-        assert_eq!(values, [1, 2, 1, 1, 3, 0, 0, 0, 0, 4]);
+        assert_eq!(values, [1, 3, 2, 1, 3, 0, 0, 0, 0, 4]);
     }
 }

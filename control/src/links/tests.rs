@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
+use keyferry_distribute::{NodeId, State};
 use keyferry_fabric::{Limits, QueuePair, shm};
 use keyferry_lease::{Channel, Message as LeaseMessage};
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_worker::announce::Announced;
+use keyferry_worker::distribute::News;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
 use super::life::{self, Greeted};
-use super::message::{Message, Offer, Reason};
+use super::message::{Message, Offer, Reason, Role};
 use super::socket::{Address, Socket};
 use super::stream::Stream;
 use super::*;
@@ -25,14 +28,14 @@ use crate::counters::Registry;
 const LIMITS: Limits =
     Limits { message_bytes_max: 512, receives: 32, posted_max: 64, slots_bytes: 4096, staging_bytes: 4096 };
 
-/// A folder with certificates for "a" and "b".
+/// A folder with certificates for the nodes "a" and "b" and the distributor "d".
 struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Folder {
         let folder = Folder(tempfile::tempdir().unwrap());
         ca::init(folder.0.path(), 1).unwrap();
-        ca::node(folder.0.path(), &["a".into(), "b".into()], 1).unwrap();
+        ca::node(folder.0.path(), &["a".into(), "b".into(), "d".into()], 1).unwrap();
         folder
     }
 
@@ -45,19 +48,29 @@ impl Folder {
         let file = |ending: &str| self.file(&format!("{node}.{ending}"));
         let trust = Trust::load(&self.file("ca.pem"), &file("pem"), &file("key"), node).unwrap();
         let mailboxes = (0..workers).map(|_| Arc::new(ArrayQueue::new(MAIL_MAX))).collect();
-        let local = Local {
-            node: node.to_owned(),
-            incarnation: 7,
+        let announcer =
+            Rc::new(Announcer::new(vec![Arc::new(ArrayQueue::new(16))], Arc::new(Registry::new())));
+        let duty = Node {
             driver: Driver::Shm,
             address: None,
             limits: LIMITS,
-            heartbeat_timeout: Duration::from_millis(400),
             mailboxes,
             between: |queue_pair| queue_pair,
             tickets: None,
-            tally: Tally::new(&Registry::new()),
+            announcer,
         };
+        let local = local(node, Duty::Node(Box::new(duty)));
         End { local, trust }
+    }
+}
+
+fn local(name: &str, duty: Duty) -> Local {
+    Local {
+        node: name.to_owned(),
+        incarnation: 7,
+        heartbeat_timeout: Duration::from_millis(400),
+        tally: Tally::new(&Registry::new()),
+        duty,
     }
 }
 
@@ -67,6 +80,14 @@ struct End {
 }
 
 impl End {
+    /// What it has as a node.
+    fn node(&self) -> &Node {
+        match &self.local.duty {
+            Duty::Node(node) => node,
+            Duty::Distributor(_) => panic!("this end is a node"),
+        }
+    }
+
     fn stream(&self, socket: Socket) -> Stream {
         let tls = match self.local.node.as_str() {
             "a" => self.trust.connect(&trust::dns_name("b").unwrap()).unwrap(),
@@ -86,11 +107,11 @@ impl End {
             Mail::Drain => panic!("nobody drains"),
         };
         let read = |mailbox: &Arc<ArrayQueue<Mail>>| std::iter::from_fn(|| mailbox.pop()).map(open).collect();
-        self.local.mailboxes.iter().map(read).collect()
+        self.node().mailboxes.iter().map(read).collect()
     }
 
     async fn has_mail(&self) {
-        while self.local.mailboxes.iter().any(|mailbox| mailbox.is_empty()) {
+        while self.node().mailboxes.iter().any(|mailbox| mailbox.is_empty()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -180,10 +201,12 @@ fn ticket_keys_are_told_once() {
         let folder = Folder::new();
         let mut ends = ["a", "b"].map(|node| folder.end(node, 1));
         for end in &mut ends {
-            end.local.tickets = tickets(&folder);
+            if let Duty::Node(node) = &mut end.local.duty {
+                node.tickets = tickets(&folder);
+            }
         }
         let [a, b] = ends.map(Rc::new);
-        let keys = |end: &End| end.local.tickets.as_ref().unwrap().ticket_keys().len();
+        let keys = |end: &End| end.local.tickets().unwrap().ticket_keys().len();
         let ((), ends) = life(&a, &b, async || {
             while keys(&a) < 2 || keys(&b) < 2 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -191,7 +214,7 @@ fn ticket_keys_are_told_once() {
         })
         .await;
         assert!(ends.iter().all(|(lived, _)| *lived), "{ends:?}");
-        let counts = |end: &End| end.local.tickets.as_ref().unwrap().ticket_counts();
+        let counts = |end: &End| end.local.tickets().unwrap().ticket_counts();
         assert_eq!([counts(&a).keys_taken, counts(&b).keys_taken], [1, 1]);
 
         let none = Rc::new(folder.end("b", 1));
@@ -259,6 +282,7 @@ async fn greet(stream: &mut Stream) {
 
 fn hello() -> Message {
     Message::Hello(message::Hello {
+        role: Role::Node,
         node: "a".into(),
         incarnation: 1,
         random: [1; 32],
@@ -379,20 +403,88 @@ fn strangers_are_few_and_the_oldest_goes() {
         let (a, b) = (folder.end("a", 1), folder.end("b", 1));
         let peer = |name: &str, address| Peer { name: name.to_owned(), address };
         let nowhere = Address::Unix(folder.file("a.sock"));
-        let mailboxes = b.local.mailboxes.clone();
-        let there = Links::new(b.local, b.trust, std::slice::from_ref(&socket), &[peer("a", nowhere)])
-            .unwrap()
-            .start();
+        let mailboxes = b.node().mailboxes.clone();
+        let there = Links::new(
+            b.local,
+            b.trust,
+            std::slice::from_ref(&socket),
+            Others::of_node("b", &[peer("a", nowhere)], &[]),
+        )
+        .unwrap()
+        .start();
         let mut silent = Vec::new();
         for _ in 0..100 {
             silent.push(Socket::connect(&socket).await.unwrap());
             tokio::task::yield_now().await;
         }
-        let here = Links::new(a.local, a.trust, &[], &[peer("b", socket)]).unwrap().start();
+        let here = Links::new(a.local, a.trust, &[], Others::of_node("a", &[peer("b", socket)], &[]))
+            .unwrap()
+            .start();
         while mailboxes[0].is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         here.end().await;
+        there.end().await;
+    });
+}
+
+/// What a node tells of itself reaches the distributor's worker, which learns as well when the node is gone.
+#[test]
+fn a_distributor_hears_of_nodes() {
+    run(async {
+        let folder = Folder::new();
+        let socket = Address::Unix(folder.file("b.sock"));
+        let b = folder.end("b", 1);
+        let announcer = Rc::clone(&b.node().announcer);
+        let start = |b: End| {
+            let others = Others::of_node("b", &[], &["d".to_owned()]);
+            Links::new(b.local, b.trust, std::slice::from_ref(&socket), others).unwrap().start()
+        };
+        let there = start(b);
+        let news = Arc::new(ArrayQueue::new(16));
+        let nodes = Rc::new(Nodes::new([("b".to_owned(), State::Down)], Arc::clone(&news)));
+        let (certificate, key) = (folder.file("d.pem"), folder.file("d.key"));
+        let trust = Trust::load(&folder.file("ca.pem"), &certificate, &key, "d").unwrap();
+        let peer = Peer { name: "b".to_owned(), address: socket.clone() };
+        let others = Others::of_distributor("d", vec![peer], &[]);
+        let here = Links::new(local("d", Duty::Distributor(nodes)), trust, &[], others).unwrap().start();
+        let next = async || loop {
+            match news.pop() {
+                Some(news) => return news,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        assert_eq!(next().await, News::State(NodeId(0), State::Up));
+        let client = std::net::IpAddr::from([198, 51, 100, 7]);
+        announcer.tell(Announced { client, lifetime: Duration::from_millis(60_900) });
+        let lifetime = Duration::from_secs(60);
+        assert_eq!(next().await, News::Session { client, node: NodeId(0), lifetime });
+        announcer.drain();
+        assert_eq!(next().await, News::State(NodeId(0), State::Draining));
+        there.end().await;
+        assert_eq!(next().await, News::State(NodeId(0), State::Down));
+        let there = start(folder.end("b", 1));
+        assert_eq!(next().await, News::State(NodeId(0), State::Up));
+        here.end().await;
+        there.end().await;
+    });
+}
+
+/// Names alone make nobody a peer: what it is has to fit as well.
+#[test]
+fn roles_are_checked() {
+    run(async {
+        let folder = Folder::new();
+        let socket = Address::Unix(folder.file("b.sock"));
+        let b = folder.end("b", 1);
+        let others = Others::of_node("b", &[], &["a".to_owned()]);
+        let there = Links::new(b.local, b.trust, std::slice::from_ref(&socket), others).unwrap().start();
+        let a = folder.end("a", 1);
+        let stream = a.stream(Socket::connect(&socket).await.unwrap());
+        let greeted = life::greet(&a.local, stream).await.unwrap();
+        let (_stop, stopping) = watch::channel(false);
+        let (lived, error) = greeted.live(&a.local, stopping).await;
+        assert!(!lived && matches!(error, LinkError::Bye(Reason::NotPeer)), "{error}");
         there.end().await;
     });
 }

@@ -203,6 +203,10 @@ impl<N: Nic, A: App> Worker<N, A> {
         if let Some(conn) = self.conns[index].as_mut() {
             conn.handshaking = false;
             conn.deadline = Time::NEVER;
+            if let Some(announcements) = &self.announcements {
+                let told = announcements.tell(self.tcp.peer(conn.id).ip());
+                self.counters.sessions_unannounced += u64::from(!told);
+            }
         }
         self.send_flight(index);
     }

@@ -163,6 +163,8 @@ counters! {
     takes_dropped,
     /// Sessions not asked for at the node they live at: no queue pair to it, no room in it, or too many handshakes wait.
     takes_skipped,
+    /// Clients whose sessions distributors were not told of: control was late.
+    sessions_unannounced,
     /// KeyUpdates received.
     key_updates,
     /// TCP connections.

@@ -5,7 +5,7 @@
 //! themselves. One worker a distributor: all connections of a client have to meet in one client table.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -15,7 +15,9 @@ use keyferry_link::{Ingress, Link};
 use keyferry_nic::{BURST, Checksum, Nic, Packet};
 use keyferry_time::Time;
 
+use crate::counters::Counters;
 use crate::port::Port;
+use crate::run::Turning;
 
 /// News waiting for a distributor at most; a node announces each session once.
 pub const NEWS_MAX: usize = 4096;
@@ -48,6 +50,46 @@ pub struct Distribute<N: Nic> {
     packets: ArrayVec<N::Packet, BURST>,
     turns: u64,
     turns_idle: u64,
+    busy_ns: u64,
+    was_busy: bool,
+}
+
+/// What a distributor counts of its port, besides what becomes of each packet.
+const PORT_NAMES: &[&str] = &[
+    "rx_packets",
+    "rx_link",
+    "tx_packets",
+    "solicits",
+    "neighbors_lost",
+    "drop_link",
+    "drop_checksum",
+    "drop_missed",
+    "drop_missed_no_buffer",
+    "drop_no_buffer",
+    "drop_outgoing_full",
+    "drop_no_route",
+    "drop_parked_full",
+    "drop_parked_late",
+    "drop_tx_full",
+    "drop_tx_error",
+    "parked",
+    "packets_in_use",
+];
+
+/// Gauges of its tables, and of its turns.
+const OWN_NAMES: &[&str] =
+    &["flows", "flows_max", "clients", "clients_max", "turns", "turns_idle", "busy_ns"];
+
+/// Names of everything a distributor publishes, in the order of its values.
+pub fn names() -> &'static [&'static str] {
+    static NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let link = keyferry_link::DropReason::ALL.iter();
+        // Leaked once a process: they are as static as the enum they come from.
+        let link = link.map(|reason| &*format!("drop_link_{}", reason.name()).leak());
+        let own = [keyferry_distribute::Counters::NAMES, PORT_NAMES, OWN_NAMES].concat();
+        own.into_iter().chain(link).collect()
+    })
 }
 
 impl<N: Nic> Distribute<N> {
@@ -60,32 +102,17 @@ impl<N: Nic> Distribute<N> {
         news: Arc<ArrayQueue<News>>,
     ) -> Distribute<N> {
         let port = Port::new(nic, link);
-        Distribute { port, distributor, nodes, news, packets: ArrayVec::new(), turns: 0, turns_idle: 0 }
-    }
-
-    /// One turn. Answers whether there was anything to do.
-    pub fn turn(&mut self, now: Time) -> bool {
-        self.turns += 1;
-        self.port.now = now;
-        let mut busy = self.read_news(now);
-        let mut packets = std::mem::take(&mut self.packets);
-        let received = self.port.nic.rx_burst(&mut packets);
-        self.port.counters.rx_packets += received as u64;
-        for packet in packets.drain(..) {
-            self.take(now, packet);
+        Distribute {
+            port,
+            distributor,
+            nodes,
+            news,
+            packets: ArrayVec::new(),
+            turns: 0,
+            turns_idle: 0,
+            busy_ns: 0,
+            was_busy: false,
         }
-        self.packets = packets;
-        let port = &mut self.port;
-        busy |= self.distributor.sweep(|reset| send(port, &reset));
-        self.port.link_turn();
-        busy |= self.port.flush() > 0 || received > 0;
-        self.turns_idle += u64::from(!busy);
-        busy
-    }
-
-    /// When a turn has something to do at the earliest besides packets and news.
-    pub fn poll_at(&self) -> Option<Time> {
-        self.port.link.poll_at()
     }
 
     /// What it decides by, and its counters.
@@ -96,11 +123,6 @@ impl<N: Nic> Distribute<N> {
     /// Its side of the port.
     pub fn port(&self) -> &Port<N> {
         &self.port
-    }
-
-    /// Turns, and those of them with nothing to do.
-    pub fn turns(&self) -> (u64, u64) {
-        (self.turns, self.turns_idle)
     }
 
     fn read_news(&mut self, now: Time) -> bool {
@@ -145,6 +167,51 @@ impl<N: Nic> Distribute<N> {
                 }
             },
         }
+    }
+}
+
+impl<N: Nic> Turning for Distribute<N> {
+    fn turn(&mut self, now: Time) -> bool {
+        if self.was_busy {
+            // With what its core did for the kernel meanwhile: the clock is read once a turn.
+            self.busy_ns += (now - self.port.now).as_nanos() as u64;
+        }
+        self.turns += 1;
+        self.port.now = now;
+        let mut busy = self.read_news(now);
+        let mut packets = std::mem::take(&mut self.packets);
+        let received = self.port.nic.rx_burst(&mut packets);
+        self.port.counters.rx_packets += received as u64;
+        for packet in packets.drain(..) {
+            self.take(now, packet);
+        }
+        self.packets = packets;
+        let port = &mut self.port;
+        busy |= self.distributor.sweep(|reset| send(port, &reset));
+        self.port.link_turn();
+        busy |= self.port.flush() > 0 || received > 0;
+        self.turns_idle += u64::from(!busy);
+        self.was_busy = busy;
+        busy
+    }
+
+    fn poll_at(&self) -> Option<Time> {
+        self.port.link.poll_at()
+    }
+
+    fn publish(&self, out: &mut Vec<u64>) {
+        out.clear();
+        out.extend(self.distributor.counters().values());
+        let mut all = Counters::default();
+        self.port.count(&mut all);
+        let values = all.values();
+        let of = |name: &&str| Counters::NAMES.iter().position(|it| it == name).map_or(0, |at| values[at]);
+        out.extend(PORT_NAMES.iter().map(of));
+        let ((flows, flows_max), (clients, clients_max)) =
+            (self.distributor.flows(), self.distributor.clients());
+        out.extend([flows, flows_max, clients, clients_max].map(|count| count as u64));
+        out.extend([self.turns, self.turns_idle, self.busy_ns]);
+        out.extend(self.port.link_drops);
     }
 }
 

@@ -3,10 +3,11 @@
 //! A [`Worker`] owns its queue of the port, its connections and its queue pairs, shares none of them, and neither
 //! blocks, locks nor allocates for a request. Start reading at [`turn`]; the other modules follow the packet:
 //! [`receive`], [`conns`] and [`input`] (open, parse), [`reply`] and [`answer`] (decide, seal), [`lend`] and [`serve`] (the two
-//! sides of a lease), [`port`] (out).
+//! sides of a lease), [`port`] (out). [`distribute`] is the turn of a distributor.
 
 #![forbid(unsafe_code)]
 
+pub mod announce;
 mod answer;
 pub mod config;
 pub mod conn;
@@ -36,5 +37,5 @@ mod turn;
 pub use config::{Config, Parts};
 pub use counters::Counters;
 pub use probe::{Probe, Stage};
-pub use run::{Clock, Idle, run};
+pub use run::{Clock, Idle, Turning, run};
 pub use turn::Worker;

@@ -1,14 +1,21 @@
-//! The loop around a worker's turns: the clock, and what a core with nothing to do does.
+//! The loop around the turns of a worker or a distributor: the clock, and what a core with nothing to do does.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use keyferry_app::App;
-use keyferry_nic::Nic;
 use keyferry_time::Time;
 
-use crate::counters;
-use crate::turn::Worker;
+/// What a core turns: a node's worker, or a distributor.
+pub trait Turning {
+    /// One turn. Answers whether there was anything to do.
+    fn turn(&mut self, now: Time) -> bool;
+
+    /// When a turn has something to do at the earliest besides what comes.
+    fn poll_at(&self) -> Option<Time>;
+
+    /// Writes its counters into `out`, in the order of their names.
+    fn publish(&self, out: &mut Vec<u64>);
+}
 
 /// What a core with nothing to do does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +56,9 @@ impl Clock {
     }
 }
 
-/// Turns a worker until `stop`. `publish` gets its counters every few milliseconds.
-pub fn run<N: Nic, A: App>(
-    worker: &mut Worker<N, A>,
+/// Turns it until `stop`. `publish` gets its counters every few milliseconds.
+pub fn run(
+    it: &mut impl Turning,
     clock: Clock,
     idle: Idle,
     stop: &AtomicBool,
@@ -59,17 +66,17 @@ pub fn run<N: Nic, A: App>(
 ) {
     let mut idle_turns = 0u32;
     let mut publish_at = Time::ZERO;
-    let mut values = Vec::with_capacity(counters::names().len());
+    let mut values = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let now = clock.now();
-        if worker.turn(now) {
+        if it.turn(now) {
             idle_turns = 0;
         } else {
             idle_turns = idle_turns.saturating_add(1);
-            rest(idle, idle_turns, worker.poll_at(), now);
+            rest(idle, idle_turns, it.poll_at(), now);
         }
         if publish_at.is_due(now) {
-            worker.publish(&mut values);
+            it.publish(&mut values);
             publish(&values);
             publish_at = now + PUBLISH_EVERY;
         }

@@ -14,6 +14,7 @@ use keyferry_time::{Time, Wheel};
 use keyferry_tls::Server;
 use zeroize::Zeroize;
 
+use crate::announce::Announcements;
 use crate::config::{Config, Parts};
 use crate::conn::{Conn, Reply};
 use crate::counters::{self, Counters};
@@ -24,6 +25,7 @@ use crate::pool::Pools;
 use crate::port::Port;
 use crate::probe::{Probe, Stage};
 use crate::receive::Receive;
+use crate::run::Turning;
 use crate::segment::Outgoing;
 use crate::sessions::Sessions;
 use crate::shed::Shed;
@@ -57,6 +59,8 @@ pub struct Worker<N: Nic, A: App> {
     /// Failures and alerts of TLS, by reason.
     pub(crate) tls_counters: TlsCounters,
     pub(crate) mailbox: Arc<ArrayQueue<Mail>>,
+    /// Whoever wants to know which clients have sessions here.
+    pub(crate) announcements: Option<Announcements>,
     /// Takes no new work.
     pub(crate) draining: bool,
     /// The last turn had something to do.
@@ -102,6 +106,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             counters: Counters::default(),
             tls_counters: TlsCounters::default(),
             mailbox,
+            announcements: None,
             draining: false,
             was_busy: false,
             decisions: 0,
@@ -118,6 +123,12 @@ impl<N: Nic, A: App> Worker<N, A> {
             lives: vec![0; crate::peer::PEERS_MAX],
             config,
         }
+    }
+
+    /// Tells from here on which clients have shaken hands.
+    pub fn announce_to(mut self, announcements: Announcements) -> Worker<N, A> {
+        self.announcements = Some(announcements);
+        self
     }
 
     /// Does everything that can be done at `now`. Returns whether there was anything to do.
@@ -509,6 +520,20 @@ impl<N: Nic, A: App> Worker<N, A> {
             all.slots_out += peer.lender.slots_out() as u64;
         }
         all
+    }
+}
+
+impl<N: Nic, A: App> Turning for Worker<N, A> {
+    fn turn(&mut self, now: Time) -> bool {
+        Worker::turn(self, now)
+    }
+
+    fn poll_at(&self) -> Option<Time> {
+        Worker::poll_at(self)
+    }
+
+    fn publish(&self, out: &mut Vec<u64>) {
+        Worker::publish(self, out);
     }
 }
 

@@ -15,6 +15,7 @@ use keyferry_link::{Link, Route};
 use keyferry_nic::sim::{Net, PortOptions, Queue};
 use keyferry_nic::{BURST, Nic, Packet as _};
 use keyferry_time::Time;
+use keyferry_worker::Turning;
 use keyferry_worker::distribute::{Distribute, NEWS_MAX, News};
 
 /// Where the nodes are, each with a MAC address that ends as its own does.

@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// The first bytes of a link, and the version this release speaks.
 const MAGIC: &[u8; 8] = b"kf-link\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 fn wait_logged(node: &Node, sentence: &str) {
     let deadline = Instant::now() + SOON;
@@ -161,6 +161,7 @@ fn hello_of_a(version: u32) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend(1u64.to_le_bytes());
     body.extend([7; 32]);
+    body.push(1);
     body.extend(1u16.to_le_bytes());
     body.push(1);
     for limit in [8192u64, 512, 768, 1 << 20, 1 << 20] {
@@ -183,7 +184,7 @@ fn another_version() {
     let mut prefix = [0; 16];
     stream.read_exact(&mut prefix).expect("B says its version to whoever it is");
     assert_eq!((&prefix[..8], &prefix[8..12]), (&MAGIC[..], &VERSION.to_le_bytes()[..]));
-    wait_logged(cluster.b(), "it speaks link version 7, this node 1");
+    wait_logged(cluster.b(), "it speaks link version 8, this node 2");
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("B closes in order");
     cluster.start_a();

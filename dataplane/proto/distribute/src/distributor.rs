@@ -10,6 +10,7 @@ use std::time::Duration;
 use keyferry_time::Time;
 use siphasher::sip::SipHasher13;
 
+use crate::counters::Counters;
 use crate::packet::{Flow, FragmentId, Packet, Segment};
 use crate::pool::{Node, Pool, State};
 use crate::reset::Reset;
@@ -83,37 +84,6 @@ pub enum Verdict {
     Other,
 }
 
-/// Counts since start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    /// Connections begun: given to the node of the client's session.
-    pub by_client: u64,
-    /// To the next node in turn.
-    pub in_turn: u64,
-    /// By their place, since the flow table was full.
-    pub by_place: u64,
-    /// Packets of connections that are not known, given to whom they would belong.
-    pub unknown: u64,
-    /// Packets forwarded.
-    pub forwarded: u64,
-    /// Resets sent in the place of nodes that are gone.
-    pub resets: u64,
-    /// Open connections forgotten for want of room.
-    pub flows_lost: u64,
-    /// Clients forgotten for want of room although a node holds their session.
-    pub clients_lost: u64,
-    /// Packets dropped: malformed.
-    pub drop_malformed: u64,
-    /// For no service.
-    pub drop_no_service: u64,
-    /// No node takes connections.
-    pub drop_no_node: u64,
-    /// A reset of nothing.
-    pub drop_stray: u64,
-    /// A fragment whose first one has not come.
-    pub drop_fragment: u64,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FlowKey {
     client: [u8; 16],
@@ -144,6 +114,8 @@ fn ticks(time: Duration) -> Tick {
 #[derive(Clone, Copy)]
 struct Known {
     node: NodeId,
+    /// In which of the node's lives it began.
+    life: u8,
     stage: Stage,
     seen: Tick,
     /// The client has got all before this.
@@ -175,6 +147,8 @@ pub struct Distributor {
     config: Config,
     services: Vec<(SocketAddr, Pool)>,
     nodes: Vec<Node>,
+    /// How often each node has gone: what began before is lost, even when it is back.
+    lives: Vec<u8>,
     flows: Ways<FlowKey, Known>,
     clients: Ways<ClientKey, Client>,
     fragments: Ways<FragmentId, Pieces>,
@@ -195,6 +169,7 @@ impl Distributor {
             .collect();
         Distributor {
             services,
+            lives: vec![0; nodes.len()],
             nodes,
             flows: Ways::new(config.flows),
             clients: Ways::new(config.clients),
@@ -225,8 +200,8 @@ impl Distributor {
         &self.nodes[id.index()]
     }
 
-    /// A node fares otherwise. Connections of one that is gone are reset by [`sweep`](Distributor::sweep), and when
-    /// their clients send something.
+    /// A node fares otherwise. Connections of one that is gone, even if it is back, are reset by
+    /// [`sweep`](Distributor::sweep), and when their clients send something.
     pub fn set_state(&mut self, id: NodeId, state: State) {
         let before = std::mem::replace(&mut self.nodes[id.index()].state, state);
         if before == state {
@@ -236,6 +211,7 @@ impl Distributor {
             pool.settle(&self.nodes);
         }
         if state == State::Down {
+            self.lives[id.index()] = self.lives[id.index()].wrapping_add(1);
             self.sweep = Some(0);
         }
     }
@@ -243,6 +219,7 @@ impl Distributor {
     /// A node says that it holds a session of a client: for so long the client is sent to it.
     pub fn announce(&mut self, now: Time, client: IpAddr, node: NodeId, time: Duration) {
         let until = tick(now).wrapping_add(ticks(time));
+        self.counters.announced += 1;
         for service in 0..self.services.len() {
             let (_, pool) = &self.services[service];
             if pool.model.knows_clients() && pool.has(node) {
@@ -281,9 +258,9 @@ impl Distributor {
     /// Tells clients of nodes that are gone, some at a time; answers whether there may be more.
     pub fn sweep(&mut self, mut out: impl FnMut(Reset)) -> bool {
         let Some(from) = self.sweep else { return false };
-        let (nodes, services, counters) = (&self.nodes, &self.services, &mut self.counters);
+        let (lives, services, counters) = (&self.lives, &self.services, &mut self.counters);
         self.sweep = self.flows.sweep(from, SWEEP_BUCKETS, |key, known| {
-            if nodes[known.node.index()].state != State::Down {
+            if lives[known.node.index()] == known.life {
                 return true;
             }
             if known.stage == Stage::Open {
@@ -310,11 +287,11 @@ impl Distributor {
             // A client may use a port again; before it has closed, the node has to judge.
             Some(known) if !(segment.is_open_request() && known.stage == Stage::Closing) => {
                 let node = known.node;
-                if self.nodes[node.index()].state == State::Down {
-                    self.orphan(now, segment, hash, key)
-                } else {
+                if self.lives[node.index()] == known.life {
                     known.hear(now, segment);
                     Verdict::Forward(node)
+                } else {
+                    self.orphan(now, segment, hash, key)
                 }
             }
             _ if segment.is_open_request() => self.begin(now, segment, hash, key),
@@ -343,7 +320,8 @@ impl Distributor {
         let Some(node) = self.choose(now, client, service, &key) else {
             return Verdict::Drop(DropReason::NoNode);
         };
-        let known = Known { node, stage: Stage::Opening, seen: tick(now), acknowledged: 0 };
+        let life = self.lives[node.index()];
+        let known = Known { node, life, stage: Stage::Opening, seen: tick(now), acknowledged: 0 };
         let times = self.times();
         let lost = self.flows.put(hash, key, known, |known| known.matters(tick(now), times));
         self.counters.flows_lost += u64::from(lost.is_some_and(|(_, known)| known.stage == Stage::Open));
@@ -417,8 +395,8 @@ impl Distributor {
         };
         let key = FlowKey::of(&flow, service);
         let hash = self.hash(&key);
-        match self.flows.find(hash, &key).map(|known| known.node) {
-            Some(node) if self.nodes[node.index()].state != State::Down => Verdict::Forward(node),
+        match self.flows.find(hash, &key).copied() {
+            Some(known) if self.lives[known.node.index()] == known.life => Verdict::Forward(known.node),
             Some(_) => Verdict::Drop(DropReason::Stray),
             None => self.unknown(service, &key),
         }

@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod counters;
 mod distributor;
 pub mod maglev;
 pub mod packet;
@@ -20,7 +21,8 @@ pub mod pool;
 pub mod reset;
 mod ways;
 
-pub use distributor::{Config, Counters, Distributor, DropReason, Service, Verdict};
+pub use counters::Counters;
+pub use distributor::{Config, Distributor, DropReason, Service, Verdict};
 pub use packet::{Flow, FragmentId, Packet, Segment};
 pub use pool::{Node, State};
 pub use reset::{RESET_BYTES_MAX, Reset};

@@ -193,6 +193,25 @@ fn clients_of_a_node_that_is_gone_are_told() {
     assert_eq!(it.route(at(3), &syn("198.51.100.9:1")), Verdict::Drop(DropReason::NoNode));
 }
 
+/// A node that restarts has none of the connections it had.
+#[test]
+fn connections_of_a_node_that_was_gone_stay_lost_when_it_is_back() {
+    let mut it = distributor(CONFIG, Model::RoundRobin, 1);
+    for client in ["198.51.100.1:1000", "198.51.100.1:1001"] {
+        it.route(at(1), &syn(client));
+        it.route(at(1), &ack(client, 5));
+    }
+    it.set_state(NodeId(0), State::Down);
+    it.set_state(NodeId(0), State::Up);
+    let Verdict::Reset(_) = it.route(at(2), &ack("198.51.100.1:1000", 6)) else { panic!("no reset") };
+    node_of(it.route(at(2), &syn("198.51.100.1:1000")));
+    let mut told = Vec::new();
+    while it.sweep(|reset| told.push(reset)) {}
+    assert_eq!(told.len(), 1, "the other one, and not what began since");
+    assert_eq!(read_reset(&told[0], "198.51.100.1:1001"), (5, None));
+    node_of(it.route(at(2), &ack("198.51.100.1:1000", 7)));
+}
+
 #[test]
 fn who_speaks_to_a_node_that_is_gone_is_answered() {
     let mut it = distributor(CONFIG, Model::Session, 2);

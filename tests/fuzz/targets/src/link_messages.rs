@@ -6,8 +6,8 @@
 use keyferry_control::config::Driver;
 use keyferry_control::links::decoder::Decoder;
 use keyferry_control::links::message::{
-    BODY_BYTES_MAX, HEADER_BYTES, Hello, MAGIC, Message, NODE_BYTES_MAX, OFFER_BYTES_MAX, Offer,
-    PAYLOAD_BYTES_MAX, PREFIX_BYTES, Reason, VERSION, WORKERS_MAX, WireError,
+    BODY_BYTES_MAX, HEADER_BYTES, Hello, MAGIC, Message, NODE_BYTES_MAX, NodeState, OFFER_BYTES_MAX, Offer,
+    PAYLOAD_BYTES_MAX, PREFIX_BYTES, Reason, Role, SESSIONS_MAX, Session, VERSION, WORKERS_MAX, WireError,
 };
 use keyferry_fabric::Limits;
 use keyferry_tls::TicketKey;
@@ -85,18 +85,27 @@ fn check(message: &Message) {
         Message::Hello(hello) => {
             assert!((1..=NODE_BYTES_MAX).contains(&hello.node.len()), "the name is within its bounds");
             assert!(hello.node.bytes().all(|byte| byte.is_ascii_graphic()), "the name can be logged");
-            assert!((1..=WORKERS_MAX).contains(&hello.workers), "the workers are within their bounds");
+            let workers = if hello.role == Role::Node { 1..=WORKERS_MAX } else { 0..=0 };
+            assert!(workers.contains(&hello.workers), "the workers are within their bounds");
             assert_eq!(hello.limits.agree(hello.limits), hello.limits, "a node agrees with itself");
         }
         Message::Offer(offer) => {
             assert!(offer.bytes.len() <= OFFER_BYTES_MAX, "the offer is within its bound")
         }
-        Message::Connected | Message::Heartbeat | Message::TicketKey(_) | Message::Bye(_) => {}
+        Message::Sessions(sessions) => {
+            assert!(sessions.len() <= SESSIONS_MAX, "the announcement is within its bound")
+        }
+        Message::Connected
+        | Message::Heartbeat
+        | Message::TicketKey(_)
+        | Message::State(_)
+        | Message::Bye(_) => {}
     }
 }
 
 fn hello(node: &str) -> Hello {
     Hello {
+        role: Role::Node,
         node: node.to_owned(),
         incarnation: 7,
         random: [9; 32],
@@ -143,6 +152,17 @@ fn seeds() -> Vec<Seed> {
                 }),
                 Message::Heartbeat,
                 Message::Bye(Reason::Leaving),
+            ]),
+        ),
+        seed(
+            "announced",
+            2,
+            &wire(&[
+                Message::State(NodeState { draining: true, connections: 3, requests: 1 }),
+                Message::Sessions(vec![
+                    Session { client: [192, 0, 2, 1].into(), lifetime_s: 60 },
+                    Session { client: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(), lifetime_s: 0 },
+                ]),
             ]),
         ),
         seed("version", 0, &[&MAGIC[..], &77u32.to_le_bytes(), &100u32.to_le_bytes()].concat()),

@@ -1,0 +1,328 @@
+//! The configuration of a distributor: a file of its own, in which `[nic]`, `[cores]`, `[cluster]` and `[admin]` are a
+//! node's. In: the file. Out: a validated [`Distributor`], or every problem at once. Its keys and defaults are described
+//! in `docs/examples/distributor.toml`, which a test keeps complete.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyferry_distribute::{Model, NodeId};
+use keyferry_nic_config::{Host, Wanted};
+
+use super::node::name;
+use super::problem::Problems;
+use super::reader::{Context, Section};
+use super::{Admin, Cluster, Cores, Nic, admin, cluster, cores, each, lending, nic, read_file, wanted};
+use crate::links::{Address, Peer};
+
+/// Nodes behind a distributor, at most.
+pub const NODES_MAX: usize = 1024;
+/// Services of a distributor, at most.
+pub const SERVICES_MAX: usize = 64;
+/// Largest share of a node.
+const WEIGHT_MAX: u64 = keyferry_distribute::maglev::WEIGHT_MAX as u64;
+
+/// A distributor's configuration, validated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distributor {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Sizes and times of its tables.
+    pub tables: Tables,
+    /// Which core runs what; one worker.
+    pub cores: Cores,
+    /// The port.
+    pub nic: Nic,
+    /// What clients come to.
+    pub services: Vec<Service>,
+    /// Who serves it.
+    pub nodes: Vec<Node>,
+    /// How nodes and distributors know each other; `None` where no node has a link and there is no other distributor.
+    pub cluster: Option<Cluster>,
+    /// The other distributors.
+    pub peers: Vec<Peer>,
+    /// Where an operator asks.
+    pub admin: Admin,
+}
+
+/// Sizes and times of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// Connections known at once.
+    pub flows: usize,
+    /// Clients known at once.
+    pub clients: usize,
+    /// Silence after which a connection is forgotten.
+    pub idle_timeout: Duration,
+    /// How long a client is sent back to its node, unless the node has announced a session.
+    pub client_lifetime: Duration,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// How clients are spread.
+    pub model: Model,
+    /// Over whom, by their places in [`Distributor::nodes`].
+    pub nodes: Vec<NodeId>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name; for its link its certificate has to be for it.
+    pub name: String,
+    /// Where packets reach it: an address on a network of the port.
+    pub address: IpAddr,
+    /// Where its control thread listens: one of its `[cluster] listen`. Without it the node is taken to be up.
+    pub link: Option<Address>,
+    /// Its share beside the others'.
+    pub weight: u8,
+}
+
+const MODELS: &[(&str, Model)] =
+    &[("bf", Model::BackEndForwarding), ("rr", Model::RoundRobin), ("session", Model::Session)];
+
+impl Distributor {
+    /// Reads and validates a file, against this machine's cores.
+    ///
+    /// # Errors
+    /// Every problem of it.
+    pub fn load(file: &Path) -> Result<Distributor, Problems> {
+        let host = Host::read(Path::new("/"));
+        parse(&read_file(file)?, file, host.cores.usable()).0
+    }
+}
+
+/// What was read of a file, before it is known to be whole.
+pub(super) struct Draft {
+    name: Option<String>,
+    tables: Tables,
+    cores: Cores,
+    nic: Option<Nic>,
+    services: Vec<(usize, ServiceText)>,
+    nodes: Vec<(usize, Node)>,
+    cluster: Option<Cluster>,
+    peers: Vec<(usize, Peer)>,
+    pub(super) admin: Admin,
+}
+
+/// A service whose nodes are not looked up yet.
+struct ServiceText {
+    address: SocketAddr,
+    model: Model,
+    nodes: Option<Vec<String>>,
+}
+
+/// Whether a file is a distributor's.
+pub(super) fn is_one(text: &str) -> bool {
+    text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("distributor"))
+}
+
+/// Parses and validates a file's text.
+pub(super) fn parse(
+    text: &str,
+    file: &Path,
+    usable: &BTreeSet<usize>,
+) -> (Result<Distributor, Problems>, Wanted) {
+    let context = Context::new(text, file);
+    let Some(root) = context.root() else {
+        return (Err(Problems::new(file, context.into_parts().0)), Wanted::default());
+    };
+    let draft = read(root);
+    check(&context, &draft, usable);
+    let wanted = wanted(draft.nic.as_ref(), &draft.cores);
+    let (problems, _) = context.into_parts();
+    match draft.finish(file) {
+        Some(config) if problems.is_empty() => (Ok(config), wanted),
+        _ => (Err(Problems::new(file, problems)), wanted),
+    }
+}
+
+pub(super) fn read(mut root: Section<'_, '_>) -> Draft {
+    let (own, tables) = read_own(root.section("distributor"));
+    let called = own.clone().unwrap_or_else(|| "distributor".to_owned());
+    let nodes = each(root.sections("node", NODES_MAX), read_node);
+    let peers = each(root.sections("peer", lending::PEERS_MAX), cluster::read_peer);
+    let has_links = !peers.is_empty() || nodes.iter().any(|(_, node)| node.link.is_some());
+    let draft = Draft {
+        name: own,
+        tables,
+        cores: cores::read(root.section("cores")),
+        nic: nic::read(root.section("nic")),
+        services: each(root.sections("service", SERVICES_MAX), read_service),
+        nodes,
+        cluster: cluster::read_common(root.section("cluster"), &called, has_links),
+        peers,
+        admin: admin::read(root.section("admin"), &called),
+    };
+    root.finish();
+    draft
+}
+
+fn read_own(mut section: Section<'_, '_>) -> (Option<String>, Tables) {
+    let wants = "a name of letters, digits, dots, dashes and underscores, such as \"d1\"";
+    let own = section.parsed("name", wants, name);
+    let own = section.required("name", own, wants);
+    let seconds = |section: &mut Section<'_, '_>, key, default| {
+        Duration::from_secs(section.number(key, default, 1..=7 * 24 * 3600))
+    };
+    let tables = Tables {
+        flows: section.number("flows", 1 << 20, 1024..=1 << 28),
+        clients: section.number("clients", 1 << 20, 1024..=1 << 28),
+        idle_timeout: seconds(&mut section, "idle_timeout_s", 900),
+        client_lifetime: seconds(&mut section, "client_lifetime_s", 600),
+    };
+    section.finish();
+    (own, tables)
+}
+
+fn read_service(mut section: Section<'_, '_>) -> Option<ServiceText> {
+    let wants = "an address and port, such as \"203.0.113.1:443\" or \"[2001:db8::1]:443\"";
+    let parse = |text: &str| {
+        let wrong = format!("\"{text}\" is no address and port: write {wants}");
+        text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0).ok_or(wrong)
+    };
+    let address = section.parsed("address", wants, parse);
+    let address = section.required("address", address, wants);
+    let model = section.choice("model", MODELS, Model::BackEndForwarding);
+    let wants = "a list of names of [[node]], such as [\"a\", \"b\"]";
+    let nodes = section.parsed_list("nodes", wants, 1..=NODES_MAX, name);
+    section.finish();
+    Some(ServiceText { address: address?, model, nodes })
+}
+
+fn read_node(mut section: Section<'_, '_>) -> Option<Node> {
+    let wants = "the node's name in quotes";
+    let called = section.parsed("name", wants, name);
+    let called = section.required("name", called, wants);
+    let wants = "the node's address on the port's network, such as \"192.0.2.11\"";
+    let address = section.parsed("address", wants, nic::plain_address);
+    let address = section.required("address", address, wants);
+    let wants = "\"IP:PORT\", or \"unix:PATH\" on one machine: an address of the node's [cluster] listen";
+    let folder = section.folder().to_owned();
+    let link = section.parsed("link", wants, |text| cluster::address(text, &folder));
+    let weight = section.number("weight", 1, 1..=WEIGHT_MAX);
+    section.finish();
+    Some(Node { name: called?, address: address?, link, weight })
+}
+
+fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
+    cores::check(context, &draft.cores, usable);
+    if draft.cores.workers.len() > 1 {
+        let what = "a distributor has one worker, since all connections of a client meet in one table";
+        context.report("cores.workers", format!("{what}: write one core, such as [1]"));
+    }
+    if !draft.cores.apps.is_empty() {
+        context.report("cores.apps", "a distributor runs no application: leave it out");
+    }
+    if let Some(nic) = &draft.nic {
+        nic::check(context, nic, 1);
+        if !nic.service_addresses.is_empty() {
+            let what = "a distributor takes the addresses of its [[service]]: leave it out";
+            context.report("nic.service_addresses", what);
+        }
+        check_reach(context, nic, &draft.nodes);
+    }
+    check_services(context, draft);
+    check_nodes(context, draft);
+    if let Some(own) = &draft.name {
+        let from = cluster::Own { path: "distributor.name", name: own };
+        cluster::check(context, Some(from), draft.cluster.as_ref(), None, &draft.peers);
+    }
+    lending::check_socket(context, "admin.socket", &draft.admin.socket);
+}
+
+/// Nodes are reached by MAC address, so they have to be on a network of the port.
+fn check_reach(context: &Context<'_>, nic: &Nic, nodes: &[(usize, Node)]) {
+    for (index, node) in nodes {
+        let path = format!("node[{index}].address");
+        if nic.addresses.iter().any(|cidr| cidr.address() == node.address) {
+            context.report(&path, format!("{} is the distributor's own: write the node's", node.address));
+        } else if !nic.addresses.iter().any(|cidr| cidr.contains(node.address)) {
+            let what = format!("{} is on no network of [nic] addresses", node.address);
+            context.report(
+                &path,
+                format!("{what}: packets go to a node by its MAC address, so give it one there"),
+            );
+        }
+    }
+}
+
+fn check_services(context: &Context<'_>, draft: &Draft) {
+    if draft.services.is_empty() && !context.is_set("service[0]") {
+        context.report(
+            "service",
+            "there is no [[service]]: write one for each address and port clients come to",
+        );
+    }
+    for (position, (index, service)) in draft.services.iter().enumerate() {
+        if draft.services[..position].iter().any(|(_, other)| other.address == service.address) {
+            let path = format!("service[{index}].address");
+            context.report(&path, format!("{} is another service's too: remove one", service.address));
+        }
+        for wanted in service.nodes.iter().flatten() {
+            if !draft.nodes.iter().any(|(_, node)| node.name == *wanted) {
+                let path = format!("service[{index}].nodes");
+                context.report(
+                    &path,
+                    format!("there is no [[node]] called \"{wanted}\": write it, or its name right"),
+                );
+            }
+        }
+    }
+}
+
+fn check_nodes(context: &Context<'_>, draft: &Draft) {
+    if draft.nodes.is_empty() && !context.is_set("node[0]") {
+        context.report("node", "there is no [[node]]: write one for each server");
+    }
+    for (position, (index, node)) in draft.nodes.iter().enumerate() {
+        let before = &draft.nodes[..position];
+        if before.iter().any(|(_, other)| other.name == node.name)
+            || draft.peers.iter().any(|(_, peer)| peer.name == node.name)
+            || draft.name.as_ref() == Some(&node.name)
+        {
+            let path = format!("node[{index}].name");
+            context.report(&path, format!("\"{}\" is another one's name too: give each its own", node.name));
+        }
+        if before.iter().any(|(_, other)| other.address == node.address) {
+            let path = format!("node[{index}].address");
+            context.report(&path, format!("{} is another node's too: write each its own", node.address));
+        }
+    }
+}
+
+impl Draft {
+    fn finish(self, file: &Path) -> Option<Distributor> {
+        let nodes: Vec<Node> = self.nodes.into_iter().map(|(_, node)| node).collect();
+        let place = |name: &String| {
+            let at = nodes.iter().position(|node| node.name == *name)?;
+            Some(NodeId(at as u16))
+        };
+        let everyone = || (0..nodes.len() as u16).map(NodeId).collect();
+        let service = |text: ServiceText| Service {
+            address: text.address,
+            model: text.model,
+            nodes: text.nodes.map_or_else(everyone, |names| names.iter().filter_map(place).collect()),
+        };
+        let services = self.services.into_iter().map(|(_, text)| service(text)).collect();
+        Some(Distributor {
+            file: file.to_owned(),
+            name: self.name?,
+            tables: self.tables,
+            cores: self.cores,
+            nic: self.nic?,
+            services,
+            nodes,
+            cluster: self.cluster,
+            peers: self.peers.into_iter().map(|(_, peer)| peer).collect(),
+            admin: self.admin,
+        })
+    }
+}

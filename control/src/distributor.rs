@@ -1,0 +1,161 @@
+//! Starts a distributor: the port, the worker on its core, the links to nodes, and the end of it all.
+//!
+//! In: a validated configuration. Runs on the control thread, which then serves the admin socket until a signal.
+
+use std::hash::Hasher;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use crossbeam_queue::ArrayQueue;
+use keyferry_distribute::{self as distribute, State};
+use keyferry_link::Cidr;
+use keyferry_nic::Nic as _;
+use keyferry_nic::dpdk;
+use keyferry_worker::Clock;
+use keyferry_worker::distribute::{Distribute, NEWS_MAX, names};
+use siphasher::sip::SipHasher13;
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::config::{Cluster, Distributor, Nic};
+use crate::counters::Registry;
+use crate::links::{Duty, Links, Local, Nodes, Others, Peer, Tally};
+use crate::runtime::Control;
+use crate::{node, port};
+
+/// Runs a distributor until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What keeps it from starting; each sentence says what to do.
+pub fn run(config: &Distributor) -> anyhow::Result<()> {
+    node::log_to_stderr();
+    node::end_on_panic();
+    let stop = Arc::new(AtomicBool::new(false));
+    let clock = Clock::start();
+    let registry = Arc::new(Registry::new());
+    let control = Control::start()?;
+    let admin = control.within(|| Admin::start(&config.admin.socket))?;
+    let news = Arc::new(ArrayQueue::new(NEWS_MAX));
+    let nic = with_services(config);
+    let (opened, mut queues) = port::open(&nic, 1)?;
+    let queue = queues.pop().context("the port has no queue")?;
+    let link = port::link(&nic, &queue.caps());
+    let addresses: Vec<IpAddr> = config.nodes.iter().map(|node| node.address).collect();
+    let it = Distribute::new(queue, link, distributor(config)?, addresses, Arc::clone(&news));
+    let block = registry.block(names(), "worker 0".to_owned());
+    let (core, idle, stopping) =
+        (config.cores.workers[0].0, port::idle(config.cores.idle), Arc::clone(&stop));
+    let worker = std::thread::Builder::new().name("worker 0".to_owned()).spawn(move || {
+        let _registered = dpdk::register_worker_thread();
+        core_affinity::set_for_current(core_affinity::CoreId { id: core });
+        let mut it = it;
+        keyferry_worker::run(&mut it, clock, idle, &stopping, |counters| block.publish(counters));
+    });
+    let worker = worker.context("cannot start the worker's thread")?;
+    let states = config.nodes.iter().map(|node| (node.name.clone(), first_state(node)));
+    let nodes = Rc::new(Nodes::new(states, news));
+    let links = match &config.cluster {
+        None => None,
+        Some(cluster) => Some(control.within(|| links(config, cluster, &nodes, &registry))?),
+    };
+    core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
+    info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
+    eprintln!("keyferry: distributor {} ready", config.name);
+    control.run(async |mut signals| {
+        let links = links.map(Links::start);
+        tokio::select! {
+            () = admin.serve(&config.name, &registry) => {}
+            () = signals.end() => {}
+        }
+        drop(admin);
+        if let Some(links) = links {
+            links.end().await;
+        }
+    });
+    stop.store(true, Ordering::Relaxed);
+    let _ = worker.join();
+    drop(opened);
+    Ok(())
+}
+
+/// How a node fares until its link says otherwise.
+fn first_state(node: &crate::config::DistributedNode) -> State {
+    if node.link.is_some() { State::Down } else { State::Up }
+}
+
+/// The port's table with the services' addresses, which the distributor answers for besides its own.
+fn with_services(config: &Distributor) -> Nic {
+    let mut nic = config.nic.clone();
+    for service in &config.services {
+        let address = service.address.ip();
+        if nic.addresses.iter().all(|cidr| cidr.address() != address) {
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            nic.addresses.push(Cidr::new(address, bits).expect("an address has as many bits"));
+        }
+    }
+    nic
+}
+
+fn distributor(config: &Distributor) -> anyhow::Result<distribute::Distributor> {
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).ok().context("the random number generator failed")?;
+    let tables = &config.tables;
+    let settings = distribute::Config {
+        flows: tables.flows,
+        clients: tables.clients,
+        idle_time: tables.idle_timeout,
+        client_time: tables.client_lifetime,
+        seed: u64::from_le_bytes(seed),
+        places_seed: places_seed(config),
+    };
+    let service = |it: &crate::config::DistributedService| distribute::Service {
+        address: it.address,
+        model: it.model,
+        nodes: it.nodes.clone(),
+    };
+    let node = |it: &crate::config::DistributedNode| distribute::Node {
+        name: it.name.clone(),
+        weight: it.weight,
+        state: first_state(it),
+    };
+    let (services, nodes) =
+        (config.services.iter().map(service).collect(), config.nodes.iter().map(node).collect());
+    Ok(distribute::Distributor::new(settings, services, nodes))
+}
+
+/// The key of flows' places: the same at all distributors, so it follows from what they have in common.
+fn places_seed(config: &Distributor) -> u64 {
+    let mut hasher = SipHasher13::new();
+    for service in &config.services {
+        hasher.write(service.address.to_string().as_bytes());
+    }
+    hasher.finish()
+}
+
+fn links(
+    config: &Distributor,
+    cluster: &Cluster,
+    nodes: &Rc<Nodes>,
+    registry: &Registry,
+) -> anyhow::Result<Links> {
+    let local = Local {
+        node: config.name.clone(),
+        incarnation: node::incarnation(),
+        heartbeat_timeout: cluster.heartbeat_timeout,
+        tally: Tally::new(registry),
+        duty: Duty::Distributor(Rc::clone(nodes)),
+    };
+    let trust = cluster.trust(&config.name)?;
+    if let Some(warning) = trust.warning() {
+        warn!("nodes will refuse {}: it {warning}", cluster.certificate.display());
+    }
+    let linked = config.nodes.iter().filter_map(|node| {
+        let address = node.link.clone()?;
+        Some(Peer { name: node.name.clone(), address })
+    });
+    let others = Others::of_distributor(&config.name, linked.collect(), &config.peers);
+    Links::new(local, trust, &cluster.listen, others)
+}

@@ -1,0 +1,52 @@
+//! What a distributor counts. Plain numbers with one writer.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Counts since start.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Names, in the order of [`values`](Counters::values).
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),+];
+
+            /// Values, in the order of [`NAMES`](Counters::NAMES).
+            pub fn values(&self) -> [u64; Counters::NAMES.len()] {
+                [$(self.$name),+]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections begun: given to the node of the client's session.
+    by_client,
+    /// Connections begun: given to the next node in turn.
+    in_turn,
+    /// Connections begun: given by their place, since the flow table was full.
+    by_place,
+    /// Packets of connections that are not known, given to whom they would belong.
+    unknown,
+    /// Packets forwarded.
+    forwarded,
+    /// Resets sent in the place of nodes that are gone.
+    resets,
+    /// Open connections forgotten for want of room.
+    flows_lost,
+    /// Clients forgotten for want of room although a node holds their session.
+    clients_lost,
+    /// Sessions nodes have announced.
+    announced,
+    /// Packets dropped: malformed.
+    drop_malformed,
+    /// Packets dropped: for no service.
+    drop_no_service,
+    /// Packets dropped: no node takes connections.
+    drop_no_node,
+    /// Packets dropped: a reset of nothing.
+    drop_stray,
+    /// Packets dropped: a fragment whose first one has not come.
+    drop_fragment,
+}
