@@ -3,6 +3,7 @@
 mod bodies;
 mod commands;
 mod deciding;
+mod distributor;
 mod floods;
 mod helper_killed;
 mod http;

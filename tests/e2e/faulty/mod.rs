@@ -8,13 +8,18 @@ mod script;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::harness::Netns;
+use keyferry_cluster::process::PAUSE;
+
+use crate::harness::{Netns, Node};
 
 /// Names the configuration of a node to be run.
 const CONFIG: &str = "KEYFERRY_FAULTY_CONFIG";
 /// What the node says once its link, which is up, follows the script of a line it was sent.
 pub const ARMED: &str = "faulty: armed";
+/// Longest time until it says so.
+const ARMED_MAX: Duration = Duration::from_secs(20);
 
 /// This executable as a node in `netns`. It has no script before [`script`] reads one from its standard input.
 pub fn command(config: &Path, netns: &Netns) -> Command {
@@ -23,6 +28,18 @@ pub fn command(config: &Path, netns: &Netns) -> Command {
     command.args(["--exact", "faulty::node", "--ignored", "--nocapture"]).env(CONFIG, config);
     command.stdin(Stdio::piped());
     command
+}
+
+/// Gives a node its next script, and waits until its link, which has to be up, follows it.
+pub fn arm(node: &mut Node, script: &str) {
+    let armed = |node: &Node| node.log().matches(ARMED).count();
+    let before = armed(node);
+    node.say(script);
+    let deadline = Instant::now() + ARMED_MAX;
+    while armed(node) == before {
+        assert!(Instant::now() < deadline, "node {} takes no script:\n{}", node.name(), node.log());
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// The node. Nothing to test: other tests start it.

@@ -2,22 +2,23 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use keyferry_cluster::certificates::{self, Certificates, NAME};
+use keyferry_cluster::netns::Link;
+use keyferry_cluster::process::PAUSE;
+use keyferry_cluster::{Guard, Netns, Process as Node, Status};
 use keyferry_load::args::Args;
 use keyferry_load::report::Report;
 
-use super::certificates::{self, Certificates, NAME};
 use super::config::{self, Options, Place};
 use super::fabric;
-use super::guard::Guard;
-use super::netns::{Link, Netns};
-use super::node::{Node, PAUSE, keyferry};
-use super::status::Status;
+use super::keyferry;
+use crate::faulty;
 
 /// Node A, which the clients speak to.
 pub const A4: &str = "10.77.1.2";
@@ -88,7 +89,8 @@ impl Cluster {
             None => [Netns::new(a_name), Netns::new(b_name)],
         };
         let certificates = Certificates::issue(&directory);
-        certificates::cluster(&directory, config::CLUSTER, &PLACES.each_ref().map(|place| place.name));
+        let names = PLACES.each_ref().map(|place| place.name);
+        certificates::for_links(&keyferry(), &directory.join(config::CLUSTER), &names);
         for ((netns, place), (client_interface, addresses)) in
             [&a_netns, &b_netns].iter().zip(&PLACES).zip(CLIENT_ENDS)
         {
@@ -143,8 +145,16 @@ impl Cluster {
     }
 
     fn start_node(&self, name: &str, netns: &Netns) -> Node {
-        let start = if self.faulty { Node::start_faulty } else { Node::start };
-        start(name, &config_file(&self.directory, name), netns)
+        let config = config_file(&self.directory, name);
+        let command = match self.faulty {
+            true => faulty::command(&config, netns),
+            false => {
+                let mut command = netns.command(keyferry());
+                command.args(["node", "--config"]).arg(&config).stdin(Stdio::null());
+                command
+            }
+        };
+        Node::start(command, "node", name, &config::admin_socket(&config))
     }
 
     /// Kills B.
@@ -161,7 +171,7 @@ impl Cluster {
     /// The next script of faults of A or B.
     pub fn arm(&mut self, name: &str, script: &str) {
         let node = if name == "a" { &mut self.a } else { &mut self.b };
-        node.as_mut().expect("it runs").arm(script);
+        faulty::arm(node.as_mut().expect("it runs"), script);
     }
 
     /// A, which is about to end and to be started again.
@@ -185,7 +195,7 @@ impl Cluster {
 
     /// Certificates for links by an authority whose folder is `folder`, made if it is missing.
     pub fn certify(&self, folder: &str, names: &[&str]) {
-        certificates::cluster(&self.directory, folder, names);
+        certificates::for_links(&keyferry(), &self.directory.join(folder), names);
     }
 
     /// Where a client with a virtio-user port finds a node with a vhost port.

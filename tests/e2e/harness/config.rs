@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::certificates::Certificates;
+use keyferry_cluster::certificates::Certificates;
+
 use super::fabric;
 
 /// The folder of the nodes' certificates, in the test's.

@@ -1,20 +1,20 @@
 //! What every end-to-end test stands on: two real nodes in network namespaces, and clients in a third.
 //!
 //! Started by a test on its own thread; everything made is removed when [`Cluster`] is dropped, or by its guard
-//! process when the test does not live to do so.
+//! process when the test does not live to do so. Larger clusters, with a distributor: `keyferry_cluster`.
 
-mod certificates;
 mod cluster;
 mod config;
 pub mod fabric;
-mod guard;
-mod netns;
-mod node;
-mod status;
 
-pub use certificates::{NAME, NAME_OTHER, NAME_RSA};
+use std::path::PathBuf;
+
 pub use cluster::{A4, A6, B4, Cluster};
 pub use config::{Decide, Options};
-pub use netns::Netns;
-pub use node::Node;
-pub use status::Status;
+pub use keyferry_cluster::certificates::{NAME, NAME_OTHER, NAME_RSA};
+pub use keyferry_cluster::{Netns, Process as Node, Status};
+
+/// The executable under test: cargo's, unless `KEYFERRY_E2E_EXECUTABLE` names another build.
+pub fn keyferry() -> PathBuf {
+    std::env::var_os("KEYFERRY_E2E_EXECUTABLE").map_or(env!("CARGO_BIN_EXE_keyferry").into(), PathBuf::from)
+}

@@ -1,4 +1,4 @@
-//! A certificate authority for one test and what it issues: ECDSA and RSA, for several names.
+//! Certificate authorities of one cluster, and what they issue: for clients ECDSA and RSA, for several names; for links.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,6 @@ use rcgen::{
     PKCS_RSA_SHA256,
 };
 
-use super::node::keyferry;
-
 /// The default certificate's name; ECDSA.
 pub const NAME: &str = "kf.test";
 /// A name with an RSA certificate.
@@ -18,22 +16,23 @@ pub const NAME_RSA: &str = "rsa.kf.test";
 /// A name with an ECDSA certificate of its own.
 pub const NAME_OTHER: &str = "other.test";
 
-/// The folder of an authority for links between nodes, and of the certificates it has issued to `names`.
-pub fn cluster(directory: &Path, folder: &str, names: &[&str]) -> PathBuf {
-    let folder = directory.join(folder);
+/// Makes `executable` an authority for links in a folder, unless it is there, and issues certificates to `names`.
+///
+/// # Panics
+/// If it cannot.
+pub fn for_links(executable: &Path, folder: &Path, names: &[&str]) {
     let keyferry = |arguments: &[&str]| {
-        let output = Command::new(keyferry()).arg("ca").args(arguments).output().expect("keyferry starts");
+        let output = Command::new(executable).arg("ca").args(arguments).output().expect("keyferry starts");
         assert!(output.status.success(), "ca {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    let path = folder.to_str().expect("the test's paths are text");
+    let path = folder.to_str().expect("the cluster's paths are text");
     if !folder.exists() {
         keyferry(&["init", path]);
     }
     keyferry(&[&["node", path], names].concat());
-    folder
 }
 
-/// Certificate files of one test.
+/// Certificate files for clients.
 pub struct Certificates {
     /// The authority all clients trust.
     pub ca: PathBuf,
@@ -43,6 +42,9 @@ pub struct Certificates {
 
 impl Certificates {
     /// Issues everything into `directory`.
+    ///
+    /// # Panics
+    /// If it cannot be written to.
     pub fn issue(directory: &Path) -> Certificates {
         let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
         // Issuer and subject must differ, or OpenSSL takes a leaf for self-signed.
@@ -51,7 +53,7 @@ impl Certificates {
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
             .expect("the authority signs itself");
         let ca = directory.join("ca.pem");
-        fs::write(&ca, authority.pem()).expect("the test's directory is writable");
+        fs::write(&ca, authority.pem()).expect("the cluster's directory is writable");
 
         let leaves = [
             (NAME, &PKCS_ECDSA_P256_SHA256),
@@ -65,8 +67,8 @@ impl Certificates {
             let certificate = params.signed_by(&key, &authority).expect("the authority signs");
             let (chain_file, key_file) =
                 (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
-            fs::write(&chain_file, certificate.pem()).expect("the test's directory is writable");
-            fs::write(&key_file, key.serialize_pem()).expect("the test's directory is writable");
+            fs::write(&chain_file, certificate.pem()).expect("the cluster's directory is writable");
+            fs::write(&key_file, key.serialize_pem()).expect("the cluster's directory is writable");
             (chain_file, key_file)
         });
         Certificates { ca, leaves: leaves.into() }

@@ -1,7 +1,7 @@
-//! Removes what a test made, however the test ends.
+//! Removes what a cluster made, however whoever made it ends.
 //!
 //! A child of its own session waits for the end of its standard input. That end comes when [`Guard`] is dropped,
-//! and also when the test process is interrupted, aborted or killed; then everything inside the namespaces is
+//! and also when the process is interrupted, aborted or killed; then everything inside the namespaces is
 //! killed, and namespaces and files are removed. There is no second way to clean up that could differ.
 
 use std::path::Path;
@@ -27,7 +27,7 @@ impl Guard {
     /// Watches over `directory` and `namespaces`, which may not exist yet.
     pub fn new(directory: &Path, namespaces: &[&str]) -> Guard {
         let child = Command::new("setsid")
-            .args(["--wait", "sh", "-c", SCRIPT, "keyferry-e2e-guard"])
+            .args(["--wait", "sh", "-c", SCRIPT, "keyferry-cluster-guard"])
             .arg(directory)
             .args(namespaces)
             .stdin(Stdio::piped())

@@ -1,4 +1,4 @@
-//! A node's counters, as `keyferry status` prints them. In: that JSON document. Out: sums, balance, what is at rest.
+//! A process's counters, as `keyferry status` prints them. In: that JSON document. Out: sums, balance, what is at rest.
 
 use std::fmt;
 
@@ -67,7 +67,7 @@ impl Status {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(counters) = self.0["total"].as_object() else { return self.0.fmt(f) };
-        write!(f, "node {}:", self.0["node"])?;
+        write!(f, "{}:", self.0["node"])?;
         let mut counted = counters.iter().filter(|(_, value)| value.as_u64() != Some(0));
         counted.try_for_each(|(name, value)| write!(f, " {name}={value}"))
     }

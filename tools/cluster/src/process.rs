@@ -1,4 +1,4 @@
-//! One `keyferry node` process: started, watched, asked for its counters, ended.
+//! One `keyferry` process, a node or a distributor: started, watched, asked for its counters, ended.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -12,60 +12,32 @@ use std::time::{Duration, Instant};
 use keyferry_control::admin;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::config;
-use super::netns::Netns;
-use super::status::Status;
-use crate::faulty;
+use crate::status::Status;
 
 /// Longest start: the first use of DPDK and of the random number generator included.
 const START_MAX: Duration = Duration::from_secs(60);
 /// Longest orderly end.
 const STOP_MAX: Duration = Duration::from_secs(20);
-/// Longest time until a node has met the fault its script has for it.
+/// Longest time until a process that ends or stops by itself has done so.
 const FAULT_MAX: Duration = Duration::from_secs(20);
 /// Between looks at a process or at counters that are to change.
 pub const PAUSE: Duration = Duration::from_millis(20);
 
-/// The executable under test: cargo's, unless `KEYFERRY_E2E_EXECUTABLE` names another build.
-pub fn keyferry() -> PathBuf {
-    std::env::var_os("KEYFERRY_E2E_EXECUTABLE").map_or(env!("CARGO_BIN_EXE_keyferry").into(), PathBuf::from)
-}
-
-/// A running node.
-pub struct Node {
+/// A running node or distributor.
+pub struct Process {
     name: String,
-    config: PathBuf,
+    socket: PathBuf,
     child: Child,
     log: Arc<Mutex<String>>,
 }
 
-impl Node {
-    /// Starts the node and waits until it says that it serves.
-    pub fn start(name: &str, config: &Path, netns: &Netns) -> Node {
-        let mut command = netns.command(keyferry());
-        command.args(["node", "--config"]).arg(config).stdin(Stdio::null());
-        Node::start_as(command, name, config)
-    }
-
-    /// As [`start`](Node::start), with what follows scripts of faults between its workers and their queue pairs.
-    pub fn start_faulty(name: &str, config: &Path, netns: &Netns) -> Node {
-        Node::start_as(faulty::command(config, netns), name, config)
-    }
-
-    /// Gives a faulty node its next script, and waits until its link, which has to be up, follows it.
-    pub fn arm(&mut self, script: &str) {
-        let armed = |node: &Node| node.log().matches(faulty::ARMED).count();
-        let before = armed(self);
-        let stdin = self.child.stdin.as_mut().expect("a faulty node's stdin is piped");
-        writeln!(stdin, "{script}").expect("it runs");
-        let deadline = Instant::now() + FAULT_MAX;
-        while armed(self) == before {
-            assert!(Instant::now() < deadline, "node {} takes no script:\n{}", self.name, self.log());
-            std::thread::sleep(PAUSE);
-        }
-    }
-
-    fn start_as(mut command: Command, name: &str, config: &Path) -> Node {
+impl Process {
+    /// Starts `command`, a `role` of that name which answers operators at `socket`, and waits until it says that it is
+    /// ready.
+    ///
+    /// # Panics
+    /// If it does not become ready; with its log.
+    pub fn start(mut command: Command, role: &str, name: &str, socket: &Path) -> Process {
         let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -74,7 +46,7 @@ impl Node {
         let stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Mutex::new(String::new()));
         let (ready, is_ready) = mpsc::channel();
-        let (lines, marker) = (Arc::clone(&log), format!("keyferry: node {name} ready"));
+        let (lines, marker) = (Arc::clone(&log), format!("keyferry: {role} {name} ready"));
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = lines.lock().expect("the log's lock is never poisoned");
@@ -86,12 +58,26 @@ impl Node {
                 }
             }
         });
-        let node = Node { name: name.to_owned(), config: config.to_owned(), child, log };
+        let node = Process { name: name.to_owned(), socket: socket.to_owned(), child, log };
         // The sender goes with the log's end, so a node that dies early is noticed at once.
         if is_ready.recv_timeout(START_MAX).is_err() {
-            panic!("node {name} did not become ready:\n{}", node.log());
+            panic!("{name} did not become ready:\n{}", node.log());
         }
         node
+    }
+
+    /// Says a line to it; its standard input is piped.
+    ///
+    /// # Panics
+    /// If it has gone.
+    pub fn say(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("its standard input is piped");
+        writeln!(stdin, "{line}").expect("it runs");
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its process.
@@ -99,17 +85,16 @@ impl Node {
         self.child.id()
     }
 
-    /// What the node has written so far.
+    /// What it has written so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("the log's lock is never poisoned").clone()
     }
 
-    /// The node's counters, as `keyferry status` asks for them.
+    /// Its counters, as `keyferry status` asks for them.
     pub fn status(&self) -> Status {
-        let answer = admin::ask(&config::admin_socket(&self.config), "status");
-        let answer = answer.unwrap_or_else(|error| {
-            panic!("status of node {}: {error}\nits log:\n{}", self.name, self.log())
-        });
+        let answer = admin::ask(&self.socket, "status");
+        let answer = answer
+            .unwrap_or_else(|error| panic!("status of {}: {error}\nits log:\n{}", self.name, self.log()));
         Status::parse(answer.as_bytes())
     }
 
@@ -123,7 +108,7 @@ impl Node {
             }
             assert!(
                 Instant::now() < deadline,
-                "node {}: {what} not within {within:?}; {status}\nits log:\n{}",
+                "{}: {what} not within {within:?}; {status}\nits log:\n{}",
                 self.name,
                 self.log()
             );
@@ -131,91 +116,91 @@ impl Node {
         }
     }
 
-    /// Ends the node with SIGTERM and checks that it goes in order.
+    /// Ends it with SIGTERM and checks that it goes in order.
     pub fn stop(mut self) {
         self.signal(Signal::TERM);
         let deadline = Instant::now() + STOP_MAX;
         let status = loop {
-            if let Some(status) = self.child.try_wait().expect("the node is our child") {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
                 break status;
             }
             assert!(
                 Instant::now() < deadline,
-                "node {} ignores SIGTERM:\n{}\n{}",
+                "{} ignores SIGTERM:\n{}\n{}",
                 self.name,
                 self.log(),
                 self.stacks()
             );
             std::thread::sleep(PAUSE);
         };
-        assert!(status.success(), "node {} ended with {status}:\n{}", self.name, self.log());
+        assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.log());
     }
 
-    /// What each thread of the node is doing, as gdb sees it.
+    /// What each of its threads is doing, as gdb sees it.
     fn stacks(&self) -> String {
         let pid = self.child.id().to_string();
         let gdb = Command::new("gdb").args(["-batch", "-ex", "thread apply all bt", "-p", &pid]).output();
         gdb.map_or_else(|error| error.to_string(), |gdb| String::from_utf8_lossy(&gdb.stdout).into_owned())
     }
 
-    /// Kills the node in the middle of whatever it does.
+    /// Kills it in the middle of whatever it does.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
-        let status: ExitStatus = self.child.wait().expect("the node is our child");
+        let status: ExitStatus = self.child.wait().expect("it is our child");
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "it died before:\n{}", self.log());
     }
 
-    /// Waits until the node has been killed by its own hand.
+    /// Waits until it has been killed by its own hand.
     pub fn wait_killed(mut self) {
         let deadline = Instant::now() + FAULT_MAX;
         let status = loop {
-            if let Some(status) = self.child.try_wait().expect("the node is our child") {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
                 break status;
             }
-            assert!(Instant::now() < deadline, "node {} was to die:\n{}", self.name, self.log());
+            assert!(Instant::now() < deadline, "{} was to die:\n{}", self.name, self.log());
             std::thread::sleep(PAUSE);
         };
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "it ended otherwise:\n{}", self.log());
     }
 
-    /// Waits until the node has stopped itself.
+    /// Waits until it has stopped itself.
     pub fn wait_stopped(&self) {
         let deadline = Instant::now() + FAULT_MAX;
         let file = format!("/proc/{}/status", self.child.id());
-        while !fs::read_to_string(&file).expect("the node runs").contains("State:\tT") {
-            assert!(Instant::now() < deadline, "node {} was to stop:\n{}", self.name, self.log());
+        while !fs::read_to_string(&file).expect("it runs").contains("State:\tT") {
+            assert!(Instant::now() < deadline, "{} was to stop:\n{}", self.name, self.log());
             std::thread::sleep(PAUSE);
         }
     }
 
-    /// Stops the node where it is, without its knowing.
+    /// Stops it where it is, without its knowing.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets a stopped node go on.
+    /// Lets it go on after that.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
     /// Resident memory in KiB, from the kernel's books.
     pub fn resident_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the node runs");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("VmRSS is a number")
     }
 
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a pid");
-        kill_process(pid, signal).expect("the node is our child and not yet waited for");
+        kill_process(pid, signal).expect("it is our child and not yet waited for");
     }
 }
 
-impl Drop for Node {
+impl Drop for Process {
     fn drop(&mut self) {
         // What a failing test needs to know is in the node's log.
         if std::thread::panicking() {
-            eprintln!("---- node {}:\n{}", self.name, self.log());
+            eprintln!("---- {}:\n{}", self.name, self.log());
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

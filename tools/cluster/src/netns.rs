@@ -1,4 +1,4 @@
-//! Network namespaces and the veth pairs between them.
+//! Network namespaces, and the veth pairs and bridges between them.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes the namespace, with loopback up. It is removed by the test's guard.
+    /// Makes the namespace, with loopback up. It is removed by a [`Guard`](crate::Guard).
     pub fn new(name: String) -> Netns {
         let netns = Netns { name: Some(name.clone()) };
         run(Command::new("ip").args(["netns", "add", &name]));
@@ -37,7 +37,10 @@ impl Netns {
     }
 
     /// Runs `ip` on what is inside.
-    fn ip(&self, arguments: &[&str]) {
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn ip(&self, arguments: &[&str]) {
         let mut command = Command::new("ip");
         if let Some(name) = &self.name {
             command.args(["-n", name]);
@@ -81,16 +84,9 @@ impl Link<'_> {
     /// Makes the link and brings it up.
     pub fn make(&self) {
         let ((inner, index), outer) = (self.node_interface, self.client_interface);
-        let client = self.client.name.as_ref().expect("clients have a namespace of their own");
-        let index = index.to_string();
-        let peer = ["peer", "name", outer, "netns", client];
-        self.node.ip(&[&["link", "add", inner, "index", &index, "type", "veth"][..], &peer].concat());
-        // The kernel must not answer beside the node: no address, and no IPv6 of its own making.
-        let ipv6 = format!("net.ipv6.conf.{inner}.disable_ipv6=1");
-        run(self.node.command("sysctl").args(["-qw", &ipv6]));
-        // Checksums have to be on the wire, packets no larger than the MTU: the node's port is a plain one.
-        let offloads = ["-K", outer, "tx", "off", "gso", "off", "tso", "off"];
-        run(self.client.command("ethtool").args(offloads));
+        pair(self.node, inner, index, self.client, outer);
+        make_bare(self.node, inner);
+        make_plain(self.client, outer);
         for address in self.addresses {
             let mut add = vec!["address", "add", address, "dev", outer];
             if address.contains(':') {
@@ -104,7 +100,74 @@ impl Link<'_> {
     }
 }
 
-/// Runs a command of the set-up; its failure fails the test.
+/// One veth pair, both ends down; the index is that of the first.
+fn pair(one: &Netns, inner: &str, index: u32, other: &Netns, outer: &str) {
+    let other = other.name.as_ref().expect("the far end has a namespace of its own");
+    let (index, peer) = (index.to_string(), ["peer", "name", outer, "netns", other]);
+    one.ip(&[&["link", "add", inner, "index", &index, "type", "veth"][..], &peer].concat());
+}
+
+/// An interface for a port of DPDK's: the kernel must not answer beside it, so it has no address, nor IPv6 of its own
+/// making.
+fn make_bare(netns: &Netns, interface: &str) {
+    run(netns.command("sysctl").args(["-qw", &format!("net.ipv6.conf.{interface}.disable_ipv6=1")]));
+}
+
+/// What leaves has its checksums, and no packet is larger than the MTU: the port at the other end is a plain one.
+fn make_plain(netns: &Netns, interface: &str) {
+    run(netns.command("ethtool").args(["-K", interface, "tx", "off", "gso", "off", "tso", "off"]));
+}
+
+/// A switch: a bridge in a namespace of its own, to which ports are plugged.
+pub struct Switch {
+    netns: Netns,
+}
+
+/// The bridge's name in its namespace.
+const BRIDGE: &str = "switch";
+
+impl Switch {
+    /// Makes one in a namespace of that name.
+    pub fn new(name: String) -> Switch {
+        let netns = Netns::new(name);
+        netns.ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0", "mcast_snooping", "0"]);
+        netns.ip(&["link", "set", BRIDGE, "up"]);
+        Switch { netns }
+    }
+
+    /// Plugs in a port of DPDK's: `interface` in `netns`, of that index; `at` is the switch's end.
+    pub fn plug_port(&self, netns: &Netns, interface: &str, index: u32, at: &str) {
+        pair(netns, interface, index, &self.netns, at);
+        make_bare(netns, interface);
+        netns.ip(&["link", "set", interface, "up"]);
+        self.attach(at);
+    }
+
+    /// Plugs in a kernel's interface with these addresses.
+    pub fn plug_kernel(&self, netns: &Netns, interface: &str, index: u32, at: &str, addresses: &[String]) {
+        pair(netns, interface, index, &self.netns, at);
+        make_plain(netns, interface);
+        netns.ip(&["link", "set", interface, "up"]);
+        for address in addresses {
+            let duplicates: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+            netns.ip(&[&["address", "add", address, "dev", interface][..], duplicates].concat());
+        }
+        self.attach(at);
+    }
+
+    /// Pulls the plug of a port, or puts it back.
+    pub fn set_up(&self, at: &str, up: bool) {
+        self.netns.ip(&["link", "set", at, if up { "up" } else { "down" }]);
+    }
+
+    fn attach(&self, at: &str) {
+        make_plain(&self.netns, at);
+        self.netns.ip(&["link", "set", at, "master", BRIDGE]);
+        self.set_up(at, true);
+    }
+}
+
+/// Runs a command of the set-up.
 fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));

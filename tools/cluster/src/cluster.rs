@@ -1,0 +1,343 @@
+//! A running cluster, and what happens to it.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::certificates::{self, Certificates};
+use crate::description::Description;
+use crate::netns::Switch;
+use crate::process::PAUSE;
+use crate::{Guard, Netns, Process, Status};
+
+/// Where clients find the service.
+pub const SERVICE4: &str = "10.99.0.1";
+/// Where clients find the service.
+pub const SERVICE6: &str = "fd81::1";
+/// Its port.
+pub const SERVICE_PORT: u16 = 443;
+/// The interface of a node or distributor in its namespace.
+pub(crate) const PORT: &str = "kf0";
+/// The clients' interface.
+const CLIENTS: &str = "eth0";
+
+/// Longest time until all have found each other.
+const LINKED_MAX: Duration = Duration::from_secs(30);
+/// Between the indexes of interfaces: packet sockets of two of DPDK's processes clash where process and interface
+/// numbers, one XOR the other, are the same. Far apart they never are.
+const INDEX_STEP: u32 = 10_000;
+/// Indexes of one cluster.
+const INDEXES: u32 = 64;
+
+/// Who has which address on the switch.
+#[derive(Clone, Copy)]
+pub(crate) enum Address {
+    Distributor(usize),
+    Node(usize),
+    Client(usize),
+}
+
+impl Address {
+    fn place(self) -> (u8, u16) {
+        let (kind, number) = match self {
+            Address::Distributor(number) => (1, number),
+            Address::Node(number) => (2, number),
+            Address::Client(number) => (3, number),
+        };
+        (kind, u16::try_from(number).expect("a cluster is small"))
+    }
+
+    pub(crate) fn v4(self) -> String {
+        let (kind, number) = self.place();
+        let [high, low] = number.to_be_bytes();
+        Ipv4Addr::new(10, 80 + kind, high, low).to_string()
+    }
+
+    pub(crate) fn v6(self) -> String {
+        let (kind, number) = self.place();
+        Ipv6Addr::new(0xfd80, 0, 0, 0, 0, 0, kind.into(), number).to_string()
+    }
+
+    /// With the switch's prefixes.
+    pub(crate) fn with_prefix(self) -> [String; 2] {
+        [format!("{}/12", self.v4()), format!("{}/64", self.v6())]
+    }
+}
+
+/// A node or a distributor, running or not.
+struct Member {
+    name: String,
+    role: &'static str,
+    netns: Netns,
+    process: Option<Process>,
+}
+
+/// A cluster. Dropped, nothing of it is left.
+pub struct Cluster {
+    executable: PathBuf,
+    description: Description,
+    // Dropped before the guard, so that their end is not the guard's work in the ordinary case.
+    members: Vec<Member>,
+    switch: Switch,
+    clients: Netns,
+    directory: PathBuf,
+    certificates: Certificates,
+    _guard: Guard,
+}
+
+impl Cluster {
+    /// Makes everything and starts every process of it; returns when all have found each other.
+    ///
+    /// # Panics
+    /// If something of it cannot be made; with the logs of those that run.
+    pub fn start(executable: &Path, description: &Description) -> Cluster {
+        let mut cluster = Cluster::make(executable, description);
+        for name in cluster.names() {
+            cluster.start_one(&name);
+        }
+        cluster.wait_linked();
+        cluster
+    }
+
+    /// Makes everything, and starts nothing.
+    ///
+    /// # Panics
+    /// As [`start`](Cluster::start).
+    pub fn make(executable: &Path, description: &Description) -> Cluster {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "a cluster is made of network namespaces: run it as root"
+        );
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        // The process id makes the names unique and tells whose they are, should any ever be left.
+        let made = MADE.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("kf-{}-cluster{made}", std::process::id());
+        let directory = std::env::temp_dir().join(&prefix);
+        let nodes = description.node_names().into_iter().map(|name| ("node", name));
+        let distributors = description.distributor_names().into_iter().map(|name| ("distributor", name));
+        let roles: Vec<_> = nodes.chain(distributors).collect();
+        let namespace = |name: &str| format!("{prefix}-{name}");
+        let namespaces: Vec<String> =
+            roles.iter().map(|(_, name)| namespace(name)).chain(["s", "c"].map(namespace)).collect();
+        let guard = Guard::new(&directory, &namespaces.iter().map(String::as_str).collect::<Vec<_>>());
+        fs::create_dir(&directory).expect("the temporary directory is writable");
+        let switch = Switch::new(namespace("s"));
+        let clients = Netns::new(namespace("c"));
+        let mut indexes = (0..INDEXES).map(|number| INDEX_STEP * (1 + INDEXES * made + number));
+        let members: Vec<_> = roles
+            .into_iter()
+            .map(|(role, name)| {
+                let netns = Netns::new(namespace(&name));
+                switch.plug_port(&netns, PORT, indexes.next().expect("a cluster is small"), &name);
+                Member { name, role, netns, process: None }
+            })
+            .collect();
+        plug_clients(&switch, &clients, indexes.next().expect("a cluster is small"), description);
+        let certificates = Certificates::issue(&directory);
+        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+        certificates::for_links(executable, &directory.join("cluster"), &names);
+        let cluster = Cluster {
+            executable: executable.to_owned(),
+            description: description.clone(),
+            members,
+            switch,
+            clients,
+            directory,
+            certificates,
+            _guard: guard,
+        };
+        cluster.configure();
+        cluster
+    }
+
+    /// Writes every configuration.
+    fn configure(&self) {
+        let nodes = (1..=self.description.nodes).map(|number| {
+            let text = self.description.node_text(number, &self.directory, &self.certificates);
+            (format!("n{number}"), text)
+        });
+        let distributors = (1..=self.description.distributors)
+            .map(|number| (format!("d{number}"), self.description.distributor_text(number, &self.directory)));
+        for (name, text) in nodes.chain(distributors) {
+            fs::write(self.config(&name), text).expect("the cluster's directory is writable");
+        }
+    }
+
+    /// Ends every process, and starts the same cluster with another description of as many members.
+    ///
+    /// # Panics
+    /// As [`start`](Cluster::start).
+    pub fn restart(&mut self, description: &Description) {
+        let size = |description: &Description| (description.nodes, description.distributors);
+        assert_eq!(size(description), size(&self.description), "as many members as before");
+        self.stop();
+        self.description = description.clone();
+        self.configure();
+        for name in self.names() {
+            self.start_one(&name);
+        }
+        self.wait_linked();
+    }
+
+    /// Ends every process in order.
+    ///
+    /// # Panics
+    /// If one does not end well.
+    pub fn stop(&mut self) {
+        // Distributors first: nodes that end one by one would look like nodes that fail.
+        for member in self.members.iter_mut().rev() {
+            if let Some(process) = member.process.take() {
+                process.stop();
+            }
+        }
+    }
+
+    /// What all members are called.
+    pub fn names(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.name.clone()).collect()
+    }
+
+    /// Starts a member that does not run.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub fn start_one(&mut self, name: &str) {
+        let config = self.config(name);
+        let member = &self.members[self.index(name)];
+        assert!(member.process.is_none(), "{name} runs");
+        let mut command = member.netns.command(&self.executable);
+        command.args([member.role, "--config"]).arg(&config).stdin(Stdio::null());
+        let process = Process::start(command, member.role, name, &config.with_extension("ctl"));
+        let index = self.index(name);
+        self.members[index].process = Some(process);
+    }
+
+    /// A member's process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn process(&self, name: &str) -> &Process {
+        self.members[self.index(name)].process.as_ref().expect("it runs")
+    }
+
+    /// A member's process, which is the caller's from here on.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn take(&mut self, name: &str) -> Process {
+        let index = self.index(name);
+        self.members[index].process.take().expect("it runs")
+    }
+
+    /// Kills a member in the middle of whatever it does.
+    pub fn kill(&mut self, name: &str) {
+        self.take(name).kill();
+    }
+
+    /// Pulls a member's cable, or plugs it in again.
+    pub fn set_plugged(&self, name: &str, plugged: bool) {
+        self.switch.set_up(name, plugged);
+    }
+
+    /// A member's counters.
+    pub fn status(&self, name: &str) -> Status {
+        self.process(name).status()
+    }
+
+    /// Waits until each running node has queue pairs with every other, and each distributor links to all nodes.
+    ///
+    /// # Panics
+    /// If they do not find each other.
+    pub fn wait_linked(&self) {
+        let running =
+            |role| self.members.iter().filter(move |member| member.role == role && member.process.is_some());
+        let nodes = running("node").count() as u64;
+        for member in running("node") {
+            let process = self.process(&member.name);
+            process.wait_for("linked to its peers", LINKED_MAX, |status| {
+                status.total("peers_ready") >= nodes - 1
+            });
+        }
+        for member in running("distributor") {
+            let process = self.process(&member.name);
+            process.wait_for("linked to nodes", LINKED_MAX, |status| status.total("links_up") >= nodes);
+        }
+    }
+
+    /// Waits until something is so.
+    ///
+    /// # Panics
+    /// If it is not within half a minute.
+    pub fn wait_until(&self, what: &str, is_so: impl Fn(&Cluster) -> bool) {
+        let deadline = Instant::now() + LINKED_MAX;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "not within {LINKED_MAX:?}: {what}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// The clients' namespace.
+    pub fn clients(&self) -> &Netns {
+        &self.clients
+    }
+
+    /// The addresses clients have, of one family.
+    pub fn client_addresses(&self) -> Vec<String> {
+        (1..=self.description.clients).map(|number| Address::Client(number).v4()).collect()
+    }
+
+    /// `program`, to be run where the clients are.
+    pub fn client(&self, program: &str) -> Command {
+        self.clients.command(program)
+    }
+
+    /// The authority clients trust.
+    pub fn ca(&self) -> &Path {
+        &self.certificates.ca
+    }
+
+    /// A place for files.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A member's configuration.
+    pub fn config(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.toml"))
+    }
+
+    fn index(&self, name: &str) -> usize {
+        self.members
+            .iter()
+            .position(|member| member.name == name)
+            .unwrap_or_else(|| panic!("no member is called {name}: there are {}", self.names().join(", ")))
+    }
+}
+
+/// The clients' interface with all their addresses, and their routes to the service: by all distributors alike.
+fn plug_clients(switch: &Switch, clients: &Netns, index: u32, description: &Description) {
+    let addresses: Vec<String> =
+        (1..=description.clients.max(1)).flat_map(|number| Address::Client(number).with_prefix()).collect();
+    switch.plug_kernel(clients, CLIENTS, index, "c", &addresses);
+    // By address and port: as routers spread flows (RFC 2992).
+    for family in ["ipv4", "ipv6"] {
+        let policy = format!("net.{family}.fib_multipath_hash_policy=1");
+        let status = clients.command("sysctl").args(["-qw", &policy]).status();
+        assert!(status.is_ok_and(|status| status.success()), "{policy} cannot be set");
+    }
+    let distributors = || (1..=description.distributors).map(Address::Distributor);
+    let hops = |hops: Vec<String>| {
+        hops.into_iter().flat_map(|hop| ["nexthop".to_owned(), "via".to_owned(), hop]).collect::<Vec<_>>()
+    };
+    if description.distributors > 0 {
+        let add = |to: String, hops: Vec<String>| {
+            let fixed = ["route".to_owned(), "add".to_owned(), to];
+            clients.ip(&fixed.iter().chain(&hops).map(String::as_str).collect::<Vec<_>>());
+        };
+        add(format!("{SERVICE4}/32"), hops(distributors().map(Address::v4).collect()));
+        add(format!("{SERVICE6}/128"), hops(distributors().map(Address::v6).collect()));
+    }
+}

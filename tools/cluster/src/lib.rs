@@ -1,0 +1,23 @@
+//! A whole cluster on one machine: nodes, distributors and clients, each in a network namespace of its own, on one switch.
+//!
+//! [`Description`] says what there is, [`Cluster`] makes it and does to it what happens to clusters: processes are
+//! started, killed and frozen, cables are pulled. The demo, end-to-end tests and benches run on it; everything it makes
+//! is removed when it is dropped, or by its [`Guard`] if nobody lives to do so. [`models`] measures what it is all about.
+
+#![forbid(unsafe_code)]
+
+pub mod certificates;
+mod cluster;
+mod description;
+mod guard;
+pub mod models;
+pub mod netns;
+pub mod process;
+mod status;
+
+pub use cluster::{Cluster, SERVICE4, SERVICE6};
+pub use description::{Description, Model};
+pub use guard::Guard;
+pub use netns::{Netns, Switch};
+pub use process::Process;
+pub use status::Status;
