@@ -104,7 +104,7 @@ fn parts(
             body_rate: Rate::bytes_per_second(1),
             idle_timeout: Duration::from_secs(3600),
             http: keyferry_http::Limits::default(),
-            app_threads: 1,
+            app_slots: 1,
             policy,
             eager: false,
             leases: LeaseLimits {

@@ -2,6 +2,7 @@
 //!
 //! In: a validated configuration. Runs on the control thread, which then serves the admin socket until a signal.
 
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -313,7 +314,7 @@ fn worker_config(config: &Config) -> keyferry_worker::Config {
             body_bytes: limits.body_bytes,
             chunk_line_bytes: limits.chunk_line_bytes,
         },
-        app_threads: config.cores.apps.len().max(1) as u32,
+        app_slots: (config.cores.apps.len().max(1) * config.slots.map_or(1, NonZeroUsize::get)) as u32,
         policy: config.lease.policy,
         eager: config.lease.eager,
         leases: LeaseLimits {
@@ -403,13 +404,15 @@ fn applications(config: &Config, stop: &Arc<AtomicBool>) -> anyhow::Result<threa
         }
     };
     if config.cores.apps.is_empty() {
-        let inline = |_| Port::inline(Runner::new(make(), jobs, Box::new(SystemClock::default())));
+        let runner = |app| Runner::new(app, jobs, Box::new(SystemClock::default())).with_slots(config.slots);
+        let inline = |_| Port::inline(runner(make()));
         return Ok(((0..workers).map(inline).collect(), Vec::new()));
     }
     let plan = threads::Plan {
         cores: config.cores.apps.iter().map(|core| Some(core.0)).collect(),
         workers,
         jobs_per_worker: jobs,
+        slots: config.slots,
         idle: match config.cores.idle {
             config::Idle::Spin => threads::Idle::Spin,
             config::Idle::Yield => threads::Idle::Yield,

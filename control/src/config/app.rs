@@ -1,5 +1,6 @@
 //! `[app]`: what answers requests.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ const VALUE_MAX: f64 = 1e12;
 
 /// Longest time for which a file may be believed to be what it was: an hour.
 const CACHE_MS_MAX: u64 = 3_600_000;
+
+/// Most requests an application thread works on at a time.
+const SLOTS_MAX: u64 = 1 << 20;
 
 /// What answers requests.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,15 +69,18 @@ const KINDS: &[(&str, Kind)] = &[("synthetic", Kind::Synthetic), ("static", Kind
 const WANTS: &str =
     "{ fixed = N }, { exponential = MEAN }, { lognormal = [MEDIAN, SIGMA] } or { pareto = [MIN, ALPHA] }";
 
-pub(super) fn read(mut section: Section<'_, '_>) -> Option<App> {
+/// What answers, and how many requests a thread of it works on at a time; `None`: all it has.
+pub(super) fn read(mut section: Section<'_, '_>) -> (Option<App>, Option<NonZeroUsize>) {
     let kind = section.choice("kind", KINDS, Kind::Synthetic);
+    let slots = NonZeroUsize::new(section.number("slots", 0, 0..=SLOTS_MAX));
     let synthetic = read_synthetic(section.section("synthetic"));
     let (root, dotfiles, cache) = read_static(section.section("static"), matches!(kind, Kind::Static));
     section.finish();
-    Some(match kind {
-        Kind::Synthetic => App::Synthetic(synthetic),
-        Kind::Static => App::Static { root: root?, dotfiles, cache },
-    })
+    let app = match kind {
+        Kind::Synthetic => Some(App::Synthetic(synthetic)),
+        Kind::Static => root.map(|root| App::Static { root, dotfiles, cache }),
+    };
+    (app, slots)
 }
 
 fn read_synthetic(mut section: Section<'_, '_>) -> Synthetic {

@@ -26,6 +26,7 @@ mod tls;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use keyferry_decide::Policy;
@@ -71,6 +72,9 @@ pub struct Config {
     pub tls: Tls,
     /// What answers.
     pub app: App,
+    /// Requests an application thread (or a worker that runs the application itself) works on at a time; `None`: all it
+    /// has.
+    pub slots: Option<NonZeroUsize>,
     /// When requests are lent.
     pub lease: Lease,
     /// What queue pairs are made of.
@@ -165,6 +169,7 @@ struct Draft {
     certificates_declared: usize,
     tls: Tls,
     app: Option<App>,
+    slots: Option<NonZeroUsize>,
     lease: Lease,
     fabric: Fabric,
     cluster: Option<Cluster>,
@@ -195,6 +200,7 @@ fn read(mut root: Section<'_, '_>) -> Draft {
     let certificates = root.sections("certificate", CERTIFICATES_MAX);
     let listeners = root.sections("listener", LISTENERS_MAX);
     let peers = root.sections("peer", PEERS_MAX);
+    let (app, slots) = app::read(root.section("app"));
     let draft = Draft {
         cores: cores::read(root.section("cores")),
         nic: nic::read(root.section("nic")),
@@ -205,7 +211,8 @@ fn read(mut root: Section<'_, '_>) -> Draft {
         certificates_declared: certificates.len(),
         certificates: each(certificates, tls::read_certificate),
         tls: tls::read(root.section("tls")),
-        app: app::read(root.section("app")),
+        app,
+        slots,
         lease: lending::read_lease(root.section("lease")),
         fabric: lending::read_fabric(root.section("fabric")),
         cluster: cluster::read(root.section("cluster"), name, !peers.is_empty()),
@@ -290,6 +297,7 @@ impl Draft {
             certificates: self.certificates.into_iter().map(|(_, certificate)| certificate).collect(),
             tls: self.tls,
             app: self.app?,
+            slots: self.slots,
             lease,
             fabric: self.fabric,
             cluster: self.cluster,

@@ -101,6 +101,16 @@ fn the_example_is_valid_and_says_the_defaults() {
 }
 
 #[test]
+fn slots_are_read_and_none_means_no_bound() {
+    let folder = Folder::new();
+    assert_eq!(folder.parse(EXAMPLE).unwrap().slots, None);
+    let config = folder.parse(&EXAMPLE.replacen("slots = 0 ", "slots = 8 ", 1)).unwrap();
+    assert_eq!(config.slots, NonZeroUsize::new(8));
+    let problems = folder.problems(&[("slots = 0 ", "slots = -1 ")]);
+    assert!(problems.iter().any(|problem| problem.place == "[app] slots"), "{problems:?}");
+}
+
+#[test]
 fn the_example_shows_every_key() {
     let full: toml::Table = toml::from_str(&uncommented()).unwrap();
     let keys = schema();

@@ -140,6 +140,17 @@ impl<A: App> Port<A> {
         }
     }
 
+    /// Jobs under way at the application, also those of other workers that share its threads: what a job submitted now
+    /// comes behind.
+    pub fn crowd(&self) -> usize {
+        match self {
+            Port::Inline(inline) => inline.runner.outstanding(),
+            Port::Threads(threads) => {
+                threads.inboxes.iter().map(|inbox| inbox.jobs.load(Ordering::Relaxed)).sum()
+            }
+        }
+    }
+
     /// When to poll again though nothing is submitted.
     pub fn poll_at(&self) -> Option<Time> {
         match self {

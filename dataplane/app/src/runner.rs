@@ -4,9 +4,14 @@
 //! would, so that service times mean what they say; sharing the processor among all would make each as slow as the
 //! slowest. One that waits lets others pass. A request that has no chunk to write to waits until [`Runner::more`]
 //! brings one: that is the back-pressure.
+//!
+//! An application may be given a number of requests it works on at a time, as a server has threads: those beyond it
+//! wait in line and are not begun. A request keeps its place until its reply has ended, also while its client is
+//! waited for.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::num::NonZeroUsize;
 use std::task::Poll;
 
 use keyferry_http::{Request, Seen};
@@ -38,6 +43,8 @@ struct Slot<A: App> {
     started: bool,
     /// It is in one of the queues.
     queued: bool,
+    /// It is one of those the application works on.
+    admitted: bool,
 }
 
 enum Outcome {
@@ -60,6 +67,11 @@ pub struct Runner<A: App> {
     slots: Box<[Option<Slot<A>>]>,
     vacant: Vec<u32>,
     by_job: ByJob<(u16, JobId), u32>,
+    /// Requests the application works on at most, and now.
+    admitted_max: usize,
+    admitted: usize,
+    /// Slots beyond them, first come first.
+    line: VecDeque<u32>,
     /// Slots to run, first come first.
     ready: VecDeque<u32>,
     /// Slots that wait for a time: the time, which came first, the slot.
@@ -80,11 +92,20 @@ impl<A: App> Runner<A> {
             slots: (0..jobs).map(|_| None).collect(),
             vacant: (0..count).rev().collect(),
             by_job: by_job(jobs),
+            admitted_max: usize::MAX,
+            admitted: 0,
+            line: VecDeque::with_capacity(jobs),
             ready: VecDeque::with_capacity(jobs),
             waiting: BinaryHeap::with_capacity(jobs),
             waits: 0,
             date: Date::default(),
         }
+    }
+
+    /// At most so many requests are begun and not over; [`None`]: all it was made for.
+    #[must_use]
+    pub fn with_slots(self, slots: Option<NonZeroUsize>) -> Runner<A> {
+        Runner { admitted_max: slots.map_or(usize::MAX, NonZeroUsize::get), ..self }
     }
 
     /// Takes a request from a worker.
@@ -97,6 +118,7 @@ impl<A: App> Runner<A> {
     pub fn submit(&mut self, worker: u16, job: Job) -> Result<(), Job> {
         let Some(index) = self.vacant.pop() else { return Err(job) };
         let Job { id, request, chunk } = job;
+        let admitted = self.admitted < self.admitted_max;
         let before = self.by_job.insert((worker, id), index);
         assert!(before.is_none(), "a job's number is used again before it is over");
         self.slots[index as usize] = Some(Slot {
@@ -111,8 +133,14 @@ impl<A: App> Runner<A> {
             starved_at: None,
             started: false,
             queued: true,
+            admitted,
         });
-        self.ready.push_back(index);
+        if admitted {
+            self.admitted += 1;
+            self.ready.push_back(index);
+        } else {
+            self.line.push_back(index);
+        }
         Ok(())
     }
 
@@ -135,7 +163,9 @@ impl<A: App> Runner<A> {
     pub fn cancel(&mut self, worker: u16, id: JobId, out: &mut impl FnMut(u16, Part)) {
         let Some(index) = self.by_job.get(&(worker, id)).copied() else { return };
         let Some(slot) = self.take(index) else { return };
-        if slot.queued {
+        if !slot.admitted {
+            self.line.retain(|waiting| *waiting != index);
+        } else if slot.queued {
             self.ready.retain(|ready| *ready != index);
             self.waiting.retain(|Reverse((_, _, waiting))| *waiting != index);
         }
@@ -306,7 +336,21 @@ impl<A: App> Runner<A> {
         let slot = self.slots[index as usize].take()?;
         self.by_job.remove(&(slot.worker, slot.id));
         self.vacant.push(index);
+        if slot.admitted {
+            self.admitted -= 1;
+            self.admit();
+        }
         Some(slot)
+    }
+
+    /// The place of one that is over goes to the first in line.
+    fn admit(&mut self) {
+        let Some(index) = self.line.pop_front() else { return };
+        if let Some(slot) = self.slots[index as usize].as_mut() {
+            slot.admitted = true;
+            self.admitted += 1;
+            self.ready.push_back(index);
+        }
     }
 }
 

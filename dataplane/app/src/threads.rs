@@ -3,6 +3,7 @@
 //! In: commands from the workers' ports. Out: parts to their outboxes. Started by the control thread, ended by its
 //! flag.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
@@ -100,6 +101,8 @@ pub struct Plan {
     pub workers: usize,
     /// Jobs each worker may have under way.
     pub jobs_per_worker: usize,
+    /// Jobs each thread works on at a time; `None`: all it has.
+    pub slots: Option<NonZeroUsize>,
     /// What an idle thread does.
     pub idle: Idle,
 }
@@ -127,13 +130,13 @@ pub fn start<A: App>(
     let mut handles = Vec::new();
     for (number, (inbox, core)) in inboxes.iter().zip(&plan.cores).enumerate() {
         let (inbox, outboxes, stop) = (Arc::clone(inbox), outboxes.clone(), Arc::clone(stop));
-        let (app, idle, core) = (make(), plan.idle, *core);
+        let (app, idle, slots, core) = (make(), plan.idle, plan.slots, *core);
         let thread = std::thread::Builder::new().name(format!("app {number}")).spawn(move || {
             if let Some(id) = core {
                 core_affinity::set_for_current(core_affinity::CoreId { id });
             }
             let clock = SystemClock::default();
-            let mut runner = Runner::new(app, jobs, Box::new(clock));
+            let mut runner = Runner::new(app, jobs, Box::new(clock)).with_slots(slots);
             serve(&mut runner, &inbox, &outboxes, idle, &clock, &stop);
         })?;
         handles.push(thread);

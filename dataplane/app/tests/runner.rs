@@ -4,13 +4,14 @@
 mod common;
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use common::*;
-use keyferry_app::{App, Body, CHUNK_BYTES, Chunk, JobId, PARTS, Part};
+use keyferry_app::{App, Body, CHUNK_BYTES, Chunk, JobId, PARTS, Part, Runner};
 use keyferry_http::{ReplyHead, Request};
 use keyferry_time::Time;
 use proptest::prelude::*;
@@ -309,4 +310,90 @@ fn waiting_for_chunks_is_the_clients_time() {
     port.poll(&mut parts);
     let Some(Part::Reply { end: Some(end), .. }) = parts.pop() else { panic!("no end") };
     assert_eq!(end.service_ns, 30_000);
+}
+
+/// A runner with slots, and requests that each wait 100 us.
+fn slotted(
+    slots: usize,
+    requests: u64,
+) -> (keyferry_app::Port<Scripted>, TestClock, Arc<Mutex<Vec<String>>>) {
+    let waits = || Script { before: vec![Step::Wait(100)], ..Script::new(Some(1), 1) };
+    let app = Scripted::of((0..requests).map(|_| waits()));
+    let (log, clock) = (Arc::clone(&app.log), TestClock::default());
+    let runner =
+        Runner::new(app, requests as usize, Box::new(clock.clone())).with_slots(NonZeroUsize::new(slots));
+    let mut port = keyferry_app::Port::inline(runner);
+    for id in 0..requests {
+        assert!(port.submit(job(id, get(&format!("/{id}")))).is_ok());
+    }
+    (port, clock, log)
+}
+
+fn begun(log: &Mutex<Vec<String>>) -> Vec<String> {
+    log.lock().unwrap().iter().filter_map(|line| Some(line.strip_prefix("begin /")?.to_owned())).collect()
+}
+
+#[test]
+fn requests_beyond_the_slots_wait_in_line() {
+    let (mut port, clock, log) = slotted(2, 5);
+    let mut ends = Vec::new();
+    for round in 0..4 {
+        loop {
+            let mut parts = ArrayVec::<Part, PARTS>::new();
+            port.poll(&mut parts);
+            if parts.is_empty() {
+                break;
+            }
+            for part in parts {
+                if let Part::Reply { id, end: Some(end), .. } = part {
+                    ends.push((round, id.0, end.service_ns));
+                }
+            }
+        }
+        assert_eq!(begun(&log).len(), (2 * round as usize + 2).min(5));
+        clock.advance_us(100);
+    }
+    // Two at a time, first come first served; the line is no part of the service.
+    let expected = [(1, 0, 100_000), (1, 1, 100_000), (2, 2, 100_000), (2, 3, 100_000), (3, 4, 100_000)];
+    assert_eq!(ends, expected);
+    assert_eq!((port.outstanding(), port.poll_at()), (0, None));
+}
+
+#[test]
+fn without_slots_all_are_begun() {
+    let (mut port, _, log) = slotted(0, 5);
+    drain(&mut port);
+    assert_eq!(begun(&log).len(), 5);
+}
+
+#[test]
+fn who_is_cancelled_leaves_the_slot_or_the_line() {
+    let (mut port, clock, log) = slotted(2, 6);
+    drain(&mut port);
+    // One of the line, and one that is worked on.
+    port.cancel(JobId(3));
+    port.cancel(JobId(0));
+    drain(&mut port);
+    assert_eq!(begun(&log), ["0", "1", "2"]);
+    assert_eq!(port.outstanding(), 4);
+    clock.advance_us(100);
+    drain(&mut port);
+    assert_eq!(begun(&log), ["0", "1", "2", "4", "5"]);
+    clock.advance_us(100);
+    drain(&mut port);
+    assert_eq!((port.outstanding(), port.poll_at()), (0, None));
+}
+
+#[test]
+fn a_failed_request_leaves_its_slot() {
+    let app = Scripted::of([Script { status: 0, ..Script::new(Some(1), 1) }, Script::new(Some(1), 1)]);
+    let (log, clock) = (Arc::clone(&app.log), TestClock::default());
+    let runner = Runner::new(app, 2, Box::new(clock)).with_slots(NonZeroUsize::new(1));
+    let mut port = keyferry_app::Port::inline(runner);
+    for id in 0..2 {
+        assert!(port.submit(job(id, get(&format!("/{id}")))).is_ok());
+    }
+    drain(&mut port);
+    drain(&mut port);
+    assert_eq!((begun(&log).len(), port.outstanding()), (2, 0));
 }

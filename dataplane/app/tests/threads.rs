@@ -91,7 +91,7 @@ fn work<A: App>(mut port: Port<A>, worker: u64) -> (u64, u64) {
 fn workers_and_threads_share_the_work() {
     for idle in [Idle::Yield, Idle::Sleep, Idle::Spin] {
         let stop = Arc::new(AtomicBool::new(false));
-        let plan = Plan { cores: vec![None, Some(0)], workers: 2, jobs_per_worker: JOBS, idle };
+        let plan = Plan { cores: vec![None, Some(0)], workers: 2, jobs_per_worker: JOBS, slots: None, idle };
         let free = Distribution::Fixed(0.0);
         let mut seed = 0;
         let make = || {
@@ -119,7 +119,7 @@ fn workers_and_threads_share_the_work() {
 #[test]
 fn sleeping_threads_serve() {
     let stop = Arc::new(AtomicBool::new(false));
-    let plan = Plan { cores: vec![None], workers: 1, jobs_per_worker: 1, idle: Idle::Sleep };
+    let plan = Plan { cores: vec![None], workers: 1, jobs_per_worker: 1, slots: None, idle: Idle::Sleep };
     let free = Distribution::Fixed(0.0);
     let make = || Synthetic::new(Options { cost_us: free, bytes: free, burn: false, seed: 0 });
     let (mut ports, threads) = start(&plan, make, &stop).expect("threads start");

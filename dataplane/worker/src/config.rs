@@ -58,8 +58,9 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Bounds of a request.
     pub http: keyferry_http::Limits,
-    /// Threads that run the application for this worker; 1 if it runs inline.
-    pub app_threads: u32,
+    /// Requests the application works on at a time, for all workers that share its threads: the slots of all threads, or
+    /// the threads where each works on all it has.
+    pub app_slots: u32,
     /// When requests are lent.
     pub policy: Policy,
     /// The key goes with the grant: one round trip less, and no safe retry.

@@ -15,15 +15,15 @@ const AVERAGE_SHIFT: u32 = 4;
 pub struct Load {
     /// Running average of the service time, in ns.
     service_ns: u64,
-    app_threads: u32,
+    slots: u32,
     sequence: u32,
     next: Time,
 }
 
 impl Load {
     /// Nothing measured yet.
-    pub fn new(app_threads: u32) -> Load {
-        Load { service_ns: 0, app_threads: app_threads.max(1), sequence: 0, next: Time::ZERO }
+    pub fn new(slots: u32) -> Load {
+        Load { service_ns: 0, slots: slots.max(1), sequence: 0, next: Time::ZERO }
     }
 
     /// A request took the application this long.
@@ -32,10 +32,9 @@ impl Load {
         self.service_ns = old + (service_ns >> AVERAGE_SHIFT);
     }
 
-    /// Work waiting for one app thread, in us, with this many requests in the application.
+    /// Work waiting for one slot of the application, in us, with this many requests in the application.
     pub fn waiting_us(&self, outstanding: usize) -> u32 {
-        let waiting =
-            self.service_ns.saturating_mul(outstanding as u64) / u64::from(self.app_threads) / 1_000;
+        let waiting = self.service_ns.saturating_mul(outstanding as u64) / u64::from(self.slots) / 1_000;
         u32::try_from(waiting).unwrap_or(u32::MAX)
     }
 
@@ -52,7 +51,7 @@ impl Load {
             sequence: self.sequence,
             waiting_us: self.waiting_us(outstanding),
             service_us: u32::try_from(self.service_ns / 1_000).unwrap_or(u32::MAX),
-            capacity: self.app_threads,
+            capacity: self.slots,
             credits,
             draining,
         }

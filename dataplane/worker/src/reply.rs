@@ -48,7 +48,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             None => keyferry_decide::Peer::absent(),
         }));
         self.decisions = self.decisions.wrapping_add(1);
-        let waiting_us = self.load.waiting_us(self.app.outstanding());
+        let waiting_us = self.load.waiting_us(self.app.crowd());
         let decision = decide(self.config.policy, facts(conn), waiting_us, views, self.decisions);
         self.count(decision.reason);
         match decision.peer {

@@ -101,7 +101,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             deadlines: Wheel::new(config.connections, crate::config::DEADLINE_TICK),
             app,
             peers: Vec::with_capacity(crate::peer::PEERS_MAX),
-            load: Load::new(config.app_threads),
+            load: Load::new(config.app_slots),
             pools,
             counters: Counters::default(),
             tls_counters: TlsCounters::default(),
@@ -424,7 +424,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Tells the peers our load, reads theirs, and looks after leases that wait too long.
     fn exchange_load(&mut self) {
-        let outstanding = self.app.outstanding();
+        let outstanding = self.app.crowd();
         let room = self.pools.requests.left() as u32;
         let word = self.load.word(self.now, outstanding, room, self.draining);
         for index in 0..self.peers.len() {

@@ -128,7 +128,7 @@ fn config(plan: &NodePlan, number: usize, nodes: usize) -> Config {
         body_rate: Rate::bytes_per_second(1024),
         idle_timeout: IDLE,
         http: keyferry_http::Limits { body_bytes: 64 * 1024, ..keyferry_http::Limits::default() },
-        app_threads: 1,
+        app_slots: 1,
         policy: match plan.lending {
             Lending::Never => Policy::Never,
             Lending::Always => Policy::Always,

@@ -187,7 +187,7 @@ fn parts(
             body_rate: keyferry_worker::config::Rate::bytes_per_second(1),
             idle_timeout: IDLE_TIMEOUT,
             http: keyferry_http::Limits::default(),
-            app_threads: 1,
+            app_slots: 1,
             policy: Policy::Never,
             eager: false,
             leases: LeaseLimits {
