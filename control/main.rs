@@ -3,5 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    keyferry_control::cli::run(env!("KEYFERRY_VERSION"), |config| keyferry_control::node::run(&config))
+    keyferry_control::cli::run(env!("KEYFERRY_VERSION"), |config| {
+        keyferry_control::node::run(&config, env!("KEYFERRY_VERSION"))
+    })
 }

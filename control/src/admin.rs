@@ -1,54 +1,60 @@
-//! The admin socket: an operator's questions to a running node.
+//! The admin socket: an operator's questions to a running process.
 //!
 //! A line protocol over a Unix stream socket: a command and a line feed come in, one JSON document on one line
-//! goes out; any number of commands a connection. Commands: `status`. Runs on the control thread (tokio,
-//! current-thread); [`ask`] is the other end, blocking, for
-//! `keyferry status`.
+//! goes out; any number of commands a connection. What the commands are is up to the process: a node's are in
+//! [`crate::desk`]. Runs on the control thread (tokio, current-thread); [`Line`] is the other end, blocking.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
-
-use crate::counters::{Registry, Snapshot};
+use tokio::time::{sleep, timeout};
 
 /// Connections served at once; more wait.
 pub const CONNECTIONS_MAX: usize = 16;
 /// Longest command, its line feed included.
 const COMMAND_BYTES_MAX: u64 = 256;
-/// Longest answer [`ask`] takes.
+/// Longest answer [`Line`] takes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// How long a connection may be idle, or an answer take to be written.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after a failed accept: with no descriptor free the next would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long answers under way are waited for when the process ends.
+const FAREWELL: Duration = Duration::from_millis(500);
 
-/// What `status` answers.
+/// What is answered to a command that is not carried out.
 #[derive(Serialize)]
-struct Status<'a> {
-    node: &'a str,
-    #[serde(flatten)]
-    counters: Snapshot,
+pub struct Refused {
+    /// Why, and what to do.
+    pub error: String,
 }
 
-#[derive(Serialize)]
-struct Refused<'a> {
-    error: &'a str,
+/// An answer: one JSON document.
+pub fn document(answer: &impl Serialize) -> String {
+    serde_json::to_string(answer).expect("answers are plain data")
 }
 
-/// A node's admin socket, listened on.
+/// The answer to a command that is not carried out.
+pub fn refusal(error: impl Into<String>) -> String {
+    document(&Refused { error: error.into() })
+}
+
+/// An admin socket, listened on.
 pub struct Admin {
     listener: UnixListener,
     socket: PathBuf,
+    /// Commands whose answers are not written yet.
+    under_way: Rc<Cell<usize>>,
 }
 
 impl Admin {
@@ -59,12 +65,38 @@ impl Admin {
     pub fn start(socket: &Path) -> anyhow::Result<Admin> {
         let listener = crate::socket::listen(socket)?;
         listener.set_nonblocking(true)?;
-        Ok(Admin { listener: UnixListener::from_std(listener)?, socket: socket.to_owned() })
+        let listener = UnixListener::from_std(listener)?;
+        Ok(Admin { listener, socket: socket.to_owned(), under_way: Rc::default() })
     }
 
-    /// Answers operators for ever. Within a [`tokio::task::LocalSet`].
-    pub async fn serve(&self, node: &str, registry: &Arc<Registry>) {
-        serve(&self.listener, node, registry).await;
+    /// Gives operators the answers `answer` has to their commands, for ever. Within a [`tokio::task::LocalSet`].
+    pub async fn serve(&self, answer: impl AsyncFn(&str) -> String + 'static) {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let answer = Rc::new(answer);
+        loop {
+            let permit =
+                Arc::clone(&connections).acquire_owned().await.expect("the semaphore is never closed");
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let (answer, under_way) = (Rc::clone(&answer), Rc::clone(&self.under_way));
+                    tokio::task::spawn_local(async move {
+                        // A client that goes away or says nothing is its own affair.
+                        let _ = converse(stream, &*answer, &under_way).await;
+                        drop(permit);
+                    });
+                }
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
+    /// Takes the socket away, and waits for answers under way: operators who wait for the end hear of it.
+    pub async fn end(self) {
+        const LOOK: Duration = Duration::from_millis(1);
+        let start = Instant::now();
+        while self.under_way.get() > 0 && start.elapsed() < FAREWELL {
+            sleep(LOOK).await;
+        }
     }
 }
 
@@ -75,34 +107,36 @@ impl Drop for Admin {
     }
 }
 
-async fn serve(listener: &UnixListener, node: &str, registry: &Arc<Registry>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let node: Rc<str> = node.into();
-    loop {
-        let permit = Arc::clone(&connections).acquire_owned().await.expect("the semaphore is never closed");
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (node, registry) = (Rc::clone(&node), Arc::clone(registry));
-                tokio::task::spawn_local(async move {
-                    // A client that goes away or says nothing is its own affair.
-                    let _ = converse(stream, &node, &registry).await;
-                    drop(permit);
-                });
-            }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
-async fn converse(stream: UnixStream, node: &str, registry: &Registry) -> io::Result<()> {
+async fn converse(
+    stream: UnixStream,
+    answer: &impl AsyncFn(&str) -> String,
+    under_way: &Rc<Cell<usize>>,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = AsyncBufReader::new(read);
     while let Some(command) = timeout(PATIENCE, command(&mut read)).await?? {
-        let mut answer = answer(&command, node, registry)?;
+        let _counted = Counted::new(under_way);
+        let mut answer = answer(&command).await.into_bytes();
         answer.push(b'\n');
         timeout(PATIENCE, write.write_all(&answer)).await??;
     }
     Ok(())
+}
+
+/// A command under way.
+struct Counted<'a>(&'a Cell<usize>);
+
+impl Counted<'_> {
+    fn new(count: &Cell<usize>) -> Counted<'_> {
+        count.set(count.get() + 1);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// The next command, or `None` at the end of the stream.
@@ -115,25 +149,47 @@ async fn command(read: &mut AsyncBufReader<OwnedReadHalf>) -> io::Result<Option<
     Ok(Some(String::from_utf8_lossy(&line).trim().to_owned()))
 }
 
-fn answer(command: &str, node: &str, registry: &Registry) -> io::Result<Vec<u8>> {
-    match command {
-        "status" => Ok(serde_json::to_vec(&Status { node, counters: registry.snapshot() })?),
-        _ => Ok(serde_json::to_vec(&Refused { error: "unknown command: send status" })?),
+/// An operator's end of a connection.
+pub struct Line(BufReader<StdStream>);
+
+impl Line {
+    /// Connects to the process behind `socket`.
+    ///
+    /// # Errors
+    /// Nobody listens there, or this user may not connect.
+    pub fn connect(socket: &Path) -> io::Result<Line> {
+        let stream = StdStream::connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Line(BufReader::new(stream)))
+    }
+
+    /// Sends one command and returns its answer, without the line feed.
+    ///
+    /// # Errors
+    /// The process closed the connection, or does not answer.
+    pub fn ask(&mut self, command: &str) -> io::Result<String> {
+        self.0.get_mut().write_all(format!("{command}\n").as_bytes())?;
+        let mut answer = String::new();
+        (&mut self.0).take(ANSWER_BYTES_MAX).read_line(&mut answer)?;
+        match answer.strip_suffix('\n') {
+            Some(answer) => Ok(answer.to_owned()),
+            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the node closed the connection")),
+        }
+    }
+
+    /// Waits until the process closes the connection, which it does when it ends; not for long.
+    pub fn wait_closed(mut self) {
+        let _ = self.0.read(&mut [0]);
     }
 }
 
-/// Sends one command to the node behind `socket` and returns its answer, without the line feed.
+/// Sends one command to the process behind `socket` and returns its answer, without the line feed.
+///
+/// # Errors
+/// As those of [`Line`].
 pub fn ask(socket: &Path, command: &str) -> io::Result<String> {
-    let mut stream = StdStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{command}\n").as_bytes())?;
-    let mut answer = String::new();
-    BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut answer)?;
-    match answer.strip_suffix('\n') {
-        Some(answer) => Ok(answer.to_owned()),
-        None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the node closed the connection")),
-    }
+    Line::connect(socket)?.ask(command)
 }
 
 #[cfg(test)]
@@ -141,19 +197,28 @@ mod tests {
     use super::*;
     use crate::runtime::Control;
 
-    /// Runs `client` on a thread of its own against a served registry.
+    /// The answers of some process.
+    async fn answers(command: &str) -> String {
+        match command {
+            "status" => document(&serde_json::json!({"total": 12})),
+            "wait" => {
+                sleep(Duration::from_millis(50)).await;
+                document(&"waited")
+            }
+            _ => refusal("unknown command: send status"),
+        }
+    }
+
+    /// Runs `client` on a thread of its own against a served process.
     fn with_node<T: Send + 'static>(client: impl FnOnce(&Path) -> T + Send + 'static) -> T {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ctl");
-        let registry = Arc::new(Registry::new());
-        registry.block(&["requests"], "worker 0".into()).publish(&[7]);
-        registry.block(&["requests"], "worker 1".into()).publish(&[5]);
         let mut answer = None;
         Control::start().unwrap().run(async |_| {
             let admin = Admin::start(&path).unwrap();
             let client = tokio::task::spawn_blocking(move || client(&path));
             tokio::select! {
-                () = admin.serve("a", &registry) => unreachable!("it serves for ever"),
+                () = admin.serve(answers) => unreachable!("it serves for ever"),
                 result = client => answer = Some(result.unwrap()),
             }
         });
@@ -164,9 +229,7 @@ mod tests {
     fn answers_status_with_one_document() {
         let answer = with_node(|path| ask(path, "status").unwrap());
         let json: serde_json::Value = serde_json::from_str(&answer).unwrap();
-        assert_eq!(json["node"], "a");
-        assert_eq!(json["threads"][1]["requests"], 5);
-        assert_eq!(json["total"]["requests"], 12);
+        assert_eq!(json["total"], 12);
     }
 
     #[test]
@@ -223,15 +286,34 @@ mod tests {
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
             answer.unwrap()
         });
-        let registry = Arc::new(Registry::new());
         control.run(async |mut signals| {
             tokio::select! {
-                () = admin.serve("a", &registry) => unreachable!("it serves for ever"),
+                () = admin.serve(answers) => unreachable!("it serves for ever"),
                 () = signals.end() => {}
             }
-            drop(admin);
+            admin.end().await;
         });
         assert!(client.join().unwrap().contains("total"));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_asked_before_the_end_is_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ctl");
+        let mut answer = String::new();
+        Control::start().unwrap().run(async |_| {
+            let admin = Admin::start(&path).unwrap();
+            let client = tokio::task::spawn_blocking(move || ask(&path, "wait").unwrap());
+            let under_way = Rc::clone(&admin.under_way);
+            tokio::select! {
+                () = admin.serve(answers) => unreachable!("it serves for ever"),
+                () = async { while under_way.get() == 0 { sleep(Duration::from_millis(1)).await } } => {}
+            }
+            admin.end().await;
+            assert_eq!(under_way.get(), 0);
+            answer = client.await.unwrap();
+        });
+        assert_eq!(answer, "\"waited\"");
     }
 }

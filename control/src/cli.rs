@@ -1,14 +1,16 @@
-//! The command line: `keyferry node`, `distributor`, `check`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong usage.
+//! The command line: `keyferry node`, `distributor`, `check`, `ctl`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong usage.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::admin;
 use crate::ca;
 use crate::check::Report;
 use crate::config::{Config, Distributor};
+use crate::ctl;
+use crate::drain::DRAIN_MAX;
 
 /// A TLS front end that bypasses the kernel and lends requests, with the key to answer them, to less loaded nodes
 #[derive(Parser)]
@@ -41,7 +43,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the counters of a running node or distributor as one JSON document
+    /// Ask a running node or distributor, or tell it something
+    Ctl {
+        #[command(subcommand)]
+        command: CtlCommand,
+        /// Its configuration
+        #[arg(long, value_name = "FILE", global = true)]
+        config: Option<PathBuf>,
+        /// Print JSON: one document, or for drain one a line
+        #[arg(long, global = true)]
+        json: bool,
+    },
+    /// Print the counters of a running node or distributor as one JSON document: short for ctl status --json
     Status {
         /// Its configuration
         #[arg(long, value_name = "FILE")]
@@ -52,6 +65,24 @@ enum Command {
         #[command(subcommand)]
         command: CaCommand,
     },
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum CtlCommand {
+    /// What it counts, by thread
+    Status,
+    /// Its peers, and the links to them
+    Peers,
+    /// What it keeps for clients that come back
+    Sessions,
+    /// Take no new work, finish what there is, and end; stays until it has ended
+    Drain {
+        /// What is left after so long is reset
+        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = deadline)]
+        deadline: Duration,
+    },
+    /// Read the configuration again and say what a restart would change
+    Reload,
 }
 
 #[derive(Subcommand)]
@@ -84,9 +115,16 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match arguments.command {
         Command::Node { config } => load(&config).and_then(node),
-        Command::Distributor { config } => distribute(&config),
+        Command::Distributor { config } => distribute(&config, version),
         Command::Check { config, json } => return check(&config, json),
-        Command::Status { config } => status(&config),
+        Command::Ctl { command, config: Some(config), json } => ctl::run(&config, command.into(), json),
+        Command::Ctl { config: None, .. } => {
+            let missing = clap::error::ErrorKind::MissingRequiredArgument;
+            Arguments::command()
+                .error(missing, "name the running node's configuration with --config FILE")
+                .exit()
+        }
+        Command::Status { config } => ctl::run(&config, ctl::Command::Status, true),
         Command::Ca { command } => certify(&command),
     };
     match done {
@@ -98,8 +136,8 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
     }
 }
 
-fn distribute(file: &Path) -> anyhow::Result<()> {
-    crate::distributor::run(&Distributor::load(file)?)
+fn distribute(file: &Path, version: &'static str) -> anyhow::Result<()> {
+    crate::distributor::run(&Distributor::load(file)?, version)
 }
 
 fn load(file: &Path) -> anyhow::Result<Config> {
@@ -124,16 +162,25 @@ fn certify(command: &CaCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn status(file: &Path) -> anyhow::Result<()> {
-    let socket = Config::admin_socket(file)?;
-    let answer = admin::ask(&socket, "status").map_err(|error| {
-        anyhow::anyhow!(
-            "nobody answers at {} ({error}): is it running, and may you connect?",
-            socket.display()
-        )
-    })?;
-    println!("{answer}");
-    Ok(())
+impl From<CtlCommand> for ctl::Command {
+    fn from(command: CtlCommand) -> ctl::Command {
+        match command {
+            CtlCommand::Status => ctl::Command::Status,
+            CtlCommand::Peers => ctl::Command::Peers,
+            CtlCommand::Sessions => ctl::Command::Sessions,
+            CtlCommand::Drain { deadline } => ctl::Command::Drain(deadline),
+            CtlCommand::Reload => ctl::Command::Reload,
+        }
+    }
+}
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    let wants = "write a time such as 30s, 500ms or 2m, at most 1h";
+    match humantime::parse_duration(text) {
+        Ok(deadline) if deadline <= DRAIN_MAX => Ok(deadline),
+        Ok(_) => Err(format!("too long: {wants}")),
+        Err(error) => Err(format!("{error}: {wants}")),
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +194,16 @@ mod tests {
         assert!(
             matches!(json.command, Command::Check { json: true, config } if config == Path::new("a.toml"))
         );
+        let drain = |time| {
+            Arguments::try_parse_from(["keyferry", "ctl", "drain", "--config", "a.toml", "--deadline", time])
+        };
+        let Command::Ctl { command: CtlCommand::Drain { deadline }, config: Some(_), json: false } =
+            drain("1m 30s").unwrap().command
+        else {
+            panic!("it is a drain");
+        };
+        assert_eq!(deadline, Duration::from_secs(90));
+        assert!(drain("2h").is_err() && drain("30").is_err());
         assert_eq!(Arguments::try_parse_from(["keyferry", "node"]).err().unwrap().exit_code(), 2);
     }
 }

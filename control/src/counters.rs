@@ -100,6 +100,13 @@ impl Registry {
         block
     }
 
+    /// The sum of one counter over all blocks; 0 if none has it.
+    pub fn total(&self, name: &str) -> u64 {
+        let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = blocks.iter().flat_map(|block| block.values());
+        values.filter(|(known, _)| *known == name).fold(0, |sum, (_, value)| sum.wrapping_add(value))
+    }
+
     /// Every counter now.
     pub fn snapshot(&self) -> Snapshot {
         let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,6 +138,7 @@ mod tests {
         two.publish(&[3, 1]);
         one.publish(&[6, 1]);
         let snapshot = registry.snapshot();
+        assert_eq!((registry.total("flows"), registry.total("none")), (4, 0));
         assert_eq!(snapshot.total, BTreeMap::from([("requests", 6), ("flows", 4), ("links", 1)]));
         let json = serde_json::to_value(&snapshot).unwrap();
         assert_eq!(json["threads"][0], serde_json::json!({"label": "worker 0", "requests": 6, "flows": 1}));

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
@@ -16,21 +17,22 @@ use keyferry_nic::Nic as _;
 use keyferry_nic::dpdk;
 use keyferry_worker::Clock;
 use keyferry_worker::distribute::{Distribute, NEWS_MAX, names};
+use serde::Serialize;
 use siphasher::sip::SipHasher13;
 use tracing::{info, warn};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, document, refusal};
 use crate::config::{Cluster, Distributor, Nic};
-use crate::counters::Registry;
-use crate::links::{Duty, Links, Local, Nodes, Others, Peer, Tally};
+use crate::counters::{Registry, Snapshot};
+use crate::links::{Duty, Links, Local, NodeReport, Nodes, Others, Peer, Tally};
 use crate::runtime::Control;
 use crate::{node, port};
 
-/// Runs a distributor until SIGINT or SIGTERM.
+/// Runs a distributor of this release until SIGINT or SIGTERM.
 ///
 /// # Errors
 /// What keeps it from starting; each sentence says what to do.
-pub fn run(config: &Distributor) -> anyhow::Result<()> {
+pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     node::log_to_stderr();
     node::end_on_panic();
     let stop = Arc::new(AtomicBool::new(false));
@@ -61,16 +63,17 @@ pub fn run(config: &Distributor) -> anyhow::Result<()> {
         None => None,
         Some(cluster) => Some(control.within(|| links(config, cluster, &nodes, &registry))?),
     };
+    let desk = Desk { version, name: config.name.clone(), registry, nodes, started: Instant::now() };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
     eprintln!("keyferry: distributor {} ready", config.name);
     control.run(async |mut signals| {
         let links = links.map(Links::start);
         tokio::select! {
-            () = admin.serve(&config.name, &registry) => {}
+            () = admin.serve(async move |command: &str| desk.answer(command)) => {}
             () = signals.end() => {}
         }
-        drop(admin);
+        admin.end().await;
         if let Some(links) = links {
             links.end().await;
         }
@@ -79,6 +82,49 @@ pub fn run(config: &Distributor) -> anyhow::Result<()> {
     let _ = worker.join();
     drop(opened);
     Ok(())
+}
+
+/// What a distributor answers its operators.
+struct Desk {
+    version: &'static str,
+    name: String,
+    registry: Arc<Registry>,
+    nodes: Rc<Nodes>,
+    started: Instant,
+}
+
+/// The commands, for whoever sends another.
+const COMMANDS: &str = "status, peers";
+
+#[derive(Serialize)]
+struct Status<'a> {
+    node: &'a str,
+    version: &'a str,
+    uptime_s: u64,
+    #[serde(flatten)]
+    counters: Snapshot,
+}
+
+#[derive(Serialize)]
+struct Peers<'a> {
+    node: &'a str,
+    nodes: Vec<NodeReport>,
+}
+
+impl Desk {
+    /// The answer to one command: one JSON document.
+    fn answer(&self, command: &str) -> String {
+        match command {
+            "status" => document(&Status {
+                node: &self.name,
+                version: self.version,
+                uptime_s: self.started.elapsed().as_secs(),
+                counters: self.registry.snapshot(),
+            }),
+            "peers" => document(&Peers { node: &self.name, nodes: self.nodes.report() }),
+            _ => refusal(format!("unknown to a distributor: send one of {COMMANDS}")),
+        }
+    }
 }
 
 /// How a node fares until its link says otherwise.

@@ -3,7 +3,9 @@
 //! - [`cli`]: what the executable's arguments do
 //! - [`config`]: one file, one validated tree
 //! - [`check`]: what would fail at start
-//! - [`counters`], [`admin`]: what the workers count, and who asks for it
+//! - [`counters`], [`admin`], [`desk`]: what the workers count, who asks, and what a node answers
+//! - [`drain`]: the end of a node in order
+//! - [`ctl`]: the operator's side
 //! - [`socket`]: Unix sockets a node listens on
 //! - [`key_log`]: writes secrets of connections, where the operator asked for that
 //! - [`node`], [`distributor`]: start everything and end it; [`port`]: the port of either
@@ -19,7 +21,10 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod counters;
+pub mod ctl;
+pub mod desk;
 pub mod distributor;
+pub mod drain;
 pub mod key_log;
 pub mod links;
 pub mod memory;

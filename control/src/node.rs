@@ -1,6 +1,7 @@
 //! Starts a node: the port, the workers on their cores, the application, the links to peers, and the end of it all.
 //!
-//! In: a validated configuration. Runs on the control thread, which then serves the admin socket until a signal.
+//! In: a validated configuration. Runs on the control thread, which then serves the admin socket until a signal or an
+//! operator ends the node.
 
 use std::num::NonZeroUsize;
 use std::rc::Rc;
@@ -34,8 +35,10 @@ use tracing::{info, warn};
 use crate::admin::Admin;
 use crate::config::{self, Config, Protocol, files};
 use crate::counters::Registry;
+use crate::desk::Desk;
+use crate::drain::Drain;
 use crate::links::{self, Announcer, Between, Duty, Links, Others, Tally};
-use crate::runtime::Control;
+use crate::runtime::{Control, Signals};
 use crate::{key_log, memory, port};
 
 /// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
@@ -51,19 +54,19 @@ const HANDOVER_PACKETS: usize = 1024;
 /// The application, as the executable knows it.
 type App = Builtin;
 
-/// Runs a node until SIGINT or SIGTERM.
+/// Runs a node of this release until SIGINT, SIGTERM, or an operator ends it.
 ///
 /// # Errors
 /// What keeps it from starting; each sentence says what to do.
-pub fn run(config: &Config) -> anyhow::Result<()> {
-    run_between(config, |queue_pair| queue_pair)
+pub fn run(config: &Config, version: &'static str) -> anyhow::Result<()> {
+    run_between(config, version, |queue_pair| queue_pair)
 }
 
 /// As [`run`], with something between the workers and their queue pairs.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
+pub fn run_between(config: &Config, version: &'static str, between: Between) -> anyhow::Result<()> {
     log_to_stderr();
     end_on_panic();
     for warning in memory::protect(config.node.core_dumps) {
@@ -119,20 +122,23 @@ pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
         threads.push(thread.context("cannot start a worker thread")?);
     }
     let tickets = tls.makes_tickets().then(|| tls.clone());
-    threads.push(expire_sessions(tls, &stop)?);
+    threads.push(expire_sessions(tls.clone(), &stop)?);
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);
     }
-    let announcer = Rc::new(Announcer::new(announced, Arc::clone(&registry)));
-    let links = match &config.cluster {
-        None => None,
+    let drain = Rc::new(Drain::new(mailboxes.clone(), Arc::clone(&registry)));
+    let announcer = Rc::new(Announcer::new(announced, Arc::clone(&registry), drain.phase()));
+    let (links, roster) = match &config.cluster {
+        None => (None, None),
         Some(cluster) => {
-            let duty = links::Node { between, tickets, ..duty(config, mailboxes.clone(), &announcer) };
+            let tally = Tally::new(&registry);
+            let roster = tally.roster().clone();
+            let duty = links::Node { between, tickets, ..duty(config, mailboxes, &announcer) };
             let local = links::Local {
                 node: config.node.name.clone(),
                 incarnation: incarnation(),
                 heartbeat_timeout: cluster.heartbeat_timeout,
-                tally: Tally::new(&registry),
+                tally,
                 duty: Duty::Node(Box::new(duty)),
             };
             let trust = cluster.trust(&config.node.name)?;
@@ -140,8 +146,18 @@ pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
                 warn!("peers will refuse {}: it {warning}", cluster.certificate.display());
             }
             let others = Others::of_node(&config.node.name, &config.peers, &cluster.distributors);
-            Some(control.within(|| Links::new(local, trust, &cluster.listen, others))?)
+            let links = control.within(|| Links::new(local, trust, &cluster.listen, others))?;
+            (Some(links), Some(roster))
         }
+    };
+    let desk = Desk {
+        version,
+        config: config.clone(),
+        registry,
+        tls,
+        roster,
+        drain: Rc::clone(&drain),
+        started: Instant::now(),
     };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
@@ -149,12 +165,11 @@ pub fn run_between(config: &Config, between: Between) -> anyhow::Result<()> {
     control.run(async |mut signals| {
         let links = links.map(Links::start);
         tokio::select! {
-            () = admin.serve(&config.node.name, &registry) => {}
-            () = signals.end() => {}
+            () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
+            // The links live on meanwhile: their end would end the leases.
+            () = end(&drain, &mut signals, config.admin.drain_timeout) => {}
         }
-        drop(admin);
-        announcer.drain();
-        drain(&mailboxes, &registry).await;
+        admin.end().await;
         if let Some(links) = links {
             links.end().await;
         }
@@ -199,25 +214,20 @@ pub(crate) fn end_on_panic() {
     }));
 }
 
-/// Before the end: workers take nothing new from peers and end each connection after its reply; what is under way gets a
-/// moment to finish. The links live on meanwhile: their end would end the leases.
-async fn drain(mailboxes: &[Arc<ArrayQueue<Mail>>], registry: &Registry) {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    const LOOK: Duration = Duration::from_millis(10);
-    for mailbox in mailboxes {
-        // A worker that does not even read its mail has nothing to finish.
-        let _ = mailbox.push(Mail::Drain);
-    }
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
-        // First a pause: counters are published every few milliseconds.
-        tokio::time::sleep(LOOK).await;
-        let total = registry.snapshot().total;
-        let under_way = ["requests_in_app", "leases_open", "leases_serving"];
-        if under_way.iter().all(|name| total.get(name).is_none_or(|count| *count == 0)) {
-            return;
+/// Waits for the end: an operator's, or that of a signal, whose time is `timeout`.
+async fn end(drain: &Drain, signals: &mut Signals, timeout: Duration) {
+    let signalled = async {
+        loop {
+            signals.end().await;
+            drain.begin(timeout);
         }
+    };
+    tokio::select! {
+        () = signalled => {}
+        () = drain.drained() => {}
     }
+    let progress = drain.progress();
+    info!(closed = progress.closed, reset = progress.reset, requests_lost = progress.requests, "drained");
 }
 
 /// Tells the lives of this process apart: when it started, in ns since 1970.

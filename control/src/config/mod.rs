@@ -10,6 +10,7 @@ mod admin;
 mod app;
 mod cluster;
 mod cores;
+mod differences;
 mod distributor;
 pub mod files;
 mod later;

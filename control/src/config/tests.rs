@@ -74,7 +74,7 @@ impl Folder {
 fn uncommented() -> String {
     let key = |line: &str| {
         line.strip_prefix("# ").is_some_and(|rest| {
-            ["vlan =", "eal =", "key_log =", "address ="].iter().any(|key| rest.starts_with(key))
+            ["vlan =", "eal =", "key_log =", "address =", "metrics ="].iter().any(|key| rest.starts_with(key))
         })
     };
     let line = |line: &str| if key(line) { line[2..].to_owned() } else { line.to_owned() };
@@ -295,6 +295,18 @@ const CASES: &[Case] = &[
     (&[("half_open = 1024", "half_open = 16385")], "[limits] half_open", "raise connections"),
     (&[("receive_buffer = 16384", "receive_buffer = 4095")], "[limits] receive_buffer", "from 4096"),
     (&[("/run/keyferry/a.ctl", "/run/keyferry/a.sock")], "[admin] socket", "its own path"),
+    (
+        &[("# metrics = \"127.0.0.1:9464\"", "metrics = \"0.0.0.0:9464\"")],
+        "[admin] metrics",
+        "a loopback address",
+    ),
+    (&[("# metrics = \"127.0.0.1:9464\"", "metrics = \"127.0.0.1\"")], "[admin] metrics", "no address"),
+    (&[("# metrics = \"127.0.0.1:9464\"", "metrics = \"[::1]:0\"")], "[admin] metrics", "no port"),
+    (
+        &[("drain_timeout_ms = 1000", "drain_timeout_ms = 3600001")],
+        "[admin] drain_timeout_ms",
+        "from 0 to 3600000",
+    ),
     (&[("[admin]", "[bgp]\n[admin]")], "", "later release"),
     (&[("[admin]", "[model]\nkind = \"bf\"\n[admin]")], "", "a key of a node's [node]"),
     (&[("[admin]", "[distributor]\nname = \"d\"\n[admin]")], "", "a file of its own"),

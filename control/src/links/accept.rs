@@ -117,6 +117,7 @@ impl Acceptor {
                 let _ = before.await;
             }
             let (lived, error) = greeted.live(&this.shared.local, this.shared.stop.clone()).await;
+            this.shared.local.tally.roster().problem(&name, &error.to_string());
             match (lived, error) {
                 (_, LinkError::Stopping) => {}
                 (true, error) => {

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use keyferry_worker::announce::Announced;
+use tokio::sync::watch;
 
 use super::message::{Message, NodeState, SESSIONS_MAX, Session};
 use crate::counters::Registry;
+use crate::drain::Phase;
 
 /// Sessions remembered for distributors that come later.
 const LOG_MAX: usize = 1 << 16;
@@ -28,7 +30,7 @@ pub struct Announcer {
     /// From each worker.
     workers: Vec<Arc<ArrayQueue<Announced>>>,
     registry: Arc<Registry>,
-    draining: Cell<bool>,
+    phase: watch::Receiver<Phase>,
     log: RefCell<Log>,
     state: Cell<(Option<Instant>, NodeState)>,
 }
@@ -48,19 +50,12 @@ struct Entry {
 
 impl Announcer {
     /// Nothing announced yet.
-    pub fn new(workers: Vec<Arc<ArrayQueue<Announced>>>, registry: Arc<Registry>) -> Announcer {
-        Announcer {
-            workers,
-            registry,
-            draining: Cell::new(false),
-            log: RefCell::default(),
-            state: Cell::default(),
-        }
-    }
-
-    /// From here on the node takes no new connections.
-    pub fn drain(&self) {
-        self.draining.set(true);
+    pub fn new(
+        workers: Vec<Arc<ArrayQueue<Announced>>>,
+        registry: Arc<Registry>,
+        phase: watch::Receiver<Phase>,
+    ) -> Announcer {
+        Announcer { workers, registry, phase, log: RefCell::default(), state: Cell::default() }
     }
 
     /// A client has a session here, besides those that workers announce.
@@ -90,7 +85,7 @@ impl Announcer {
             (state.connections, state.requests) = (count("flows"), count("requests_in_app"));
             self.state.set((Some(now), state));
         }
-        NodeState { draining: self.draining.get(), ..state }
+        NodeState { draining: *self.phase.borrow() != Phase::Serving, ..state }
     }
 }
 
@@ -138,8 +133,10 @@ mod tests {
 
     use super::*;
 
-    fn announcer() -> Announcer {
-        Announcer::new(vec![Arc::new(ArrayQueue::new(200_000))], Arc::new(Registry::new()))
+    fn announcer() -> (Announcer, watch::Sender<Phase>) {
+        let (phase, watched) = watch::channel(Phase::Serving);
+        let workers = vec![Arc::new(ArrayQueue::new(200_000))];
+        (Announcer::new(workers, Arc::new(Registry::new()), watched), phase)
     }
 
     fn announce(announcer: &Announcer, clients: std::ops::Range<u32>, lifetime_s: u64) {
@@ -160,7 +157,7 @@ mod tests {
 
     #[test]
     fn each_distributor_hears_all_once_whenever_it_comes() {
-        let (announcer, now) = (announcer(), Instant::now());
+        let ((announcer, _phase), now) = (announcer(), Instant::now());
         let (mut early, mut late) = (Told::default(), Told::default());
         assert_eq!(early.news(&announcer, now), [Message::State(NodeState::default())]);
         announce(&announcer, 0..100, 60);
@@ -175,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_log_is_bounded_and_told_in_parts() {
-        let (announcer, now) = (announcer(), Instant::now());
+        let ((announcer, _phase), now) = (announcer(), Instant::now());
         announce(&announcer, 0..LOG_MAX as u32 + 5, 60);
         let (mut told, mut heard) = (Told::default(), Vec::new());
         loop {
@@ -191,10 +188,10 @@ mod tests {
 
     #[test]
     fn a_drain_is_told_at_once() {
-        let (announcer, now) = (announcer(), Instant::now());
+        let ((announcer, phase), now) = (announcer(), Instant::now());
         let mut told = Told::default();
         told.news(&announcer, now);
-        announcer.drain();
+        phase.send(Phase::Draining).unwrap();
         let state = NodeState { draining: true, ..NodeState::default() };
         assert_eq!(told.news(&announcer, now), [Message::State(state)]);
     }

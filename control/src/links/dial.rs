@@ -34,6 +34,7 @@ pub(super) async fn dial(shared: Rc<Shared>, role: Role, peer: Peer, name: Serve
                 false => nodes.unreachable(&peer.name).await,
             }
         }
+        shared.local.tally.roster().problem(&peer.name, &error.to_string());
         if lived {
             said.forget();
             pause = BACKOFF.0;

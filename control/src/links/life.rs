@@ -25,6 +25,7 @@ use super::message::{Hello, Message, Offer, Reason, Role};
 use super::pairs::{self, Fences, Life};
 use super::stream::Stream;
 use super::talk::Talk;
+use super::tally::Made;
 use super::{Announcer, Between, LinkError, Nodes, Tally};
 use crate::config::Driver;
 
@@ -186,9 +187,9 @@ impl Greeted {
             Ok(()) => {
                 let (peer, incarnation) = (&self.theirs.node, self.theirs.incarnation);
                 info!(peer, incarnation, queue_pairs = fences.len(), "connected");
-                let _made = local.tally.made(peer, self.theirs.role);
+                let made = local.tally.made(peer, self.theirs.role, fences.len());
                 let talk = Talk::new(local, &self.theirs).await;
-                (true, self.stay(local, talk, &mut fences, stop).await)
+                (true, self.stay(local, talk, &mut fences, &made, stop).await)
             }
             Err(error) => (false, error),
         };
@@ -269,6 +270,7 @@ impl Greeted {
         local: &Local,
         mut talk: Talk,
         fences: &mut Fences,
+        made: &Made,
         mut stop: watch::Receiver<bool>,
     ) -> LinkError {
         let patience = local.heartbeat_timeout;
@@ -293,6 +295,7 @@ impl Greeted {
                     Err(error) => return error.into(),
                 }
                 heard = Instant::now();
+                made.heard();
             }
             tokio::select! {
                 // What has come is read before the clock is looked at: this process may have been stopped itself.

@@ -11,7 +11,8 @@
 //! - `socket`, `stream`: bytes, records and descriptors
 //! - `life`: one life of a link; `pairs`: its queue pairs; `talk`: what is told while it lives
 //! - `nodes`: what a distributor hears of nodes; `announce`: what nodes tell it
-//! - `dial`, `accept`: the two ends' ways to a new life; `said`, `tally`: what is logged and counted of it
+//! - `dial`, `accept`: the two ends' ways to a new life; `said`, `tally`: what is logged and counted of it;
+//!   `roster`: what operators see of it
 //! - `ticket_keys`: the cluster's keys of tickets
 
 mod accept;
@@ -22,6 +23,7 @@ mod life;
 pub mod message;
 mod nodes;
 mod pairs;
+mod roster;
 mod said;
 mod socket;
 mod stream;
@@ -43,6 +45,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 pub use announce::Announcer;
 pub use life::{Duty, Local, Node};
 pub use nodes::{NodeReport, Nodes};
+pub use roster::{Roster, Row};
 pub use socket::Address;
 pub use tally::Tally;
 pub use trust::{Trust, TrustError};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use keyferry_tls::TicketCounts;
 
 use super::message::Role;
+use super::roster::Roster;
 use crate::counters::{Block, Registry};
 
 /// The counters, in the order in which they are published.
@@ -43,17 +44,25 @@ struct Inner {
     counts: Cell<Counts>,
     /// Links to nodes that live, by peer.
     up: RefCell<BTreeMap<String, usize>>,
+    roster: Roster,
 }
 
 impl Tally {
     /// All zero, published in `registry`.
     pub fn new(registry: &Registry) -> Tally {
         let block = registry.block(NAMES, "links".to_owned());
-        Tally(Rc::new(Inner { block, counts: Cell::default(), up: RefCell::default() }))
+        let (counts, up, roster) = (Cell::default(), RefCell::default(), Roster::default());
+        Tally(Rc::new(Inner { block, counts, up, roster }))
+    }
+
+    /// What is known of each peer's link.
+    pub fn roster(&self) -> &Roster {
+        &self.0.roster
     }
 
     /// A link has come to life, and lives as long as what this returns.
-    pub(super) fn made(&self, peer: &str, role: Role) -> Made {
+    pub(super) fn made(&self, peer: &str, role: Role, queue_pairs: usize) -> Made {
+        self.0.roster.up(peer, queue_pairs);
         self.count(|counts| counts.made += 1);
         if role == Role::Node {
             *self.0.up.borrow_mut().entry(peer.to_owned()).or_default() += 1;
@@ -104,8 +113,16 @@ pub(super) struct Made {
     role: Role,
 }
 
+impl Made {
+    /// The peer has said something.
+    pub(super) fn heard(&self) {
+        self.tally.roster().heard(&self.peer);
+    }
+}
+
 impl Drop for Made {
     fn drop(&mut self) {
+        self.tally.roster().down(&self.peer);
         self.tally.count(|counts| counts.lost += 1);
         let mut up = self.tally.0.up.borrow_mut();
         if self.role == Role::Node
@@ -125,8 +142,8 @@ mod tests {
     fn links_up_are_those_made_and_not_lost() {
         let registry = Registry::new();
         let tally = Tally::new(&registry);
-        let (one, _other) = (tally.made("a", Role::Node), tally.made("c", Role::Node));
-        drop(tally.made("0", Role::Distributor));
+        let (one, _other) = (tally.made("a", Role::Node, 1), tally.made("c", Role::Node, 1));
+        drop(tally.made("0", Role::Distributor, 0));
         assert_eq!(["0", "b", "d"].map(|node| tally.is_first(node)), [true, false, false]);
         drop(one);
         assert_eq!(["0", "b", "d"].map(|node| tally.is_first(node)), [true, true, false]);

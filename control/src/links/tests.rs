@@ -24,6 +24,7 @@ use super::stream::Stream;
 use super::*;
 use crate::ca;
 use crate::counters::Registry;
+use crate::drain::Phase;
 
 const LIMITS: Limits =
     Limits { message_bytes_max: 512, receives: 32, posted_max: 64, slots_bytes: 4096, staging_bytes: 4096 };
@@ -48,8 +49,9 @@ impl Folder {
         let file = |ending: &str| self.file(&format!("{node}.{ending}"));
         let trust = Trust::load(&self.file("ca.pem"), &file("pem"), &file("key"), node).unwrap();
         let mailboxes = (0..workers).map(|_| Arc::new(ArrayQueue::new(MAIL_MAX))).collect();
-        let announcer =
-            Rc::new(Announcer::new(vec![Arc::new(ArrayQueue::new(16))], Arc::new(Registry::new())));
+        let (phase, watched) = watch::channel(Phase::Serving);
+        let announced = vec![Arc::new(ArrayQueue::new(16))];
+        let announcer = Rc::new(Announcer::new(announced, Arc::new(Registry::new()), watched));
         let duty = Node {
             driver: Driver::Shm,
             address: None,
@@ -60,7 +62,7 @@ impl Folder {
             announcer,
         };
         let local = local(node, Duty::Node(Box::new(duty)));
-        End { local, trust }
+        End { local, trust, phase }
     }
 }
 
@@ -77,6 +79,7 @@ fn local(name: &str, duty: Duty) -> Local {
 struct End {
     local: Local,
     trust: Trust,
+    phase: watch::Sender<Phase>,
 }
 
 impl End {
@@ -104,7 +107,7 @@ impl End {
     fn mail(&self) -> Vec<Vec<(Box<dyn QueuePair>, Channel)>> {
         let open = |mail| match mail {
             Mail::Peer(connect) => (connect.queue_pair, connect.channel),
-            Mail::Drain => panic!("nobody drains"),
+            Mail::Drain(_) => panic!("nobody drains"),
         };
         let read = |mailbox: &Arc<ArrayQueue<Mail>>| std::iter::from_fn(|| mailbox.pop()).map(open).collect();
         self.node().mailboxes.iter().map(read).collect()
@@ -438,9 +441,10 @@ fn a_distributor_hears_of_nodes() {
         let announcer = Rc::clone(&b.node().announcer);
         let start = |b: End| {
             let others = Others::of_node("b", &[], &["d".to_owned()]);
-            Links::new(b.local, b.trust, std::slice::from_ref(&socket), others).unwrap().start()
+            let links = Links::new(b.local, b.trust, std::slice::from_ref(&socket), others);
+            (links.unwrap().start(), b.phase)
         };
-        let there = start(b);
+        let (there, phase) = start(b);
         let news = Arc::new(ArrayQueue::new(16));
         let nodes = Rc::new(Nodes::new([("b".to_owned(), State::Down)], Arc::clone(&news)));
         let (certificate, key) = (folder.file("d.pem"), folder.file("d.key"));
@@ -459,11 +463,11 @@ fn a_distributor_hears_of_nodes() {
         announcer.tell(Announced { client, lifetime: Duration::from_millis(60_900) });
         let lifetime = Duration::from_secs(60);
         assert_eq!(next().await, News::Session { client, node: NodeId(0), lifetime });
-        announcer.drain();
+        phase.send(Phase::Draining).unwrap();
         assert_eq!(next().await, News::State(NodeId(0), State::Draining));
         there.end().await;
         assert_eq!(next().await, News::State(NodeId(0), State::Down));
-        let there = start(folder.end("b", 1));
+        let (there, _phase) = start(folder.end("b", 1));
         assert_eq!(next().await, News::State(NodeId(0), State::Up));
         here.end().await;
         there.end().await;

@@ -147,6 +147,8 @@ pub struct Conn {
     pub body_since: Option<Time>,
     /// The connection ends after the reply under way.
     pub close_after: bool,
+    /// Its last reply has said so because this node ends.
+    pub drained: bool,
     /// The client has sent its FIN, or close_notify.
     pub eof: bool,
     /// The client has sent close_notify: what it sent is whole.
@@ -190,6 +192,7 @@ impl Conn {
             head_only: false,
             body_since: None,
             close_after: false,
+            drained: false,
             eof: false,
             notified: false,
             key_update_due: false,

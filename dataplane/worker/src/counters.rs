@@ -121,6 +121,8 @@ counters! {
     peers_ready,
     /// Requests kept: lending is off or there is no peer.
     kept_off,
+    /// Requests kept: this node ends.
+    kept_draining,
     /// Requests kept: they cannot be lent.
     kept_not_lendable,
     /// Requests kept: they asked to stay.
@@ -201,6 +203,10 @@ counters! {
     closed_silent,
     /// Connections reset amid their handshake: too many handshakes were under way.
     closed_handshake,
+    /// Connections ended in order because this node ends: behind a reply that said so, or idle for too long.
+    closed_draining,
+    /// Connections reset: still open when this node had to end.
+    closed_deadline,
     /// Times a connection waited for a buffer.
     starved,
     /// Packets received from the port. With `rx_handover` they are all there is: each is handed over, taken by the
@@ -272,6 +278,10 @@ counters! {
     requests_in_app,
     /// Reply slots granted or taken.
     slots_out,
+    /// 1: nothing new is taken, because this node ends.
+    draining,
+    /// 1: and nothing is left of what was taken.
+    drained,
     /// Turns of the worker.
     turns,
     /// Turns in which there was nothing to do.

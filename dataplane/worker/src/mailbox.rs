@@ -1,5 +1,7 @@
 //! What the control thread tells a worker, over a bounded queue.
 
+use std::time::Duration;
+
 use keyferry_decide::NodeId;
 use keyferry_fabric::QueuePair;
 use keyferry_lease::Channel;
@@ -17,10 +19,19 @@ pub struct Connect {
     pub node: NodeId,
 }
 
+/// How long what is open may go on; from when the worker reads this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Connections that are idle then are closed in order.
+    pub idle: Duration,
+    /// What is left then is reset.
+    pub deadline: Duration,
+}
+
 /// To a worker.
 pub enum Mail {
     /// A queue pair to a peer's worker.
     Peer(Box<Connect>),
-    /// Take no new work.
-    Drain,
+    /// Take no new work, and end. Said again, it can only end sooner.
+    Drain(Drain),
 }

@@ -37,9 +37,13 @@ impl<N: Nic, A: App> Worker<N, A> {
         conn.body_since = None;
         conn.head_only = conn.request.as_deref().is_some_and(|request| request.asks_head_only());
         self.tcp.set_idle_timeout(conn.id, None);
-        conn.close_after |= self.draining;
         if let Some(request) = conn.request.as_deref() {
             conn.close_after |= !request.keep_alive();
+        }
+        if self.drain.is_on() {
+            // A helper could not say that its reply is the last one.
+            self.counters.kept_draining += 1;
+            return self.run_here(index);
         }
         let views = &mut self.views;
         views.clear();
@@ -86,11 +90,13 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.shed_slowest();
         }
         let Some(conn) = self.conns[index].as_mut() else { return };
-        let Some(request) = conn.request.take() else { return };
+        let Some(mut request) = conn.request.take() else { return };
         let Some(chunk) = self.pools.chunks.take() else {
             self.pools.give_request(request);
             return self.answer(index, Why::Busy);
         };
+        self.mark_last(index, &mut request);
+        let Some(conn) = self.conns[index].as_mut() else { return };
         let id = Owner::conn(conn.id).job();
         conn.reply = Reply::Local(id);
         conn.in_app = 1;
@@ -232,6 +238,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             return self.close_ended(index);
         }
         if conn.close_after {
+            self.counters.closed_draining += u64::from(conn.drained);
             return self.close(index);
         }
         self.tcp.set_idle_timeout(conn.id, Some(self.config.idle_timeout));

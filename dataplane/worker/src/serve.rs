@@ -48,7 +48,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         body: &[u8],
     ) -> Result<Option<Declined>, Violation> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(None) };
-        if self.draining {
+        if self.drain.is_on() {
             return Ok(Some(Declined::Draining));
         }
         if !peer.helper.has_room(lease)? {

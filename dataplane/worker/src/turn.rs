@@ -18,6 +18,7 @@ use crate::announce::Announcements;
 use crate::config::{Config, Parts};
 use crate::conn::{Conn, Reply};
 use crate::counters::{self, Counters};
+use crate::drain::Drain;
 use crate::load::Load;
 use crate::mailbox::{Connect, Mail};
 use crate::peer::{Peer, PeerId};
@@ -61,8 +62,8 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) mailbox: Arc<ArrayQueue<Mail>>,
     /// Whoever wants to know which clients have sessions here.
     pub(crate) announcements: Option<Announcements>,
-    /// Takes no new work.
-    pub(crate) draining: bool,
+    /// How far its end is.
+    pub(crate) drain: Drain,
     /// The last turn had something to do.
     was_busy: bool,
     /// Counts decisions, so that ties go round the peers.
@@ -107,7 +108,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             tls_counters: TlsCounters::default(),
             mailbox,
             announcements: None,
-            draining: false,
+            drain: Drain::default(),
             was_busy: false,
             decisions: 0,
             ready: List::new(config.connections),
@@ -185,6 +186,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.sessions.next(),
             self.port.link.poll_at(),
             self.app.poll_at(),
+            self.drain.next(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -196,7 +198,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             busy = true;
             match mail {
                 Mail::Peer(connect) => self.connect_peer(*connect),
-                Mail::Drain => self.draining = true,
+                Mail::Drain(wanted) => self.begin_drain(wanted),
             }
         }
         busy
@@ -417,6 +419,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.too_late(*index as usize);
         }
         self.seeks_too_late();
+        self.go_on_draining();
         if self.load.is_due(self.now) {
             self.exchange_load();
         }
@@ -426,7 +429,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn exchange_load(&mut self) {
         let outstanding = self.app.crowd();
         let room = self.pools.requests.left() as u32;
-        let word = self.load.word(self.now, outstanding, room, self.draining);
+        let word = self.load.word(self.now, outstanding, room, self.drain.is_on());
         for index in 0..self.peers.len() {
             if let Some(peer) = self.peers[index].as_mut() {
                 peer.read_load(self.now);
@@ -512,6 +515,8 @@ impl<N: Nic, A: App> Worker<N, A> {
         all.requests_out = self.pools.requests.out() as u64;
         all.records_out = self.pools.records.out() as u64;
         all.gathers_out = self.pools.gathers.out() as u64;
+        all.draining = self.drain.is_on().into();
+        all.drained = self.is_drained().into();
         all.requests_in_app = self.app.outstanding() as u64;
         for peer in self.peers.iter().flatten() {
             all.peers_ready += 1;

@@ -12,7 +12,7 @@ use keyferry_lease::channel::{Incarnation, PairSecret, Role};
 use keyferry_nic::sim::Net;
 use keyferry_time::Time;
 use keyferry_worker::Counters;
-use keyferry_worker::mailbox::{Connect, Mail};
+use keyferry_worker::mailbox::{Connect, Drain, Mail};
 use keyferry_worker::peer::SLOT_BYTES;
 
 use crate::app;
@@ -44,6 +44,9 @@ const END_NS: u64 = 300_000 * MS;
 
 /// Steps of one run; more is a loop that never rests.
 const STEPS_MAX: u64 = 2_000_000;
+
+/// How long what is open at a node that ends may go on: longer than the silence of a helper.
+const DRAIN: Drain = Drain { idle: Duration::from_secs(5), deadline: Duration::from_secs(60) };
 
 /// Something that must never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,7 +281,7 @@ impl World {
                 Fault::Freeze { node, for_ns, .. } => self.frozen_until[node] = now_ns + for_ns,
                 Fault::Drain { node, .. } => {
                     for core in self.nodes[node].iter().flat_map(|node| &node.cores) {
-                        let sent = core.mailbox.push(Mail::Drain);
+                        let sent = core.mailbox.push(Mail::Drain(DRAIN));
                         assert!(sent.is_ok(), "a letter box has room");
                     }
                 }

@@ -54,5 +54,5 @@ fn node() {
             queue_pair::arm(&line);
         }
     });
-    keyferry_control::node::run_between(&config, queue_pair::wrap).expect("the node starts");
+    keyferry_control::node::run_between(&config, "faulty", queue_pair::wrap).expect("the node starts");
 }

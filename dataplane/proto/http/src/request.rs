@@ -148,6 +148,11 @@ impl Request {
         self.facts.keep_alive
     }
 
+    /// The connection carries no other request, whatever the client asks for: the reply says so.
+    pub fn ends_connection(&mut self) {
+        self.facts.keep_alive = false;
+    }
+
     /// Whether the method is safe.
     pub fn is_safe(&self) -> bool {
         self.facts.method.is_safe()

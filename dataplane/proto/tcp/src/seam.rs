@@ -276,6 +276,18 @@ impl<S: Segment> Tcp<S> {
         self.dirty.push_back(id.index);
     }
 
+    /// Takes no new connections: a SYN is answered with RST. Handshakes under way go on.
+    pub fn stop_listening(&mut self) {
+        self.config.ports.clear();
+    }
+
+    /// Whether everything sent is acknowledged, the FIN of [`close`](Tcp::close) included; so is that of a dead
+    /// connection.
+    pub fn is_sent(&self, id: ConnId) -> bool {
+        let sent = |connection: &Connection<S>| connection.fin_wait != Time::NEVER;
+        self.alive(id).is_none_or(|connection| matches!(connection.stage, Stage::Dead(_)) || sent(connection))
+    }
+
     /// Resets: queued segments are released at once, RST goes out with the next [`emit`](Tcp::emit). One that is not
     /// open yet is forgotten: its peer hears of it when it answers.
     pub fn abort(&mut self, id: ConnId) {

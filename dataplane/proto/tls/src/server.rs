@@ -332,6 +332,11 @@ impl Server {
         self.ticketer().map_or_else(TicketCounts::default, Ticketer::counts)
     }
 
+    /// Sessions kept here.
+    pub fn sessions(&self) -> usize {
+        self.inner.table.as_ref().map_or(0, |table| table.len())
+    }
+
     /// Keeps a session a handshake has made, here or at another node. Without a table it is dropped.
     pub fn keep(&self, session: Session) {
         if let Some(table) = &self.inner.table {

@@ -112,6 +112,12 @@ impl Table {
         self.shard(identity).find(identity, self.now_s()).is_some()
     }
 
+    /// Sessions kept, those that are over and not dropped yet included.
+    pub(crate) fn len(&self) -> usize {
+        let len = |shard: &Mutex<Shard>| shard.lock().unwrap_or_else(PoisonError::into_inner).index.len();
+        self.shards.iter().map(len).sum()
+    }
+
     /// Drops what is over.
     pub(crate) fn expire(&self) {
         let now_s = self.now_s();
@@ -309,6 +315,7 @@ mod tests {
         clock.advance(1);
         assert_eq!(table.get(&identity(1)), None);
         assert_eq!(table.take(&identity(2)), Some(vec![2]));
+        assert_eq!(table.len(), 1, "the first one is over and not dropped yet");
         table.put(identity(3), vec![3]);
         clock.advance(10);
         table.expire();

@@ -1,0 +1,220 @@
+//! What a node answers its operators: how it is, who its peers are, which sessions it keeps, how its end goes on, what
+//! a changed configuration would change. In: a command. Out: one JSON document. Control thread; files are read elsewhere.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyferry_tls::Server;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::admin::{document, refusal};
+use crate::config::{Config, Model, Problem, Resumption};
+use crate::counters::{Registry, Snapshot};
+use crate::drain::{Drain, Phase, Progress};
+use crate::links::{Roster, Row};
+
+/// How long an operator who waits for the end is let wait for a sign of it.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// The commands, for whoever sends another.
+const COMMANDS: &str = "status, peers, sessions, drain [MILLISECONDS], progress, reload";
+
+/// What a node's answers come from.
+pub struct Desk {
+    /// The release that runs.
+    pub version: &'static str,
+    /// What it was started with.
+    pub config: Config,
+    /// What its threads count.
+    pub registry: Arc<Registry>,
+    /// Where sessions and ticket keys are.
+    pub tls: Server,
+    /// Its links; none without peers.
+    pub roster: Option<Roster>,
+    /// Its end.
+    pub drain: Rc<Drain>,
+    /// When it began to serve.
+    pub started: Instant,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    node: &'a str,
+    version: &'a str,
+    model: &'a str,
+    phase: Phase,
+    uptime_s: u64,
+    #[serde(flatten)]
+    counters: Snapshot,
+}
+
+#[derive(Serialize)]
+struct Peers<'a> {
+    node: &'a str,
+    peers: Vec<Row>,
+}
+
+/// Sessions and tickets by which clients come back; what does not apply is null.
+#[derive(Serialize)]
+struct Sessions<'a> {
+    node: &'a str,
+    resumption: &'a str,
+    /// Sessions kept here, and how many may be.
+    kept: Option<u64>,
+    capacity: Option<u64>,
+    lifetime_s: Option<u64>,
+    /// Ticket keys known.
+    ticket_keys: Option<u64>,
+    tickets_sealed: Option<u64>,
+    tickets_opened: Option<u64>,
+    tickets_refused: Option<u64>,
+    handshakes_full: u64,
+    handshakes_resumed: u64,
+    /// Sessions asked for at other nodes, and found there.
+    takes: u64,
+    takes_found: u64,
+    /// Sessions of other nodes' clients kept here, and given to other nodes.
+    kept_for_others: u64,
+    given: u64,
+}
+
+/// What the file as it is now would change.
+#[derive(Serialize)]
+struct Reload<'a> {
+    node: &'a str,
+    /// What was taken over.
+    applied: &'a [&'a str],
+    /// Tables that differ from what the node was started with.
+    needs_restart: Vec<&'static str>,
+    note: &'a str,
+}
+
+#[derive(Serialize)]
+struct ReloadRefused<'a> {
+    error: &'a str,
+    problems: Vec<Problem>,
+}
+
+impl Desk {
+    /// The answer to one command.
+    pub async fn answer(&self, command: &str) -> String {
+        let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
+        match (word, rest.trim()) {
+            ("status", "") => self.status(),
+            ("peers", "") => self.peers(),
+            ("sessions", "") => self.sessions(),
+            ("drain", rest) => self.drain(rest),
+            ("progress", "") => document(&self.progress().await),
+            ("reload", "") => self.reload().await,
+            _ => refusal(format!("unknown command: send one of {COMMANDS}")),
+        }
+    }
+
+    fn node(&self) -> &str {
+        &self.config.node.name
+    }
+
+    fn status(&self) -> String {
+        document(&Status {
+            node: self.node(),
+            version: self.version,
+            model: model(self.config.node.model),
+            phase: *self.drain.phase().borrow(),
+            uptime_s: self.started.elapsed().as_secs(),
+            counters: self.registry.snapshot(),
+        })
+    }
+
+    fn peers(&self) -> String {
+        let of = |peer: &crate::links::Peer| (peer.name.clone(), peer.address.to_string());
+        let configured: Vec<_> = self.config.peers.iter().map(of).collect();
+        let peers = self.roster.as_ref().map_or_else(Vec::new, |roster| roster.rows(&configured));
+        document(&Peers { node: self.node(), peers })
+    }
+
+    fn sessions(&self) -> String {
+        let (name, capacity, lifetime) = match self.config.tls.resumption {
+            Resumption::Table { sessions, lifetime } => ("table", Some(sessions as u64), Some(lifetime)),
+            Resumption::Tickets { lifetime } => ("tickets", None, Some(lifetime)),
+            Resumption::Off => ("off", None, None),
+        };
+        let tickets = self.tls.makes_tickets().then(|| self.tls.ticket_counts());
+        let total = |name| self.registry.total(name);
+        document(&Sessions {
+            node: self.node(),
+            resumption: name,
+            kept: capacity.map(|_| self.tls.sessions() as u64),
+            capacity,
+            lifetime_s: lifetime.map(|lifetime| lifetime.as_secs()),
+            ticket_keys: tickets.map(|tickets| tickets.keys),
+            tickets_sealed: tickets.map(|tickets| tickets.sealed),
+            tickets_opened: tickets.map(|tickets| tickets.opened),
+            tickets_refused: tickets.map(|tickets| tickets.refused),
+            handshakes_full: total("handshakes_full"),
+            handshakes_resumed: total("handshakes_resumed"),
+            takes: total("takes"),
+            takes_found: total("takes_found"),
+            kept_for_others: total("sessions_kept"),
+            given: total("sessions_given"),
+        })
+    }
+
+    /// Begins the end, or hastens it.
+    fn drain(&self, rest: &str) -> String {
+        let within = match rest {
+            "" => self.config.admin.drain_timeout,
+            text => match text.parse() {
+                Ok(millis) => Duration::from_millis(millis),
+                Err(_) => {
+                    return refusal(format!("\"{text}\" is no time: send drain and a whole number of ms"));
+                }
+            },
+        };
+        tracing::info!(within_ms = within.as_millis() as u64, "an operator ends this node");
+        self.drain.begin(within);
+        document(&self.drain.progress())
+    }
+
+    /// How far the end is, as soon as there is news, or in a while.
+    async fn progress(&self) -> Progress {
+        let mut phase = self.drain.phase();
+        let now = *phase.borrow();
+        if now != Phase::Drained {
+            let _ = timeout(PROGRESS_EVERY, phase.wait_for(|phase| *phase != now)).await;
+        }
+        self.drain.progress()
+    }
+
+    async fn reload(&self) -> String {
+        let file = self.config.file.clone();
+        let read = tokio::task::spawn_blocking(move || Config::load(&file)).await;
+        match read {
+            Ok(Ok(config)) => {
+                let needs_restart = self.config.differences(&config);
+                let note = match needs_restart.is_empty() {
+                    true => {
+                        "the file is as it was at start; certificates and other files it names are read at start only"
+                    }
+                    false => "nothing was applied: restart the node to take these tables over",
+                };
+                document(&Reload { node: self.node(), applied: &[], needs_restart, note })
+            }
+            Ok(Err(problems)) => document(&ReloadRefused {
+                error: "nothing was applied: correct the file",
+                problems: problems.list().to_vec(),
+            }),
+            Err(_) => refusal("nothing was applied: the file could not be read, try again"),
+        }
+    }
+}
+
+/// A model as the configuration calls it.
+pub fn model(model: Model) -> &'static str {
+    match model {
+        Model::Rr => "rr",
+        Model::Session => "session",
+        Model::Bf => "bf",
+    }
+}

@@ -1,0 +1,138 @@
+//! What an operator wants to know of each peer's link: since when it is up, how many queue pairs it has, when something was
+//! last heard, and why it is down. In: what happens to links. Out: a row a peer. Control thread.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// Peers remembered at most; more than a node may have.
+const PEERS_MAX: usize = 1024;
+
+/// The links of a node, by peer; shared by their tasks.
+#[derive(Clone, Default)]
+pub struct Roster(Rc<RefCell<BTreeMap<String, Seen>>>);
+
+/// What was seen of one peer.
+#[derive(Default)]
+struct Seen {
+    /// Lives of its link: one that is replaced overlaps with the next.
+    lives: usize,
+    queue_pairs: usize,
+    changed: Option<Instant>,
+    heard: Option<Instant>,
+    problem: Option<String>,
+}
+
+/// One peer, as operators see it.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Where it is reached, as configured.
+    pub address: Option<String>,
+    /// The link: "up" or "down".
+    pub link: &'static str,
+    /// Since when, in seconds ago; none if it was never up.
+    pub since_s: Option<u64>,
+    /// Queue pairs made with it.
+    pub queue_pairs: usize,
+    /// When it was last heard, in ms ago.
+    pub heard_ms: Option<u64>,
+    /// Why it is down, or was not to be had last.
+    pub problem: Option<String>,
+}
+
+impl Roster {
+    fn note(&self, peer: &str, what: impl FnOnce(&mut Seen)) {
+        let mut peers = self.0.borrow_mut();
+        if peers.contains_key(peer) || peers.len() < PEERS_MAX {
+            what(peers.entry(peer.to_owned()).or_default());
+        }
+    }
+
+    /// A link has come to life.
+    pub(super) fn up(&self, peer: &str, queue_pairs: usize) {
+        let now = Some(Instant::now());
+        self.note(peer, |seen| {
+            *seen = Seen { lives: seen.lives + 1, queue_pairs, changed: now, heard: now, problem: None };
+        });
+    }
+
+    /// Something came over a link.
+    pub(super) fn heard(&self, peer: &str) {
+        self.note(peer, |seen| seen.heard = Some(Instant::now()));
+    }
+
+    /// A link that came to life has ended.
+    pub(super) fn down(&self, peer: &str) {
+        self.note(peer, |seen| {
+            seen.lives = seen.lives.saturating_sub(1);
+            if seen.lives == 0 {
+                (seen.queue_pairs, seen.changed) = (0, Some(Instant::now()));
+            }
+        });
+    }
+
+    /// Why there is no link, or none any more.
+    pub(super) fn problem(&self, peer: &str, sentence: &str) {
+        self.note(peer, |seen| {
+            if seen.lives == 0 {
+                seen.problem = Some(sentence.to_owned());
+            }
+        });
+    }
+
+    /// A row for each peer of the configuration, and for each other that was seen.
+    pub fn rows(&self, configured: &[(String, String)]) -> Vec<Row> {
+        let seen = self.0.borrow();
+        let address = |name: &str| configured.iter().find(|(peer, _)| peer == name).map(|(_, it)| it.clone());
+        let mut names: Vec<&String> = configured.iter().map(|(name, _)| name).chain(seen.keys()).collect();
+        names.sort();
+        names.dedup();
+        let unseen = Seen::default();
+        let row = |name: &String| {
+            let seen = seen.get(name).unwrap_or(&unseen);
+            Row {
+                name: name.clone(),
+                address: address(name),
+                link: if seen.lives > 0 { "up" } else { "down" },
+                since_s: seen.changed.map(|at| at.elapsed().as_secs()),
+                queue_pairs: seen.queue_pairs,
+                heard_ms: seen.heard.map(|at| at.elapsed().as_millis() as u64),
+                problem: seen.problem.clone(),
+            }
+        };
+        names.into_iter().map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_follow_the_links() {
+        let roster = Roster::default();
+        let configured = [("b".to_owned(), "unix:/b".to_owned())];
+        let only = |roster: &Roster| roster.rows(&configured)[0].clone();
+        assert_eq!((only(&roster).link, only(&roster).since_s), ("down", None));
+        roster.problem("b", "nobody listens");
+        assert_eq!(only(&roster).problem.as_deref(), Some("nobody listens"));
+        roster.up("b", 2);
+        // A new life begins before the old one has ended.
+        roster.up("b", 3);
+        roster.down("b");
+        let row = only(&roster);
+        assert_eq!((row.link, row.queue_pairs, row.problem), ("up", 3, None));
+        assert!(row.heard_ms.is_some());
+        roster.down("b");
+        roster.problem("b", "it is ending");
+        let row = only(&roster);
+        assert_eq!((row.link, row.queue_pairs, row.problem.as_deref()), ("down", 0, Some("it is ending")));
+        roster.up("z", 1);
+        assert_eq!(roster.rows(&configured).len(), 2, "one that is not configured is seen as well");
+    }
+}
