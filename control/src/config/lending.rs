@@ -62,19 +62,26 @@ enum Decide {
     Never,
     Always,
     Threshold,
+    Estimate,
 }
 
-const DECIDE: &[(&str, Decide)] =
-    &[("never", Decide::Never), ("always", Decide::Always), ("threshold", Decide::Threshold)];
+const DECIDE: &[(&str, Decide)] = &[
+    ("estimate", Decide::Estimate),
+    ("threshold", Decide::Threshold),
+    ("never", Decide::Never),
+    ("always", Decide::Always),
+];
 
 pub(super) fn read_lease(mut section: Section<'_, '_>) -> Lease {
-    let decide = section.choice("decide", DECIDE, Decide::Threshold);
+    let decide = section.choice("decide", DECIDE, Decide::Estimate);
+    let move_cost_us = section.number("move_cost_us", 50, 0..=60_000_000);
     let us = section.number("threshold_us", 2000, 0..=60_000_000);
     let lease = Lease {
         policy: match decide {
             Decide::Never => Policy::Never,
             Decide::Always => Policy::Always,
             Decide::Threshold => Policy::Threshold { us },
+            Decide::Estimate => Policy::Estimate { move_cost_us },
         },
         eager: section.flag("eager", false),
         leases: section.number("leases", 256, 1..=LEASES_MAX as u64),

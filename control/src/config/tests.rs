@@ -97,7 +97,7 @@ fn the_example_is_valid_and_says_the_defaults() {
     assert_eq!(example, folder.parse(LEAST).unwrap());
     assert_eq!(example.limits.idle_timeout, Duration::from_secs(60));
     assert_eq!(example.https_ports().collect::<Vec<_>>(), [443]);
-    assert_eq!(example.lease.policy, Policy::Threshold { us: 2000 });
+    assert_eq!(example.lease.policy, Policy::Estimate { move_cost_us: 50 });
 }
 
 #[test]
@@ -370,8 +370,11 @@ fn relative_paths_are_relative_to_the_file() {
 #[test]
 fn models_that_do_not_lend_never_lend() {
     let folder = Folder::new();
-    let config = folder
-        .parse(&EXAMPLE.replace("model = \"bf\"", "model = \"rr\"").replace("\"threshold\"", "\"always\""));
+    let config = folder.parse(
+        &EXAMPLE
+            .replace("model = \"bf\"", "model = \"rr\"")
+            .replace("decide = \"estimate\"", "decide = \"always\""),
+    );
     assert_eq!(config.unwrap().lease.policy, Policy::Never);
 }
 

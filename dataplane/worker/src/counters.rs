@@ -127,16 +127,24 @@ counters! {
     kept_not_lendable,
     /// Requests kept: they asked to stay.
     kept_pinned,
-    /// Requests kept: no peer is connected, has room and a fresh load word.
+    /// Requests kept: no peer is connected, takes requests and has room for one.
     kept_no_peer,
+    /// Requests kept: no peer that could take them has a fresh load word.
+    kept_stale,
+    /// Requests kept: a slot of the application is free here.
+    kept_idle,
     /// Requests kept: little work waits here.
     kept_light,
-    /// Requests kept: no peer is lighter by the threshold.
+    /// Requests kept: no peer is lighter by the threshold, or a move costs more than it saves.
     kept_balanced,
     /// Requests lent because the policy is `always`.
     moved_forced,
-    /// Requests lent to a lighter peer.
+    /// Requests lent to a peer lighter by the threshold.
     moved_lighter,
+    /// Requests lent to a peer where they were to wait less, the cost of the move included.
+    moved_sooner,
+    /// What those were to wait less, in us.
+    moved_gain_us,
     /// TLS handshakes with a full key exchange and certificate.
     handshakes_full,
     /// TLS handshakes resumed.

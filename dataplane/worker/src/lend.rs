@@ -59,8 +59,9 @@ fn forget_go(
 }
 
 impl<N: Nic, A: App> Worker<N, A> {
-    /// Lends the request of a connection to a peer. `false`: it has to run here.
-    pub(crate) fn lend(&mut self, index: usize, peer_index: usize) -> bool {
+    /// Lends the request of a connection to a peer, where it is expected to be ready so long after. `false`: it has to run
+    /// here.
+    pub(crate) fn lend(&mut self, index: usize, peer_index: usize, expected_us: u32) -> bool {
         let Some(conn) = self.conns[index].as_mut() else { return false };
         let Some(peer) = self.peers[peer_index].as_mut() else { return false };
         let Some(request) = conn.request.as_deref() else { return false };
@@ -74,7 +75,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             peer.queue_pair.fail();
             return false;
         }
-        peer.granted_us = peer.granted_us.saturating_add(peer.load.word().service_us);
+        peer.note_granted(lease, expected_us, self.now);
         conn.reply = Reply::Lent { peer: peer.id, lease, gone: false };
         self.counters.leases_granted += 1;
         if self.config.eager {
@@ -184,7 +185,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         records: u32,
     ) -> Result<(), Violation> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
-        if peer.lender.claim(lease)?.is_some() {
+        let owner = peer.lender.claim(lease)?;
+        peer.note_claimed(lease, records == 1, self.now);
+        if owner.is_some() {
             let credits = self.config.leases.credits;
             let want = if records == 0 { credits } else { credits.min(records as usize) };
             peer.outbox.push_back(Intent::Go { lease, want });
@@ -269,6 +272,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
         let owner = peer.lender.owner(lease);
         let counted = peer.lender.returned(lease, outcome);
+        if counted.is_ok() && outcome.complete {
+            peer.note_returned(lease, self.now);
+        }
         let Some(owner) = owner.map(|owner| owner as usize) else { return counted };
         if counted.is_err() || !outcome.complete {
             self.break_lease(owner);

@@ -2,19 +2,15 @@
 
 use std::time::Duration;
 
-use keyferry_decide::LoadWord;
+use keyferry_decide::{LoadWord, Service};
 use keyferry_time::Time;
 
 /// How often load words are exchanged.
 const INTERVAL: Duration = Duration::from_micros(200);
 
-/// Weight of the newest service time in the running average: 1 / 2^this.
-const AVERAGE_SHIFT: u32 = 4;
-
 /// Load of one worker.
 pub struct Load {
-    /// Running average of the service time, in ns.
-    service_ns: u64,
+    service: Service,
     slots: u32,
     sequence: u32,
     next: Time,
@@ -23,18 +19,18 @@ pub struct Load {
 impl Load {
     /// Nothing measured yet.
     pub fn new(slots: u32) -> Load {
-        Load { service_ns: 0, slots: slots.max(1), sequence: 0, next: Time::ZERO }
+        Load { service: Service::default(), slots: slots.max(1), sequence: 0, next: Time::ZERO }
     }
 
     /// A request took the application this long.
     pub fn served(&mut self, service_ns: u64) {
-        let old = self.service_ns - (self.service_ns >> AVERAGE_SHIFT);
-        self.service_ns = old + (service_ns >> AVERAGE_SHIFT);
+        self.service.served(service_ns);
     }
 
     /// Work waiting for one slot of the application, in us, with this many requests in the application.
-    pub fn waiting_us(&self, outstanding: usize) -> u32 {
-        let waiting = self.service_ns.saturating_mul(outstanding as u64) / u64::from(self.slots) / 1_000;
+    fn waiting_us(&self, outstanding: usize) -> u32 {
+        let waiting =
+            self.service.mean_ns().saturating_mul(outstanding as u64) / u64::from(self.slots) / 1_000;
         u32::try_from(waiting).unwrap_or(u32::MAX)
     }
 
@@ -43,17 +39,22 @@ impl Load {
         self.next.is_due(now)
     }
 
-    /// The next load word.
-    pub fn word(&mut self, now: Time, outstanding: usize, credits: u32, draining: bool) -> LoadWord {
-        self.next = now + INTERVAL;
-        self.sequence = self.sequence.wrapping_add(1).max(1);
+    /// The load as it is, with this many requests in the application.
+    pub fn own(&self, outstanding: usize) -> LoadWord {
         LoadWord {
             sequence: self.sequence,
             waiting_us: self.waiting_us(outstanding),
-            service_us: u32::try_from(self.service_ns / 1_000).unwrap_or(u32::MAX),
+            service_us: self.service.mean_us(),
             capacity: self.slots,
-            credits,
-            draining,
+            outstanding: u32::try_from(outstanding).unwrap_or(u32::MAX),
+            ..LoadWord::default()
         }
+    }
+
+    /// The next load word, but for what differs from peer to peer.
+    pub fn word(&mut self, now: Time, outstanding: usize, credits: u32, draining: bool) -> LoadWord {
+        self.next = now + INTERVAL;
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        LoadWord { credits, draining, ..self.own(outstanding) }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use keyferry_app::JobId;
-use keyferry_decide::{Freshness, LoadWord, NodeId};
+use keyferry_decide::{Freshness, Lent, LoadWord, NodeId};
 use keyferry_fabric::{BURST, Completion, PostError, QueuePair, Slots, State, WrId};
 use keyferry_lease::channel::TAG_BYTES;
 use keyferry_lease::message::{Declined, GRANT_BYTES, Return};
@@ -60,6 +60,11 @@ pub struct LeaseLimits {
     pub claim_timeout: Duration,
     /// Silence of a helper that may write.
     pub silence_timeout: Duration,
+}
+
+/// Bytes of the message that grants a request.
+pub(crate) fn grant_bytes(head: usize, body: usize) -> usize {
+    GRANT_BYTES + head + body + TAG_BYTES
 }
 
 /// A message to be said once there is room, in order. Keys are made only when *go* is really posted.
@@ -122,6 +127,17 @@ impl Served {
     }
 }
 
+/// When a lease went through its stages, at the lender.
+#[derive(Clone, Copy, Default)]
+struct Move {
+    granted_at: Time,
+    claimed_at: Option<Time>,
+    /// Grant to claim, as estimated, in us; 0 if it was not.
+    expected_us: u32,
+    /// The reply is short, so that claim to return is no client's time.
+    short: bool,
+}
+
 /// One queue pair and what hangs on it.
 pub struct Peer {
     /// Its name in this life.
@@ -146,8 +162,13 @@ pub struct Peer {
     pub stuck: VecDeque<LeaseId>,
     /// The peer's load.
     pub load: Freshness,
-    /// Work granted since that word came, in us.
-    pub granted_us: u32,
+    /// Requests granted to it so far, and grants taken from it; both count round.
+    granted: u32,
+    taken: u32,
+    /// What lending to it has taken.
+    lent: Lent,
+    /// What is measured of each lease under way, by its place in the lender's table.
+    moves: Box<[Move]>,
     /// Staging slots nothing is posted from.
     staging_free: Vec<u16>,
     /// Work requests posted so far, and completed: they complete in order.
@@ -181,7 +202,10 @@ impl Peer {
             outbox_max: OUTBOX_START + 2 * limits.leases * MESSAGES_A_LEASE,
             stuck: VecDeque::with_capacity(limits.leases),
             load: Freshness::new(LOAD_LIFETIME),
-            granted_us: 0,
+            granted: 0,
+            taken: 0,
+            lent: Lent::default(),
+            moves: vec![Move::default(); limits.leases].into_boxed_slice(),
             staging_free: (0..staging).rev().collect(),
             posted: 0,
             completed: 0,
@@ -220,7 +244,7 @@ impl Peer {
 
     /// Whether a request of this size fits one grant.
     pub fn fits(&self, head: usize, body: usize) -> bool {
-        GRANT_BYTES + head + body + TAG_BYTES <= self.scratch.len()
+        grant_bytes(head, body) <= self.scratch.len()
     }
 
     /// Seals and SENDs a message. The caller has looked at [`message_room`](Peer::message_room).
@@ -310,23 +334,60 @@ impl Peer {
     /// Reads the peer's load word.
     pub fn read_load(&mut self, now: Time) {
         if self.load.see(&self.queue_pair.read_load(), now) {
-            self.granted_us = 0;
+            self.lent.fade();
         }
+    }
+
+    /// A request was granted to the peer, and is expected to be ready there so long after.
+    pub fn note_granted(&mut self, lease: LeaseId, expected_us: u32, now: Time) {
+        self.granted = self.granted.wrapping_add(1);
+        if let Some(moved) = self.moves.get_mut(usize::from(lease.index)) {
+            *moved = Move { granted_at: now, claimed_at: None, expected_us, short: false };
+        }
+    }
+
+    /// The peer's reply is ready; `short` if it is all in one chunk.
+    pub fn note_claimed(&mut self, lease: LeaseId, short: bool, now: Time) {
+        let Some(moved) = self.moves.get_mut(usize::from(lease.index)) else { return };
+        (moved.claimed_at, moved.short) = (Some(now), short);
+        if moved.expected_us > 0 {
+            self.lent.ready(moved.expected_us, now - moved.granted_at);
+        }
+    }
+
+    /// A lease came back whole.
+    pub fn note_returned(&mut self, lease: LeaseId, now: Time) {
+        let moved = self.moves.get(usize::from(lease.index)).copied().unwrap_or_default();
+        if let Move { claimed_at: Some(claimed_at), short: true, .. } = moved {
+            self.lent.exchanged(now - claimed_at);
+        }
+    }
+
+    /// A grant of the peer was read.
+    pub fn note_taken(&mut self) {
+        self.taken = self.taken.wrapping_add(1);
     }
 
     /// What `decide` needs to know.
     pub fn view(&self, now: Time) -> keyferry_decide::Peer {
+        let word = self.load.word();
         keyferry_decide::Peer {
-            ready: self.is_ready() && self.message_room() && self.lender.slots_free() > 0,
+            ready: self.is_ready()
+                && self.message_room()
+                && self.lender.slots_free() > 0
+                && self.lender.open() < self.moves.len(),
             fresh: self.load.is_fresh(now),
-            word: self.load.word(),
-            granted_us: self.granted_us,
+            word,
+            granted: self.granted.wrapping_sub(word.taken),
+            late_us: self.lent.late_us(),
+            cost_us: self.lent.cost_us(),
         }
     }
 
     /// Writes our load word into the peer's page.
     pub fn write_load(&mut self, word: &LoadWord) {
         // A refused word is replaced by the next one; the peer sees staleness by its own clock.
+        let word = LoadWord { taken: self.taken, ..*word };
         let _ = self.queue_pair.write_load(&word.encode());
     }
 }

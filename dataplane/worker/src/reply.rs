@@ -12,11 +12,12 @@ use crate::answer::Why;
 use crate::conn::{BACKLOG_MAX, Conn, Plain, Reply, Tls};
 use crate::job::Owner;
 use crate::lend::RECORDS_TO_LEND;
+use crate::peer::grant_bytes;
 use crate::segment::Outgoing;
 use crate::turn::Worker;
 
-/// Whether the reply to this request could be sealed elsewhere.
-fn facts(conn: &Conn) -> Facts {
+/// Whether this request could run, and its reply be sealed, elsewhere: `message_bytes` is the largest grant.
+fn facts(conn: &Conn, message_bytes: usize) -> Facts {
     let Some(request) = conn.request.as_deref() else { return Facts { lendable: false, pinned: false } };
     let lasting = match &conn.tls {
         Tls::Open(session) => session.sealer.records_left() >= RECORDS_TO_LEND,
@@ -24,7 +25,9 @@ fn facts(conn: &Conn) -> Facts {
     };
     // An HTTP/1.0 client may need a reply that ends with the connection; a helper cannot write that.
     let framed = request.minor() == 1;
-    let lendable = lasting && framed && !request.upgrade() && !conn.eof;
+    let (head, body) = request.wire();
+    let fits = grant_bytes(head.len(), body.len()) <= message_bytes;
+    let lendable = lasting && framed && fits && !request.upgrade() && !conn.eof;
     Facts { lendable, pinned: request.target().windows(6).any(|part| part == b"lend=0") }
 }
 
@@ -52,11 +55,14 @@ impl<N: Nic, A: App> Worker<N, A> {
             None => keyferry_decide::Peer::absent(),
         }));
         self.decisions = self.decisions.wrapping_add(1);
-        let waiting_us = self.load.waiting_us(self.app.crowd());
-        let decision = decide(self.config.policy, facts(conn), waiting_us, views, self.decisions);
+        let own = self.load.own(self.app.crowd());
+        let facts = facts(conn, self.config.message_bytes);
+        let decision = decide(self.config.policy, facts, &own, views, self.decisions);
         self.count(decision.reason);
         match decision.peer {
-            Some(peer) if self.lend(index, peer) => {}
+            Some(peer) if self.lend(index, peer, decision.expected_us) => {
+                self.counters.moved_gain_us += u64::from(decision.gain_us);
+            }
             _ => self.run_here(index),
         }
     }
@@ -75,10 +81,13 @@ impl<N: Nic, A: App> Worker<N, A> {
             Reason::NotLendable => &mut self.counters.kept_not_lendable,
             Reason::Pinned => &mut self.counters.kept_pinned,
             Reason::NoPeer => &mut self.counters.kept_no_peer,
+            Reason::Stale => &mut self.counters.kept_stale,
+            Reason::Idle => &mut self.counters.kept_idle,
             Reason::Light => &mut self.counters.kept_light,
             Reason::Balanced => &mut self.counters.kept_balanced,
             Reason::Forced => &mut self.counters.moved_forced,
             Reason::Lighter => &mut self.counters.moved_lighter,
+            Reason::Sooner => &mut self.counters.moved_sooner,
         };
         *counter += 1;
     }

@@ -48,6 +48,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         body: &[u8],
     ) -> Result<Option<Declined>, Violation> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(None) };
+        peer.note_taken();
         if self.drain.is_on() {
             return Ok(Some(Declined::Draining));
         }

@@ -2,6 +2,7 @@
 //! sizes are small and addresses fixed.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -98,7 +99,8 @@ impl Node {
             .map(|(worker, (queue, handover))| {
                 let mailbox = Arc::new(ArrayQueue::new(MAIL_MAX));
                 let app = Echo::new(number, life, worker);
-                let runner = Runner::new(app, plan.jobs, Box::new(clock.clone()));
+                let runner = Runner::new(app, plan.jobs, Box::new(clock.clone()))
+                    .with_slots(NonZeroUsize::new(plan.slots));
                 let parts = Parts {
                     config: config(plan, number, nodes),
                     link: link(number, &queue),
@@ -128,11 +130,12 @@ fn config(plan: &NodePlan, number: usize, nodes: usize) -> Config {
         body_rate: Rate::bytes_per_second(1024),
         idle_timeout: IDLE,
         http: keyferry_http::Limits { body_bytes: 64 * 1024, ..keyferry_http::Limits::default() },
-        app_slots: 1,
+        app_slots: plan.slots.max(1) as u32,
         policy: match plan.lending {
             Lending::Never => Policy::Never,
             Lending::Always => Policy::Always,
             Lending::Threshold(us) => Policy::Threshold { us },
+            Lending::Estimate(move_cost_us) => Policy::Estimate { move_cost_us },
         },
         eager: plan.eager,
         leases: LeaseLimits {

@@ -34,6 +34,8 @@ pub enum Lending {
     Always,
     /// By the difference of waiting work, in us.
     Threshold(u32),
+    /// By the estimate, with the least cost of a move, in us.
+    Estimate(u32),
 }
 
 /// A node.
@@ -57,6 +59,9 @@ pub struct NodePlan {
     pub pools: [usize; 4],
     /// Jobs the application takes.
     pub jobs: usize,
+    /// Jobs it works on at a time; 0: all.
+    #[serde(default)]
+    pub slots: usize,
     /// Bytes of TCP's rings.
     pub tcp_bytes: usize,
     /// Packet buffers of each queue.
@@ -373,12 +378,22 @@ fn node(rng: &mut Rng, weather: Weather) -> NodePlan {
     let tight = weather == Weather::Storm && rng.u8(..4) == 0;
     let impatient = weather == Weather::Storm && rng.bool();
     let size = |rng: &mut Rng| if tight { rng.usize(2..=8) } else { rng.usize(ROOMY..=ROOMY + 8) };
+    let workers = if rng.u8(..5) == 0 { 2 } else { 1 };
+    let lending = match rng.u8(..6) {
+        0 => Lending::Never,
+        1 => match rng.u32(..1000) {
+            us @ ..300 => Lending::Threshold(us),
+            us => Lending::Estimate((us - 300) / 4),
+        },
+        _ => Lending::Always,
+    };
     NodePlan {
-        workers: if rng.u8(..5) == 0 { 2 } else { 1 },
-        lending: match rng.u8(..6) {
-            0 => Lending::Never,
-            1 => Lending::Threshold(rng.u32(..500)),
-            _ => Lending::Always,
+        workers,
+        lending,
+        // A line behind a slow client is a fault others notice: not where every request has to be answered.
+        slots: match lending {
+            Lending::Never | Lending::Estimate(_) if weather == Weather::Storm => 1,
+            _ => 0,
         },
         eager: rng.u8(..8) == 0,
         leases: if tight { rng.usize(1..=3) } else { rng.usize(4..=16) },

@@ -16,20 +16,34 @@ pub const LOAD_BYTES: usize = 64;
 pub struct LoadWord {
     /// Counts the words written; 0 is never written.
     pub sequence: u32,
-    /// Work waiting for one app thread, in us.
+    /// Work waiting for one slot of the application, in us.
     pub waiting_us: u32,
     /// Running average of a request's service time, in us.
     pub service_us: u32,
-    /// App threads.
+    /// Slots of the application: requests it works on at a time.
     pub capacity: u32,
     /// Requests it would still take.
     pub credits: u32,
     /// It takes nothing new.
     pub draining: bool,
+    /// Requests the application has, those in line among them.
+    pub outstanding: u32,
+    /// Grants taken from the reader since the queue pair came up; it counts round. What the reader has granted beyond
+    /// them is not in `outstanding` yet.
+    pub taken: u32,
 }
 
 impl LoadWord {
-    fn fields(&self) -> [u32; 6] {
+    /// How long one more request would wait for a slot, behind `ahead` more than the word tells. As many as there are slots
+    /// end in a service time, at even distances.
+    pub fn wait_us(&self, ahead: u32) -> u32 {
+        let slots = self.capacity.max(1);
+        let in_line = self.outstanding.saturating_add(ahead).saturating_add(1).saturating_sub(slots);
+        let wait_us = u64::from(in_line) * u64::from(self.service_us) / u64::from(slots);
+        u32::try_from(wait_us).unwrap_or(u32::MAX)
+    }
+
+    fn fields(&self) -> [u32; 8] {
         [
             self.sequence,
             self.waiting_us,
@@ -37,6 +51,8 @@ impl LoadWord {
             self.capacity,
             self.credits,
             u32::from(self.draining),
+            self.outstanding,
+            self.taken,
         ]
     }
 
@@ -63,6 +79,8 @@ impl LoadWord {
             capacity: field(12),
             credits: field(16),
             draining: field(20) != 0,
+            outstanding: field(24),
+            taken: field(28),
         };
         let sum = word.fields().into_iter().fold(0u32, |sum, field| sum.rotate_left(5) ^ field);
         (word.sequence != 0 && field(60) == word.sequence && field(56) == sum).then_some(word)
@@ -112,8 +130,16 @@ mod tests {
 
     #[test]
     fn words_survive_the_wire_and_torn_ones_do_not() {
-        let old =
-            LoadWord { sequence: 1, waiting_us: 7, service_us: 8, capacity: 2, credits: 5, draining: true };
+        let old = LoadWord {
+            sequence: 1,
+            waiting_us: 7,
+            service_us: 8,
+            capacity: 2,
+            credits: 5,
+            draining: true,
+            outstanding: 3,
+            taken: 1,
+        };
         let new = LoadWord {
             sequence: 2,
             waiting_us: 900,
@@ -121,6 +147,8 @@ mod tests {
             capacity: 2,
             credits: 6,
             draining: false,
+            outstanding: 4,
+            taken: 9,
         };
         assert_eq!(LoadWord::decode(&old.encode()), Some(old));
         for cut in (8..LOAD_BYTES).step_by(8) {
