@@ -236,6 +236,9 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
         cluster::check(context, Some(from), draft.cluster.as_ref(), None, &draft.peers);
     }
     lending::check_socket(context, "admin.socket", &draft.admin.socket);
+    if context.is_set("admin.drain_timeout_ms") {
+        context.report("admin.drain_timeout_ms", "a distributor has nothing to finish: leave it out");
+    }
 }
 
 /// Nodes are reached by MAC address, so they have to be on a network of the port.

@@ -485,7 +485,10 @@ address = "192.0.2.3:7411"
             let key = path.rsplit('.').next().unwrap();
             // What a distributor has no use for is refused, not shown.
             let is_shown = EXAMPLE.contains(&format!("{key} =")) || EXAMPLE.contains(&format!("[{key}]"));
-            assert!(is_shown || ["apps", "service_addresses"].contains(&key), "{path} is not shown");
+            assert!(
+                is_shown || ["apps", "service_addresses", "drain_timeout_ms"].contains(&key),
+                "{path} is not shown"
+            );
         }
     }
 
@@ -513,6 +516,7 @@ address = "192.0.2.3:7411"
         ("weight = 1", "weight = 17", "[[node]] weight", "from 1 to 16"),
         ("/etc/keyferry/d1.pem", "/etc/keyferry/n7.pem", "[cluster] certificate", "not for d1"),
         ("name = \"d2\"", "name = \"d-\"", "[[peer]] name", "DNS name"),
+        ("[admin]", "[admin]\ndrain_timeout_ms = 5", "[admin] drain_timeout_ms", "nothing to finish"),
         ("[admin]", "[tls]\n[admin]", "", "there is no key tls"),
     ];
 

@@ -290,6 +290,8 @@ counters! {
     draining,
     /// 1: and nothing is left of what was taken.
     drained,
+    /// Time the application has worked on requests, all together, in ns.
+    app_busy_ns,
     /// Turns of the worker.
     turns,
     /// Turns in which there was nothing to do.

@@ -16,6 +16,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             },
             Part::Reply { id, chunk, end: Some(end) } => {
                 self.load.served(end.service_ns);
+                self.counters.app_busy_ns += end.service_ns;
                 self.pools.give_request(end.request);
                 match Owner::of(id) {
                     Owner::Conn { index, .. } => self.local_part(id, index, chunk, Some(end.keep_alive)),
