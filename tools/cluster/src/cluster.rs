@@ -95,11 +95,30 @@ impl Cluster {
     /// If something of it cannot be made; with the logs of those that run.
     pub fn start(executable: &Path, description: &Description) -> Cluster {
         let mut cluster = Cluster::make(executable, description);
-        for name in cluster.names() {
-            cluster.start_one(&name);
-        }
-        cluster.wait_linked();
+        cluster.start_all();
         cluster
+    }
+
+    /// Starts every member at once; none runs.
+    fn start_all(&mut self) {
+        let this = &*self;
+        let started: Vec<Process> = std::thread::scope(|scope| {
+            let starts: Vec<_> =
+                this.members.iter().map(|member| scope.spawn(|| this.start_process(member))).collect();
+            let join = |start: std::thread::ScopedJoinHandle<'_, Process>| start.join();
+            starts.into_iter().map(|start| join(start).expect("every member starts")).collect()
+        });
+        for (member, process) in self.members.iter_mut().zip(started) {
+            member.process = Some(process);
+        }
+        self.wait_linked();
+    }
+
+    fn start_process(&self, member: &Member) -> Process {
+        let config = self.config(&member.name);
+        let mut command = member.netns.command(&self.executable);
+        command.args([member.role, "--config"]).arg(&config).stdin(Stdio::null());
+        Process::start(command, member.role, &member.name, &config.with_extension("ctl"))
     }
 
     /// Makes everything, and starts nothing.
@@ -176,10 +195,7 @@ impl Cluster {
         self.stop();
         self.description = description.clone();
         self.configure();
-        for name in self.names() {
-            self.start_one(&name);
-        }
-        self.wait_linked();
+        self.start_all();
     }
 
     /// Ends every process in order.
@@ -205,14 +221,29 @@ impl Cluster {
     /// # Panics
     /// If it does not become ready.
     pub fn start_one(&mut self, name: &str) {
-        let config = self.config(name);
-        let member = &self.members[self.index(name)];
-        assert!(member.process.is_none(), "{name} runs");
-        let mut command = member.netns.command(&self.executable);
-        command.args([member.role, "--config"]).arg(&config).stdin(Stdio::null());
-        let process = Process::start(command, member.role, name, &config.with_extension("ctl"));
         let index = self.index(name);
+        assert!(self.members[index].process.is_none(), "{name} runs");
+        let process = self.start_process(&self.members[index]);
         self.members[index].process = Some(process);
+    }
+
+    /// Whether a member runs.
+    pub fn is_running(&self, name: &str) -> bool {
+        self.members[self.index(name)].process.is_some()
+    }
+
+    /// What a person who wants to try it has to know.
+    pub fn summary(&self) -> String {
+        let clients = self.clients.name().unwrap_or("");
+        format!(
+            "{} run; ask them from where clients are:\n  ip netns exec {clients} curl --cacert {} --resolve {}:443:{} \
+             https://{}/",
+            self.names().join(", "),
+            self.ca().display(),
+            certificates::NAME,
+            SERVICE4,
+            certificates::NAME,
+        )
     }
 
     /// A member's process.

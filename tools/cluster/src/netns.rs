@@ -27,6 +27,11 @@ impl Netns {
         Netns { name: None }
     }
 
+    /// What it is called, if this process is not in it.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// `program`, to be run inside.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let Some(name) = &self.name else { return Command::new(program) };

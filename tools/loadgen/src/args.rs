@@ -80,7 +80,7 @@ pub struct Args {
     #[arg(long, default_value = "1", help_heading = "Load")]
     pub pipeline: NonZeroUsize,
     /// Close a connection after this many requests and open a new one; 0: never. In an open loop the new one is
-    /// opened when a request is due, which then waits for TCP and TLS.
+    /// opened when a request is due, which then waits for TCP and TLS; with --skew-of requests at once.
     #[arg(long, default_value_t = 0, help_heading = "Load")]
     pub requests_per_connection: u64,
     /// Never sleep: more exact moments, for a whole core.
@@ -316,11 +316,6 @@ impl Args {
             anyhow::ensure!(
                 self.rate.is_some() || self.trace.is_some(),
                 "--skew-of requests is for an open loop; give --rate or --trace"
-            );
-            anyhow::ensure!(
-                self.requests_per_connection == 0,
-                "--skew-of requests is for connections that stay; leave out --requests-per-connection, or use \
-                 --skew-of connections, which with one request a connection is the same"
             );
             anyhow::ensure!(
                 connections >= clients,

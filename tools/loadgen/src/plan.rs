@@ -213,6 +213,11 @@ impl Plan {
         }
     }
 
+    /// Whether each client's requests wait for its own connections.
+    pub fn is_by_client(&self) -> bool {
+        self.scheme.skew_of == SkewOf::Requests
+    }
+
     /// The line that connections of a route serve.
     pub fn line(&self, route: Route) -> usize {
         match self.scheme.skew_of {

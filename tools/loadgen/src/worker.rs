@@ -271,9 +271,10 @@ impl<T: Transport> Worker<T> {
         }
     }
 
-    /// Whether connections are opened only when a request is due, as their opening is part of what is measured.
+    /// Whether connections are opened only when a request is due, as their opening is part of what is measured. A
+    /// client whose requests wait for its own connections opens the next one when one has ended, as browsers do.
     fn opens_on_demand(&self) -> bool {
-        self.plan.is_open_loop() && self.settings.bounds.requests_max != 0
+        self.plan.is_open_loop() && self.settings.bounds.requests_max != 0 && !self.plan.is_by_client()
     }
 
     /// Opens connections that are missing.
@@ -283,6 +284,7 @@ impl<T: Transport> Worker<T> {
         }
         let wanted = match self.settings.bounds.requests_max {
             0 => usize::MAX,
+            _ if self.plan.is_by_client() => usize::MAX,
             _ if self.plan.is_open_loop() => self.plan.arrive(self.now),
             // Connections come and go with their requests: none is opened for which no request is left.
             _ => self.plan.left(),

@@ -1,0 +1,147 @@
+//! `keyferry-cluster`: a cluster on this machine, to be tried, or under the load that the models are compared by.
+
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use keyferry_cluster::models::{self, Ratio, Workload};
+use keyferry_cluster::{Cluster, Description, Model};
+
+/// Nodes, distributors and clients in network namespaces of one machine
+#[derive(Parser)]
+#[command(name = "keyferry-cluster", version)]
+struct Arguments {
+    /// The keyferry executable
+    #[arg(long, value_name = "FILE", default_value = "target/release/keyferry", global = true)]
+    keyferry: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start what a description says, and do to it what lines of standard input say: start, stop, kill, freeze, resume,
+    /// cut or mend NAME; status [NAME]; its end ends all
+    Run {
+        /// A TOML file: nodes, distributors, clients, model, and tables of configuration; none: two nodes
+        description: Option<PathBuf>,
+    },
+    /// Run a workload under rr, session and bf, and compare
+    Models {
+        /// The workload
+        workload: PathBuf,
+        /// Rounds, each with a seed of its own
+        #[arg(long, default_value_t = 1)]
+        rounds: u64,
+        /// Which models
+        #[arg(long, value_delimiter = ',', default_value = "rr,session,bf", value_parser = model)]
+        models: Vec<Model>,
+        /// Seconds of each run, in place of the workload's
+        #[arg(long)]
+        seconds: Option<f64>,
+        /// Requests a second, in place of the workload's
+        #[arg(long)]
+        rate: Option<f64>,
+    },
+}
+
+fn model(text: &str) -> Result<Model, String> {
+    let all = [Model::Rr, Model::Session, Model::Bf];
+    all.into_iter().find(|model| model.name() == text).ok_or_else(|| "write rr, session or bf".to_owned())
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.command {
+        Command::Run { description } => run(&arguments, description.as_ref()),
+        Command::Models { workload, rounds, models, seconds, rate } => {
+            compare(&arguments, workload, *rounds, models, (*seconds, *rate))
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keyferry-cluster: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(
+    arguments: &Arguments,
+    workload: &std::path::Path,
+    rounds: u64,
+    models: &[Model],
+    (seconds, rate): (Option<f64>, Option<f64>),
+) -> anyhow::Result<()> {
+    let mut workload = Workload::load(workload)?;
+    workload.seconds = seconds.unwrap_or(workload.seconds);
+    workload.rate = rate.unwrap_or(workload.rate);
+    let runs = models::compare(&arguments.keyferry, &workload, models, rounds, |run| {
+        let latency = &run.report.latency_us;
+        eprintln!(
+            "{}: mean {:.1} ms, p99 {:.1} ms, {:.0} requests/s, {} moved",
+            run.model.name(),
+            latency.mean / 1e3,
+            latency.p99 / 1e3,
+            run.report.requests_per_s,
+            run.moved
+        );
+    })?;
+    print!("{}", models::table(&runs, models));
+    if models.contains(&Model::Bf) && models.contains(&Model::Session) {
+        let between =
+            |figure: fn(&models::Run) -> f64| Ratio::between(&runs, Model::Bf, Model::Session, figure);
+        let mean = between(|run| run.report.latency_us.mean);
+        let p99 = between(|run| run.report.latency_us.p99);
+        println!("bf / session over {rounds} rounds, 90 % confidence: mean {mean}, p99 {p99}");
+        println!("models: bf_vs_session_mean={:.2} bf_vs_session_p99={:.2}", mean.mean, p99.mean);
+    }
+    Ok(())
+}
+
+fn run(arguments: &Arguments, description: Option<&PathBuf>) -> anyhow::Result<()> {
+    let description = match description {
+        None => Description::default(),
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("{} cannot be read", file.display()))?;
+            toml::from_str(&text).with_context(|| format!("{} is no description", file.display()))?
+        }
+    };
+    let mut cluster = Cluster::start(&arguments.keyferry, &description);
+    println!("{}", cluster.summary());
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (word, name) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        let names = cluster.names();
+        let is_known = names.iter().any(|known| known == name);
+        match word {
+            "" => {}
+            "status" if name.is_empty() => {
+                for name in names.iter().filter(|name| cluster.is_running(name)) {
+                    println!("{}", cluster.status(name));
+                }
+            }
+            _ if !is_known => println!(
+                "write start, stop, kill, freeze, resume, cut, mend or status, and one of {}",
+                names.join(", ")
+            ),
+            "start" if !cluster.is_running(name) => cluster.start_one(name),
+            "cut" => cluster.set_plugged(name, false),
+            "mend" => cluster.set_plugged(name, true),
+            _ if !cluster.is_running(name) => println!("{name} does not run"),
+            "start" => println!("{name} runs"),
+            "stop" => cluster.take(name).stop(),
+            "kill" => cluster.kill(name),
+            "freeze" => cluster.process(name).freeze(),
+            "resume" => cluster.process(name).resume(),
+            "status" => println!("{}", cluster.status(name)),
+            _ => println!("unknown: write start, stop, kill, freeze, resume, cut, mend or status"),
+        }
+    }
+    cluster.stop();
+    Ok(())
+}
