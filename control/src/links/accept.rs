@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustls_pki_types::ServerName;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tracing::warn;
 
@@ -26,10 +27,18 @@ const STRANGERS_MAX: usize = 32;
 /// Pause after a failed accept: with no descriptor free the next would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A peer that may connect.
+struct Known {
+    role: Role,
+    name: ServerName<'static>,
+    /// Turns true when it no longer may.
+    stop: watch::Sender<bool>,
+}
+
 /// What the listeners of a node share.
 pub(super) struct Acceptor {
     shared: Rc<Shared>,
-    peers: HashMap<String, (Role, ServerName<'static>)>,
+    peers: RefCell<HashMap<String, Known>>,
     strangers: RefCell<VecDeque<AbortHandle>>,
     /// The life of each peer's link, or what is left of it.
     lives: RefCell<HashMap<String, JoinHandle<()>>>,
@@ -37,18 +46,29 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) fn new(
-        shared: Rc<Shared>,
-        peers: impl IntoIterator<Item = (Role, String, ServerName<'static>)>,
-    ) -> Rc<Acceptor> {
-        let peers = peers.into_iter().map(|(role, peer, name)| (peer, (role, name))).collect();
+    pub(super) fn new(shared: Rc<Shared>) -> Rc<Acceptor> {
         Rc::new(Acceptor {
             shared,
-            peers,
+            peers: RefCell::default(),
             strangers: RefCell::default(),
             lives: RefCell::default(),
             said: RefCell::default(),
         })
+    }
+
+    /// From here on these may connect; the links of others end.
+    pub(super) fn set_peers(&self, peers: Vec<(Role, String, ServerName<'static>)>) {
+        let mut known = self.peers.borrow_mut();
+        let mut before = std::mem::take(&mut *known);
+        for (role, peer, name) in peers {
+            let same = before.remove(&peer).filter(|known| known.role == role);
+            let stop = same.map_or_else(|| watch::Sender::new(false), |known| known.stop);
+            known.insert(peer, Known { role, name, stop });
+        }
+        for gone in before.into_values() {
+            gone.stop.send_replace(true);
+        }
+        self.lives.borrow_mut().retain(|_, life| !life.is_finished());
     }
 
     /// Takes connections until the node ends.
@@ -95,14 +115,14 @@ impl Acceptor {
         let tls = self.shared.trust.accept().map_err(StreamError::Tls)?;
         let greeted = life::greet(&self.shared.local, Stream::new(socket, tls)).await?;
         let (said, role) = (&greeted.peer().node, greeted.peer().role);
-        let error = match self.peers.get(said) {
-            Some((expected, name)) if trust::is_for(greeted.tls(), name) => {
-                if *expected == role {
-                    return Ok(greeted);
-                }
-                LinkError::Role { said: role, expected: *expected }
-            }
-            _ => LinkError::NotPeer { said: said.clone(), certified: trust::names(greeted.tls()), role },
+        let expected = self.peers.borrow().get(said).and_then(|known| {
+            let is_for = trust::is_for(greeted.tls(), &known.name);
+            is_for.then_some(known.role)
+        });
+        let error = match expected {
+            Some(expected) if expected == role => return Ok(greeted),
+            Some(expected) => LinkError::Role { said: role, expected },
+            None => LinkError::NotPeer { said: said.clone(), certified: trust::names(greeted.tls()), role },
         };
         Err(greeted.refuse(error).await)
     }
@@ -110,13 +130,14 @@ impl Acceptor {
     /// A new life of the peer's link; one that still goes on ends, and its queue pairs with it, before.
     fn take_up(self: &Rc<Self>, greeted: Greeted) {
         let (peer, role) = (greeted.peer().node.clone(), greeted.peer().role);
+        let Some(stop) = self.peers.borrow().get(&peer).map(|known| known.stop.subscribe()) else { return };
         let before = self.lives.borrow_mut().remove(&peer).inspect(JoinHandle::abort);
         let (this, name) = (Rc::clone(self), peer.clone());
         let life = tokio::task::spawn_local(async move {
             if let Some(before) = before {
                 let _ = before.await;
             }
-            let (lived, error) = greeted.live(&this.shared.local, this.shared.stop.clone()).await;
+            let (lived, error) = greeted.live(&this.shared.local, stop).await;
             this.shared.local.tally.roster().problem(&name, &error.to_string());
             match (lived, error) {
                 (_, LinkError::Stopping) => {}

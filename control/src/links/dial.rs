@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustls_pki_types::ServerName;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
@@ -18,13 +19,18 @@ use super::{LinkError, Peer, Shared};
 /// First and longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Keeps the link to `peer` up until this process ends.
-pub(super) async fn dial(shared: Rc<Shared>, role: Role, peer: Peer, name: ServerName<'static>) {
-    let mut stop = shared.stop.clone();
+/// Keeps the link to `peer` up until `stop` turns true.
+pub(super) async fn dial(
+    shared: Rc<Shared>,
+    role: Role,
+    peer: Peer,
+    name: ServerName<'static>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut said = Said::default();
     let mut pause = BACKOFF.0;
     while !*stop.borrow() {
-        let (lived, error) = attempt(&shared, role, &peer, &name).await;
+        let (lived, error) = attempt(&shared, role, &peer, &name, &mut stop).await;
         if matches!(error, LinkError::Stopping) {
             return;
         }
@@ -60,9 +66,19 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// One life of the link, or none.
-async fn attempt(shared: &Shared, role: Role, peer: &Peer, name: &ServerName<'static>) -> (bool, LinkError) {
-    match connect(shared, role, peer, name).await {
-        Ok(greeted) => greeted.live(&shared.local, shared.stop.clone()).await,
+async fn attempt(
+    shared: &Shared,
+    role: Role,
+    peer: &Peer,
+    name: &ServerName<'static>,
+    stop: &mut watch::Receiver<bool>,
+) -> (bool, LinkError) {
+    let connected = tokio::select! {
+        connected = connect(shared, role, peer, name) => connected,
+        _ = stop.wait_for(|stop| *stop) => Err(LinkError::Stopping),
+    };
+    match connected {
+        Ok(greeted) => greeted.live(&shared.local, stop.clone()).await,
         Err(error) => (false, error),
     }
 }

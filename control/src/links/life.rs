@@ -179,7 +179,7 @@ impl Greeted {
     }
 
     /// Makes the queue pairs, then lives until something ends it: returns whether it came to life, and what did. `stop`
-    /// turns true when the node ends.
+    /// turns true when the node ends, or has the peer no longer among its own.
     pub(super) async fn live(mut self, local: &Local, stop: watch::Receiver<bool>) -> (bool, LinkError) {
         let mut fences = Fences::default();
         let connected = timeout(CONNECTING, self.connect(local, &mut fences)).await;

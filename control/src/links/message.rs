@@ -120,7 +120,7 @@ pub struct Offer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Reason {
-    /// The node ends.
+    /// The node ends, or has the other one no longer among its peers.
     Leaving = 1,
     /// The other node is no peer of this one, or its certificate is not for the name it says.
     NotPeer = 2,

@@ -11,6 +11,7 @@
 //! - `socket`, `stream`: bytes, records and descriptors
 //! - `life`: one life of a link; `pairs`: its queue pairs; `talk`: what is told while it lives
 //! - `nodes`: what a distributor hears of nodes; `announce`: what nodes tell it
+//! - `others`: who else there is, which may change, and who of two connects
 //! - `dial`, `accept`: the two ends' ways to a new life; `said`, `tally`: what is logged and counted of it;
 //!   `roster`: what operators see of it
 //! - `ticket_keys`: the cluster's keys of tickets
@@ -22,6 +23,7 @@ mod dial;
 mod life;
 pub mod message;
 mod nodes;
+mod others;
 mod pairs;
 mod roster;
 mod said;
@@ -38,13 +40,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use keyferry_fabric::{LimitsError, QueuePair, shm, verbs};
-use rustls_pki_types::ServerName;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
 pub use announce::Announcer;
 pub use life::{Duty, Local, Node};
 pub use nodes::{NodeReport, Nodes};
+pub use others::Others;
 pub use roster::{Roster, Row};
 pub use socket::Address;
 pub use tally::Tally;
@@ -103,7 +105,7 @@ pub(crate) enum LinkError {
 /// What the peer said last.
 fn farewell(reason: Reason) -> &'static str {
     match reason {
-        Reason::Leaving => "it is ending",
+        Reason::Leaving => "it is ending, or has this node no longer among its peers",
         Reason::NotPeer => {
             "it refused this end: by name, role or certificate it is none of those configured there"
         }
@@ -126,41 +128,11 @@ pub struct Peer {
     pub address: Address,
 }
 
-/// Who else there is, and who of two connects.
-#[derive(Debug, Default)]
-pub struct Others {
-    dialled: Vec<(Role, Peer)>,
-    accepted: Vec<(Role, String)>,
-}
-
-impl Others {
-    /// A node's: of two nodes the one whose name sorts first connects, and distributors connect to nodes.
-    pub fn of_node(own: &str, peers: &[Peer], distributors: &[String]) -> Others {
-        let distributors = distributors.iter().map(|name| (Role::Distributor, name.clone())).collect();
-        Others { dialled: Vec::new(), accepted: distributors }.with_equals(own, Role::Node, peers)
-    }
-
-    /// A distributor's.
-    pub fn of_distributor(own: &str, nodes: Vec<Peer>, peers: &[Peer]) -> Others {
-        let nodes = nodes.into_iter().map(|node| (Role::Node, node)).collect();
-        Others { dialled: nodes, accepted: Vec::new() }.with_equals(own, Role::Distributor, peers)
-    }
-
-    fn with_equals(mut self, own: &str, role: Role, peers: &[Peer]) -> Others {
-        for peer in peers {
-            match own < peer.name.as_str() {
-                true => self.dialled.push((role, peer.clone())),
-                false => self.accepted.push((role, peer.name.clone())),
-            }
-        }
-        self
-    }
-}
-
 /// What every task of the links shares.
 struct Shared {
     local: Local,
     trust: Trust,
+    /// Turns true when nobody is to connect any more.
     stop: watch::Receiver<bool>,
 }
 
@@ -169,8 +141,7 @@ pub struct Links {
     shared: Rc<Shared>,
     stop: watch::Sender<bool>,
     listeners: Vec<socket::Listener>,
-    dialled: Vec<(Role, Peer, ServerName<'static>)>,
-    accepted: Vec<(Role, String, ServerName<'static>)>,
+    others: others::Named,
 }
 
 impl Links {
@@ -182,53 +153,45 @@ impl Links {
         let (stop, stopping) = watch::channel(false);
         // An end that connects to all its peers need not listen, but another's configuration may be wrong.
         let listeners = listen.iter().map(socket::Listener::bind).collect::<anyhow::Result<_>>()?;
-        let dialled = others.dialled.into_iter().map(|(role, peer)| {
-            let name = trust::dns_name(&peer.name)?;
-            Ok((role, peer, name))
-        });
-        let accepted = others.accepted.into_iter().map(|(role, peer)| {
-            let name = trust::dns_name(&peer)?;
-            Ok((role, peer, name))
-        });
-        Ok(Links {
-            dialled: dialled.collect::<Result<_, TrustError>>()?,
-            accepted: accepted.collect::<Result<_, TrustError>>()?,
-            shared: Rc::new(Shared { local, trust, stop: stopping }),
-            stop,
-            listeners,
-        })
+        let others = others.named()?;
+        Ok(Links { shared: Rc::new(Shared { local, trust, stop: stopping }), stop, listeners, others })
     }
 
     /// Starts connecting and accepting. Within a [`tokio::task::LocalSet`].
     pub fn start(self) -> Running {
-        let Links { shared, stop, listeners, dialled, accepted } = self;
+        let Links { shared, stop, listeners, others } = self;
         let keys = shared.local.tickets().cloned().map(|server| {
             let (node, tally) = (shared.local.node.clone(), shared.local.tally.clone());
             tokio::task::spawn_local(ticket_keys::tend(server, node, tally)).abort_handle()
         });
-        let mut tasks: Vec<_> = dialled
-            .into_iter()
-            .map(|(role, peer, name)| {
-                tokio::task::spawn_local(dial::dial(Rc::clone(&shared), role, peer, name))
-            })
-            .collect();
-        let acceptor = accept::Acceptor::new(shared, accepted);
-        for listener in listeners {
-            tasks.push(tokio::task::spawn_local(Rc::clone(&acceptor).accept(listener)));
-        }
-        Running { stop, tasks, acceptor, keys }
+        let acceptor = accept::Acceptor::new(Rc::clone(&shared));
+        let accept = |listener| tokio::task::spawn_local(Rc::clone(&acceptor).accept(listener));
+        let listeners = listeners.into_iter().map(accept).collect();
+        let mut kept = others::Kept::new(shared, acceptor);
+        kept.set(others);
+        Running { stop, listeners, kept, keys }
     }
 }
 
 /// Links that are kept up until they are ended.
 pub struct Running {
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
-    acceptor: Rc<accept::Acceptor>,
+    listeners: Vec<JoinHandle<()>>,
+    kept: others::Kept,
     keys: Option<AbortHandle>,
 }
 
 impl Running {
+    /// From here on these are the others: links to new ones are made, those to who is gone end, the rest are left alone.
+    /// Within the [`tokio::task::LocalSet`] they run in.
+    ///
+    /// # Errors
+    /// One has an impossible name; then nothing changes.
+    pub fn set_others(&mut self, others: Others) -> Result<(), TrustError> {
+        self.kept.set(others.named()?);
+        Ok(())
+    }
+
     /// Takes leave of every peer; what does not end soon is cut off.
     pub async fn end(self) {
         const PATIENCE: Duration = Duration::from_millis(500);
@@ -237,10 +200,10 @@ impl Running {
             keys.abort();
         }
         let all = async {
-            for task in self.tasks {
-                let _ = task.await;
+            for listener in self.listeners {
+                let _ = listener.await;
             }
-            self.acceptor.joined().await;
+            self.kept.end().await;
         };
         let _ = tokio::time::timeout(PATIENCE, all).await;
     }

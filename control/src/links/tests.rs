@@ -107,7 +107,7 @@ impl End {
     fn mail(&self) -> Vec<Vec<(Box<dyn QueuePair>, Channel)>> {
         let open = |mail| match mail {
             Mail::Peer(connect) => (connect.queue_pair, connect.channel),
-            Mail::Drain(_) => panic!("nobody drains"),
+            _ => panic!("nobody says anything else"),
         };
         let read = |mailbox: &Arc<ArrayQueue<Mail>>| std::iter::from_fn(|| mailbox.pop()).map(open).collect();
         self.node().mailboxes.iter().map(read).collect()
@@ -490,5 +490,85 @@ fn roles_are_checked() {
         let (lived, error) = greeted.live(&a.local, stopping).await;
         assert!(!lived && matches!(error, LinkError::Bye(Reason::NotPeer)), "{error}");
         there.end().await;
+    });
+}
+
+/// The next queue pair a worker gets.
+async fn next_pair(mailbox: &ArrayQueue<Mail>) -> Box<dyn QueuePair> {
+    loop {
+        match mailbox.pop() {
+            Some(Mail::Peer(connect)) => return connect.queue_pair,
+            Some(_) => panic!("nobody says anything else"),
+            None => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+async fn is_fenced(pair: &dyn QueuePair) {
+    while pair.state() == keyferry_fabric::State::Ready {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Peers come, go, come back and move; who stays keeps its link all the while.
+#[test]
+fn peers_come_and_go() {
+    run(async {
+        let folder = Folder::new();
+        ca::node(folder.0.path(), &["c".into()], 1).unwrap();
+        let socket = |name: &str| Address::Unix(folder.file(name));
+        let peer = |name: &str, address| Peer { name: name.to_owned(), address };
+        let start = |name: &str, listen: &[Address], peers: &[Peer]| {
+            let end = folder.end(name, 1);
+            let mailbox = Arc::clone(&end.node().mailboxes[0]);
+            let others = Others::of_node(name, peers, &[]);
+            (Links::new(end.local, end.trust, listen, others).unwrap().start(), mailbox)
+        };
+        let (a, c) = (peer("a", socket("nowhere")), peer("c", socket("c.sock")));
+        let (mut at_a, mail_a) = start("a", &[], &[]);
+        let both = [socket("b.sock"), socket("b2.sock")];
+        let (mut at_b, mail_b) = start("b", &both, std::slice::from_ref(&c));
+        let (at_c, mail_c) = start("c", &[socket("c.sock")], &[peer("b", socket("b.sock"))]);
+        let (kept, _kept) = (next_pair(&mail_b).await, next_pair(&mail_c).await);
+
+        // One end alone knows the other: no link. Then both do.
+        at_a.set_others(Others::of_node("a", &[peer("b", socket("b.sock"))], &[])).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(mail_a.is_empty() && mail_b.is_empty());
+        at_b.set_others(Others::of_node("b", &[a.clone(), c.clone()], &[])).unwrap();
+        let pairs = [next_pair(&mail_a).await, next_pair(&mail_b).await];
+
+        // The end that is connected to lets it go, and takes it again.
+        at_b.set_others(Others::of_node("b", std::slice::from_ref(&c), &[])).unwrap();
+        for pair in &pairs {
+            is_fenced(&**pair).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(mail_a.is_empty() && mail_b.is_empty(), "nobody else may connect");
+        at_b.set_others(Others::of_node("b", &[c.clone(), a.clone()], &[])).unwrap();
+        let pairs = [next_pair(&mail_a).await, next_pair(&mail_b).await];
+
+        // It is reached elsewhere; the same list again changes nothing.
+        at_a.set_others(Others::of_node("a", &[peer("b", socket("b2.sock"))], &[])).unwrap();
+        for pair in &pairs {
+            is_fenced(&**pair).await;
+        }
+        let pairs = [next_pair(&mail_a).await, next_pair(&mail_b).await];
+        at_a.set_others(Others::of_node("a", &[peer("b", socket("b2.sock"))], &[])).unwrap();
+        at_b.set_others(Others::of_node("b", &[a, c], &[])).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(pairs.iter().all(|pair| pair.state() == keyferry_fabric::State::Ready));
+
+        // The end that connects lets it go.
+        at_a.set_others(Others::of_node("a", &[], &[])).unwrap();
+        for pair in &pairs {
+            is_fenced(&**pair).await;
+        }
+        assert!(at_a.set_others(Others::of_node("a", &[peer("no name", socket("b.sock"))], &[])).is_err());
+        assert_eq!(kept.state(), keyferry_fabric::State::Ready, "who stays is left alone");
+        for links in [at_a, at_b, at_c] {
+            links.end().await;
+        }
+        is_fenced(&*kept).await;
     });
 }

@@ -71,7 +71,8 @@ pub struct Config {
     pub message_bytes: usize,
     /// This node.
     pub node: NodeId,
-    /// The nodes that keep sessions, this one among them; all nodes have the same list.
+    /// The nodes that keep sessions, this one among them; all nodes have the same list. Control changes it by
+    /// [`Mail::Members`].
     pub members: Vec<NodeId>,
     /// How long a handshake waits for a session that another node keeps.
     pub session_wait: Duration,

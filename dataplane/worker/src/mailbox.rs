@@ -32,6 +32,8 @@ pub struct Drain {
 pub enum Mail {
     /// A queue pair to a peer's worker.
     Peer(Box<Connect>),
+    /// The nodes that keep sessions from now on, this one among them.
+    Members(Box<[NodeId]>),
     /// Take no new work, and end. Said again, it can only end sooner.
     Drain(Drain),
 }

@@ -198,6 +198,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             busy = true;
             match mail {
                 Mail::Peer(connect) => self.connect_peer(*connect),
+                Mail::Members(members) => self.config.members = members.into_vec(),
                 Mail::Drain(wanted) => self.begin_drain(wanted),
             }
         }
