@@ -121,7 +121,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
         });
         threads.push(thread.context("cannot start a worker thread")?);
     }
-    let tickets = tls.makes_tickets().then(|| tls.clone());
+    let tickets = (tls.makes_tickets() && config.tls.sessions_shared).then(|| tls.clone());
     threads.push(expire_sessions(tls.clone(), &stop)?);
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);
@@ -295,6 +295,11 @@ fn parts<N: Nic>(
     })
 }
 
+/// Whether clients resume at other nodes than the one they met.
+fn is_shared(config: &Config) -> bool {
+    config.cluster.is_some() && config.tls.sessions_shared
+}
+
 /// The nodes that keep sessions.
 fn members(config: &Config) -> Vec<NodeId> {
     let peers = config.peers.iter().map(|peer| &peer.name);
@@ -375,10 +380,10 @@ fn tls_options(config: &Config, key_log: Option<Arc<KeyLog>>) -> anyhow::Result<
         tls12: config.tls.tls12,
         tls13: config.tls.tls13,
         resumption: match config.tls.resumption {
-            config::Resumption::Table { sessions, lifetime } if config.peers.is_empty() => {
-                Resumption::Table { sessions, lifetime }
+            config::Resumption::Table { sessions, lifetime } if is_shared(config) => {
+                Resumption::Shared { sessions, lifetime }
             }
-            config::Resumption::Table { sessions, lifetime } => Resumption::Shared { sessions, lifetime },
+            config::Resumption::Table { sessions, lifetime } => Resumption::Table { sessions, lifetime },
             config::Resumption::Tickets { lifetime } => Resumption::Tickets { lifetime },
             config::Resumption::Off => Resumption::Off,
         },

@@ -31,6 +31,8 @@ pub struct Tls {
     pub tls13: bool,
     /// How sessions resume.
     pub resumption: Resumption,
+    /// Clients resume at any node; else only at the one they met.
+    pub sessions_shared: bool,
     /// How long a handshake waits for a session that another node keeps.
     pub session_wait: Duration,
     /// Most plaintext of a record sent.
@@ -99,6 +101,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Tls {
     let sessions = section.number("sessions", 65_536, 1..=1 << 26);
     let lifetime =
         Duration::from_secs(section.number("session_lifetime_s", 7200, 1..=SESSION_LIFETIME_S_MAX));
+    let sessions_shared = section.flag("sessions_shared", true);
     let session_wait = Duration::from_millis(section.number("session_wait_ms", 20, 1..=10_000));
     let fragment = section.number(
         "max_fragment",
@@ -115,6 +118,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Tls {
             Kind::Tickets => Resumption::Tickets { lifetime },
             Kind::Off => Resumption::Off,
         },
+        sessions_shared,
         session_wait,
         max_fragment: Fragment::new(fragment).unwrap_or(Fragment::MAX),
         key_log,

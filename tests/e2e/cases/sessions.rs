@@ -6,7 +6,13 @@ use crate::client::SClient;
 use crate::harness::{A4, B4, Cluster, Options, Status};
 use crate::with_one_and_two_workers;
 
-with_one_and_two_workers!(tls12_at_either_node, tls13_once, nobody_to_ask, tickets_at_either_node);
+with_one_and_two_workers!(
+    tls12_at_either_node,
+    tls13_once,
+    nobody_to_ask,
+    tickets_at_either_node,
+    not_shared
+);
 
 /// Clients of each kind: so many that sessions live at both nodes.
 const CLIENTS: usize = 8;
@@ -121,6 +127,34 @@ fn tickets_at_either_node(workers: usize) {
     comes_back(&cluster, B4);
     assert_eq!(cluster.b().status().total("tickets_refused"), 0);
     cluster.finish();
+}
+
+/// Where sessions and ticket keys are not shared, a client is known at the node it met and at no other.
+fn not_shared(workers: usize) {
+    for resumption in ["table", "tickets"] {
+        let options = Options::new(workers).resumption(resumption).line("tls", "sessions_shared = false");
+        let cluster = Cluster::start(&options);
+        for client in 0..CLIENTS {
+            let session = session(&cluster, client);
+            let version: &[&str] = match (client % 2, resumption) {
+                (0, _) => &["-tls1_3"],
+                (_, "table") => &["-tls1_2", "-no_ticket"],
+                (..) => &["-tls1_2"],
+            };
+            let (met, other) = if client < CLIENTS / 2 { (A4, B4) } else { (B4, A4) };
+            assert!(!is_resumed(met, &cluster, &[version, &["-sess_out", &session]].concat()));
+            let offers = [version, &["-sess_in", &session]].concat();
+            assert!(!is_resumed(other, &cluster, &offers), "{resumption} {version:?} at the other node");
+            assert!(is_resumed(met, &cluster, &offers), "{resumption} {version:?} at the node it met");
+        }
+        for node in [cluster.a(), cluster.b()] {
+            let status = node.status();
+            for name in ["sessions_put", "sessions_kept", "takes", "takes_skipped", "ticket_keys_taken"] {
+                assert_eq!(status.total(name), 0, "{name}: {status}");
+            }
+        }
+        cluster.finish();
+    }
 }
 
 /// Keys are replaced while clients come and go between nodes: a ticket is good at either all the while.
