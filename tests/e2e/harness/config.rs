@@ -17,8 +17,10 @@ pub enum Decide {
     Never,
     /// Every request that can be lent is, except those with `lend=0` in their query.
     Always,
-    /// By load words.
+    /// By load words: the difference of the work that waits.
     Threshold,
+    /// By load words: where a request waits less.
+    Estimate,
 }
 
 /// What a test wants of its nodes; both get the same.
@@ -180,6 +182,7 @@ pub fn text(
                     Decide::Never => "never",
                     Decide::Always => "always",
                     Decide::Threshold => "threshold",
+                    Decide::Estimate => "estimate",
                 }
             ),
         ),
