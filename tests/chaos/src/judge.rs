@@ -66,6 +66,7 @@ pub(crate) fn judge(world: &World) -> Result<Report, String> {
     for (_, counters) in world.counters() {
         report.taken += counters.takes_found;
         report.lent += counters.replies_lent;
+        report.sooner += counters.moved_sooner;
         report.broken += counters.leases_broken;
         report.failed += counters.leases_failed;
     }

@@ -49,6 +49,7 @@ struct Total {
     runs: AtomicU64,
     replies: AtomicU64,
     lent: AtomicU64,
+    sooner: AtomicU64,
     broken: AtomicU64,
     failed: AtomicU64,
     taken: AtomicU64,
@@ -63,6 +64,7 @@ impl Total {
         add(&self.runs, 1);
         add(&self.replies, report.replies);
         add(&self.lent, report.lent);
+        add(&self.sooner, report.sooner);
         add(&self.broken, report.broken);
         add(&self.failed, report.failed);
         add(&self.taken, report.taken);
@@ -120,11 +122,12 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let value = |of: &AtomicU64| of.load(Ordering::Relaxed);
     println!(
-        "chaos: ok seeds={} replies={} lent={} broken={} failed={} taken={} runs_taking={} \
+        "chaos: ok seeds={} replies={} lent={} sooner={} broken={} failed={} taken={} runs_taking={} \
          offered_again={} virtual_s={} real_s={:.1}",
         value(&total.runs),
         value(&total.replies),
         value(&total.lent),
+        value(&total.sooner),
         value(&total.broken),
         value(&total.failed),
         value(&total.taken),

@@ -70,6 +70,8 @@ pub struct Report {
     pub replies: u64,
     /// Whole replies sealed by helpers.
     pub lent: u64,
+    /// Requests lent by the estimate.
+    pub sooner: u64,
     /// Leases whose keys were out when they broke.
     pub broken: u64,
     /// Requests taken back before.
