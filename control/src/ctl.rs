@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -38,7 +38,7 @@ pub fn connect(file: &Path) -> anyhow::Result<Line> {
     Line::connect(&socket).map_err(|error| nobody(&socket, &error))
 }
 
-fn nobody(socket: &PathBuf, error: &io::Error) -> anyhow::Error {
+fn nobody(socket: &Path, error: &io::Error) -> anyhow::Error {
     let what = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             "it is not running: start it with `keyferry node --config FILE`, or name the file it was started with"
