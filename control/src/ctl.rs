@@ -123,10 +123,13 @@ fn progress(answer: &Value) -> String {
 /// An answer as an operator reads it.
 fn text(answer: &Value) -> String {
     let Value::Object(answer) = answer else { return format!("{answer}\n") };
-    let single = |value: &&Value| !matches!(value, Value::Object(_) | Value::Array(_));
-    let width = answer.iter().filter(|(_, value)| single(value)).map(|(key, _)| key.len()).max().unwrap_or(0);
+    // Why it was refused is told on standard error.
+    let single =
+        |key: &str, value: &Value| key != "error" && !matches!(value, Value::Object(_) | Value::Array(_));
+    let lines = || answer.iter().filter(|(key, value)| single(key, value));
+    let width = lines().map(|(key, _)| key.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for (key, value) in answer.iter().filter(|(_, value)| single(value)) {
+    for (key, value) in lines() {
         let _ = writeln!(text, "{key:width$}  {}", cell(value));
     }
     for (key, value) in answer {

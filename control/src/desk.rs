@@ -1,6 +1,7 @@
 //! What a node answers its operators: how it is, who its peers are, which sessions it keeps, how its end goes on, what
 //! a changed configuration would change. In: a command. Out: one JSON document. Control thread; files are read elsewhere.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::admin::{document, refusal};
-use crate::config::{Config, Model, Problem, Resumption};
+use crate::config::{self, Config, Kind, Model, Problem, Resumption};
 use crate::counters::{Registry, Snapshot};
 use crate::drain::{Drain, Phase, Progress};
 use crate::links::{Roster, Row};
@@ -27,6 +28,8 @@ pub struct Desk {
     pub version: &'static str,
     /// What it was started with.
     pub config: Config,
+    /// The cores this process may use; the control thread has given up all but one.
+    pub cores: BTreeSet<usize>,
     /// What its threads count.
     pub registry: Arc<Registry>,
     /// Where sessions and ticket keys are.
@@ -188,10 +191,13 @@ impl Desk {
     }
 
     async fn reload(&self) -> String {
-        let file = self.config.file.clone();
-        let read = tokio::task::spawn_blocking(move || Config::load(&file)).await;
+        let (file, cores) = (self.config.file.clone(), self.cores.clone());
+        let read = tokio::task::spawn_blocking(move || config::examine(&file, &cores).0).await;
         match read {
-            Ok(Ok(config)) => {
+            Ok(Ok(Kind::Distributor)) => {
+                refusal("nothing was applied: the file is a distributor's now; correct it")
+            }
+            Ok(Ok(Kind::Node(config))) => {
                 let needs_restart = self.config.differences(&config);
                 let note = match needs_restart.is_empty() {
                     true => {

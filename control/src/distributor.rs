@@ -25,6 +25,7 @@ use crate::admin::{Admin, document, refusal};
 use crate::config::{Cluster, Distributor, Nic};
 use crate::counters::{Registry, Snapshot};
 use crate::links::{Duty, Links, Local, NodeReport, Nodes, Others, Peer, Tally};
+use crate::metrics::{Exporter, Metrics, export};
 use crate::runtime::Control;
 use crate::{node, port};
 
@@ -40,6 +41,8 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new());
     let control = Control::start()?;
     let admin = control.within(|| Admin::start(&config.admin.socket))?;
+    let exporter =
+        config.admin.metrics.map(|address| control.within(|| Exporter::start(address))).transpose()?;
     let news = Arc::new(ArrayQueue::new(NEWS_MAX));
     let nic = with_services(config);
     let (opened, mut queues) = port::open(&nic, 1)?;
@@ -63,6 +66,8 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         None => None,
         Some(cluster) => Some(control.within(|| links(config, cluster, &nodes, &registry))?),
     };
+    let about = [("distributor", config.name.clone()), ("version", version.to_owned())];
+    let metrics = Metrics::new(Arc::clone(&registry), &about);
     let desk = Desk { version, name: config.name.clone(), registry, nodes, started: Instant::now() };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
@@ -71,6 +76,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         let links = links.map(Links::start);
         tokio::select! {
             () = admin.serve(async move |command: &str| desk.answer(command)) => {}
+            () = export(exporter, metrics) => {}
             () = signals.end() => {}
         }
         admin.end().await;

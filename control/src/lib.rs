@@ -6,6 +6,7 @@
 //! - [`counters`], [`admin`], [`desk`]: what the workers count, who asks, and what a node answers
 //! - [`drain`]: the end of a node in order
 //! - [`ctl`]: the operator's side
+//! - [`metrics`]: the counters for Prometheus
 //! - [`socket`]: Unix sockets a node listens on
 //! - [`key_log`]: writes secrets of connections, where the operator asked for that
 //! - [`node`], [`distributor`]: start everything and end it; [`port`]: the port of either
@@ -28,6 +29,7 @@ pub mod drain;
 pub mod key_log;
 pub mod links;
 pub mod memory;
+pub mod metrics;
 pub mod node;
 pub mod port;
 pub mod runtime;

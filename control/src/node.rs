@@ -4,6 +4,7 @@
 //! operator ends the node.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use keyferry_decide::NodeId;
 use keyferry_nic::dpdk;
 use keyferry_nic::handover::Handover;
 use keyferry_nic::{Caps, Nic};
+use keyferry_nic_config::Host;
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_tls::key_log::KeyLog;
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
@@ -35,9 +37,10 @@ use tracing::{info, warn};
 use crate::admin::Admin;
 use crate::config::{self, Config, Protocol, files};
 use crate::counters::Registry;
-use crate::desk::Desk;
+use crate::desk::{self, Desk};
 use crate::drain::Drain;
 use crate::links::{self, Announcer, Between, Duty, Links, Others, Tally};
+use crate::metrics::{Exporter, Metrics, export};
 use crate::runtime::{Control, Signals};
 use crate::{key_log, memory, port};
 
@@ -72,11 +75,15 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     for warning in memory::protect(config.node.core_dumps) {
         warn!("{warning}");
     }
+    // Before this thread takes its place on one of them.
+    let cores = Host::read(Path::new("/")).cores.usable().clone();
     let stop = Arc::new(AtomicBool::new(false));
     let clock = Clock::start();
     let registry = Arc::new(Registry::new());
     let control = Control::start()?;
     let admin = control.within(|| Admin::start(&config.admin.socket))?;
+    let exporter =
+        config.admin.metrics.map(|address| control.within(|| Exporter::start(address))).transpose()?;
     let secrets = match &config.tls.key_log {
         None => None,
         Some(path) => {
@@ -150,9 +157,16 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
             (Some(links), Some(roster))
         }
     };
+    let about = [
+        ("node", config.node.name.clone()),
+        ("model", desk::model(config.node.model).to_owned()),
+        ("version", version.to_owned()),
+    ];
+    let metrics = Metrics::new(Arc::clone(&registry), &about);
     let desk = Desk {
         version,
         config: config.clone(),
+        cores,
         registry,
         tls,
         roster,
@@ -166,6 +180,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
         let links = links.map(Links::start);
         tokio::select! {
             () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
+            () = export(exporter, metrics) => {}
             // The links live on meanwhile: their end would end the leases.
             () = end(&drain, &mut signals, config.admin.drain_timeout) => {}
         }

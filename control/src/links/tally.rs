@@ -26,6 +26,20 @@ const NAMES: &[&str] = &[
     "tickets_refused",
 ];
 
+/// What each of [`NAMES`] counts.
+const HELP: [&str; NAMES.len()] = [
+    "Links that live.",
+    "Links that came to life.",
+    "Links that ended.",
+    "Attempts at a link, of either end, that came to nothing.",
+    "Ticket keys known.",
+    "Ticket keys taken from other nodes.",
+    "Ticket keys of other nodes not taken: there were too many.",
+    "Tickets sealed.",
+    "Tickets of clients opened.",
+    "Tickets of clients refused: of an unknown key, too old, or damaged.",
+];
+
 /// What is counted.
 #[derive(Clone, Copy, Default)]
 struct Counts {
@@ -48,6 +62,11 @@ struct Inner {
 }
 
 impl Tally {
+    /// The counters, each with what it counts.
+    pub fn help() -> impl Iterator<Item = (&'static str, &'static str)> {
+        NAMES.iter().copied().zip(HELP)
+    }
+
     /// All zero, published in `registry`.
     pub fn new(registry: &Registry) -> Tally {
         let block = registry.block(NAMES, "links".to_owned());

@@ -12,6 +12,7 @@ mod lease_faults;
 mod links;
 mod memory;
 mod network;
+mod operations;
 mod peers;
 mod port_of_its_own;
 mod rdma;

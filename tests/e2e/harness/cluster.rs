@@ -259,6 +259,18 @@ impl Cluster {
         keyferry.args([command, "--config"]).arg(file).output().expect("the executable under test starts")
     }
 
+    /// `keyferry ctl ARGUMENTS` to A or B, not yet running.
+    pub fn ctl(&self, node: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(keyferry());
+        command.arg("ctl").args(arguments).arg("--config").arg(config_file(&self.directory, node));
+        command
+    }
+
+    /// `program`, to be run where A is.
+    pub fn beside_a(&self, program: &str) -> Command {
+        self.a_netns.command(program)
+    }
+
     /// The network interface that A's port is on.
     pub fn interface_of_a(&self) -> &str {
         &self.a_interface

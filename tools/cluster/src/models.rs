@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(Ratio::of(&[(1.0, 2.0)]), Ratio { mean: 0.5, low: 0.5, high: 0.5 });
         let ratio = Ratio::of(&[(1.0, 2.0), (2.0, 2.0), (0.5, 1.0), (1.0, 1.0)]);
         // Logs are 0 and ln 0.5, twice each: mean -0.3466, deviation 0.4002, t(3) 2.353.
-        assert!((ratio.mean - 0.7071).abs() < 1e-3, "{ratio}");
+        assert!((ratio.mean - std::f64::consts::FRAC_1_SQRT_2).abs() < 1e-3, "{ratio}");
         assert!((ratio.low - 0.4416).abs() < 1e-3 && (ratio.high - 1.1322).abs() < 1e-3, "{ratio:?}");
         assert_eq!(median(vec![3.0, 1.0, 2.0, 9.0]), 2.5);
     }

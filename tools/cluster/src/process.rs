@@ -117,8 +117,18 @@ impl Process {
     }
 
     /// Ends it with SIGTERM and checks that it goes in order.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
         self.signal(Signal::TERM);
+        self.wait_ended();
+    }
+
+    /// Tells it to end, and does not wait.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits for its end, which has to be in order; returns its log.
+    pub fn wait_ended(mut self) -> String {
         let deadline = Instant::now() + STOP_MAX;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("it is our child") {
@@ -126,7 +136,7 @@ impl Process {
             }
             assert!(
                 Instant::now() < deadline,
-                "{} ignores SIGTERM:\n{}\n{}",
+                "{} does not end:\n{}\n{}",
                 self.name,
                 self.log(),
                 self.stacks()
@@ -134,6 +144,7 @@ impl Process {
             std::thread::sleep(PAUSE);
         };
         assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.log());
+        self.log()
     }
 
     /// What each of its threads is doing, as gdb sees it.

@@ -12,6 +12,9 @@ macro_rules! counters {
             /// Names, in the order of [`values`](Counters::values).
             pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),+];
 
+            /// What they say, in the same order.
+            pub const HELP: &'static [&'static str] = &[$(concat!($($doc),+)),+];
+
             /// Values, in the order of [`NAMES`](Counters::NAMES).
             pub fn values(&self) -> [u64; Counters::NAMES.len()] {
                 [$(self.$name),+]

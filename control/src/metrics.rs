@@ -1,0 +1,324 @@
+//! Counters for Prometheus: on this host alone, made when somebody asks.
+//!
+//! In: the registry's blocks. Out: its text format over HTTP. Names follow its customs: what grows ends in `_total`, reasons
+//! are labels, so that one family adds up to all drops, closes or decisions. Control thread; no thread of its own.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use keyferry_distribute::Counters as Distributed;
+use keyferry_worker::Counters;
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::counters::{Registry, Snapshot};
+use crate::links::Tally;
+
+/// Connections served at once; more wait.
+const CONNECTIONS_MAX: usize = 8;
+/// How long a connection may say nothing.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long a connection may last.
+const CONNECTION_MAX: Duration = Duration::from_secs(3600);
+/// Pause after a failed accept: with no descriptor free the next would fail at once as well.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The text format's content type.
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// Who asks, for the facade of the `metrics` crates.
+const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+/// Counters whose names begin alike: one metric, what follows is a label.
+struct Family {
+    prefix: &'static str,
+    metric: &'static str,
+    label: &'static str,
+    /// A label all of them have.
+    fixed: Option<(&'static str, &'static str)>,
+    help: &'static str,
+}
+
+impl Family {
+    const fn of(prefix: &'static str, metric: &'static str, help: &'static str) -> Family {
+        Family { prefix, metric, label: "reason", fixed: None, help }
+    }
+
+    const fn with(self, label: &'static str, value: &'static str) -> Family {
+        Family { fixed: Some((label, value)), ..self }
+    }
+
+    const fn by(self, label: &'static str) -> Family {
+        Family { label, ..self }
+    }
+}
+
+const DECISIONS: &str = "Requests kept here or lent to a peer, by why.";
+const ALERTS: &str = "TLS alerts, by direction and description.";
+
+/// The families; of two prefixes that fit the first counts.
+const FAMILIES: &[Family] = &[
+    Family::of(
+        "drop_",
+        "keyferry_drops_total",
+        "Packets dropped, handshakes of TCP given up and frames not sent, by why.",
+    ),
+    Family::of("closed_tcp_", "keyferry_tcp_closes_total", "TCP connections ended, by how."),
+    Family::of("closed_", "keyferry_closes_total", "Connections this node ended, or saw reset, by why."),
+    Family::of("kept_", "keyferry_decisions_total", DECISIONS).with("outcome", "kept"),
+    Family::of("moved_", "keyferry_decisions_total", DECISIONS).with("outcome", "moved"),
+    Family::of(
+        "refused_",
+        "keyferry_refused_total",
+        "Requests refused with a reply of this node\'s own, by why.",
+    ),
+    Family::of(
+        "violations_",
+        "keyferry_peer_violations_total",
+        "Queue pairs ended because the peer broke the protocol, by how.",
+    ),
+    Family::of("alerts_received_", "keyferry_alerts_total", ALERTS).with("direction", "received").by("alert"),
+    Family::of("alerts_sent_", "keyferry_alerts_total", ALERTS).with("direction", "sent").by("alert"),
+];
+
+/// Sums of counters that are exported one by one: a family with its sum in it would add up to twice as much.
+const SUMS: &[&str] = &["closed_tls", "drop_link", "peer_violations"];
+
+/// Names that begin as a family's do and are in none.
+const ALONE: &[&str] = &["moved_gain_us"];
+
+/// Exported in seconds.
+const BUSY: (&str, &str) = ("busy_ns", "keyferry_busy_seconds_total");
+
+/// What may fall.
+const GAUGES: &[&str] = &[
+    "leases_open",
+    "leases_serving",
+    "peers_ready",
+    "handshakes_open",
+    "handshakes_waiting",
+    "flows",
+    "half_open",
+    "time_wait",
+    "parked",
+    "packets_in_use",
+    "chunks_out",
+    "requests_out",
+    "records_out",
+    "gathers_out",
+    "holding",
+    "body_bytes",
+    "requests_in_app",
+    "slots_out",
+    "draining",
+    "drained",
+    "links_up",
+    "ticket_keys",
+    "flows_max",
+    "clients",
+    "clients_max",
+];
+
+/// Where a counter goes.
+enum Class {
+    /// Nowhere: its parts are exported.
+    Sum,
+    /// Text of our own: the facade counts in whole numbers.
+    Busy,
+    Gauge,
+    Counter,
+    Of(&'static Family),
+}
+
+fn class(name: &str) -> Class {
+    match name {
+        _ if SUMS.contains(&name) => Class::Sum,
+        _ if name == BUSY.0 => Class::Busy,
+        _ if ALONE.contains(&name) => Class::Counter,
+        _ if GAUGES.contains(&name) => Class::Gauge,
+        _ => match FAMILIES.iter().find(|family| name.starts_with(family.prefix)) {
+            Some(family) => Class::Of(family),
+            None => Class::Counter,
+        },
+    }
+}
+
+/// What a process exports.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    registry: Arc<Registry>,
+}
+
+impl Metrics {
+    /// Of the counters of a registry. `about` tells processes apart: labels of one metric that is always 1.
+    pub fn new(registry: Arc<Registry>, about: &[(&'static str, String)]) -> Metrics {
+        let metrics = Metrics { recorder: PrometheusBuilder::new().build_recorder(), registry };
+        metrics.describe();
+        let labels = about.iter().map(|(name, value)| Label::new(*name, value.clone())).collect::<Vec<_>>();
+        let key = Key::from_parts("keyferry_info", labels);
+        metrics.recorder.register_gauge(&key, &ABOUT).set(1.0);
+        metrics
+    }
+
+    fn describe(&self) {
+        let counter = |name: String, help: &'static str| {
+            self.recorder.describe_counter(KeyName::from(name), None, help.trim().into());
+        };
+        let info = "What runs: always 1.";
+        self.recorder.describe_gauge(KeyName::from("keyferry_info"), None, info.into());
+        for family in FAMILIES {
+            counter(family.metric.to_owned(), family.help);
+        }
+        let own = Counters::NAMES.iter().copied().zip(Counters::HELP.iter().copied());
+        let distributed = Distributed::NAMES.iter().copied().zip(Distributed::HELP.iter().copied());
+        for (name, help) in own.chain(distributed).chain(Tally::help()) {
+            match class(name) {
+                Class::Counter => counter(format!("keyferry_{name}_total"), help),
+                Class::Gauge => {
+                    let name = KeyName::from(format!("keyferry_{name}"));
+                    self.recorder.describe_gauge(name, None, help.trim().into());
+                }
+                Class::Of(_) | Class::Sum | Class::Busy => {}
+            }
+        }
+    }
+
+    /// Everything as it is now, in the text format.
+    pub fn render(&self) -> String {
+        let snapshot = self.registry.snapshot();
+        for thread in &snapshot.threads {
+            // Those of the control thread are the process's.
+            let worker =
+                thread.label.strip_prefix("worker ").map(|number| Label::new("worker", number.to_owned()));
+            for (name, value) in &thread.values {
+                self.take(name, *value, worker.iter().cloned().collect());
+            }
+        }
+        self.recorder.handle().render() + &busy(&snapshot)
+    }
+
+    fn take(&self, name: &'static str, value: u64, mut labels: Vec<Label>) {
+        let metric = match class(name) {
+            Class::Sum | Class::Busy => return,
+            Class::Gauge => {
+                let key = Key::from_parts(format!("keyferry_{name}"), labels);
+                return self.recorder.register_gauge(&key, &ABOUT).set(value as f64);
+            }
+            Class::Counter => format!("keyferry_{name}_total"),
+            Class::Of(family) => {
+                labels.push(Label::new(family.label, &name[family.prefix.len()..]));
+                labels.extend(family.fixed.map(|(name, value)| Label::new(name, value)));
+                family.metric.to_owned()
+            }
+        };
+        self.recorder.register_counter(&Key::from_parts(metric, labels), &ABOUT).absolute(value);
+    }
+}
+
+/// How long each worker was busy.
+fn busy(snapshot: &Snapshot) -> String {
+    let (name, metric) = BUSY;
+    let mut text = String::new();
+    for thread in &snapshot.threads {
+        let (Some(number), Some(ns)) = (thread.label.strip_prefix("worker "), thread.values.get(name)) else {
+            continue;
+        };
+        if text.is_empty() {
+            let help = "Time of turns with something to do: how much of its core a worker needs.";
+            let _ = writeln!(text, "# HELP {metric} {help}\n# TYPE {metric} counter");
+        }
+        let _ = writeln!(text, "{metric}{{worker=\"{number}\"}} {}", *ns as f64 / 1e9);
+    }
+    text
+}
+
+/// An address that Prometheus asks at, listened on.
+pub struct Exporter(TcpListener);
+
+impl Exporter {
+    /// Listens. Within the control thread's runtime.
+    ///
+    /// # Errors
+    /// The address cannot be listened on; the sentence says what to do.
+    pub fn start(address: SocketAddr) -> anyhow::Result<Exporter> {
+        let what = || format!("[admin] metrics {address} cannot be listened on: write a port that is free");
+        let listener = StdListener::bind(address).with_context(what)?;
+        listener.set_nonblocking(true)?;
+        Ok(Exporter(TcpListener::from_std(listener)?))
+    }
+
+    /// Answers for ever. Within a [`tokio::task::LocalSet`].
+    pub async fn serve(&self, metrics: Metrics) {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let metrics = Rc::new(metrics);
+        loop {
+            let permit =
+                Arc::clone(&connections).acquire_owned().await.expect("the semaphore is never closed");
+            match self.0.accept().await {
+                Ok((stream, _)) => {
+                    let metrics = Rc::clone(&metrics);
+                    tokio::task::spawn_local(async move {
+                        converse(stream, metrics).await;
+                        drop(permit);
+                    });
+                }
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+}
+
+/// Answers Prometheus, where the operator asked for that.
+pub async fn export(exporter: Option<Exporter>, metrics: Metrics) {
+    match exporter {
+        Some(exporter) => exporter.serve(metrics).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn converse(stream: TcpStream, metrics: Rc<Metrics>) {
+    let answer = |request: Request<Incoming>| {
+        let metrics = Rc::clone(&metrics);
+        async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &metrics)) }
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SILENCE_MAX)
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
+    // A client that goes away or says nothing is its own affair.
+    let _ = timeout(CONNECTION_MAX, connection).await;
+}
+
+fn answer(method: &Method, path: &str, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let (status, text) = match (method, path) {
+        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, metrics.render()),
+        (&Method::GET | &Method::HEAD, _) => {
+            (StatusCode::NOT_FOUND, "the counters are at /metrics\n".to_owned())
+        }
+        _ => (StatusCode::METHOD_NOT_ALLOWED, "ask with GET\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests;

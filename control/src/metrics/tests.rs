@@ -1,0 +1,239 @@
+//! Every counter has its place, the text is what Prometheus reads, and families add up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyferry_worker::counters::names;
+
+use super::*;
+use crate::runtime::Control;
+
+/// What only grows and is in no family. A new counter belongs here, into [`GAUGES`] or into a family.
+const COUNTERS: &[&str] = &[
+    "requests",
+    "replies_local",
+    "replies_lent",
+    "requests_answered",
+    "requests_dropped",
+    "replies_own",
+    "redirected",
+    "leases_granted",
+    "leases_dropped",
+    "leases_taken",
+    "leases_served",
+    "leases_declined",
+    "leases_revoked",
+    "leases_spoiled",
+    "leases_lost",
+    "leases_refused",
+    "leases_failed",
+    "leases_broken",
+    "peers_lost",
+    "handshakes_full",
+    "handshakes_resumed",
+    "handshakes_failed",
+    "sessions_put",
+    "sessions_kept",
+    "sessions_given",
+    "takes",
+    "takes_found",
+    "takes_missed",
+    "takes_late",
+    "takes_dropped",
+    "takes_skipped",
+    "key_updates",
+    "connections_opened",
+    "connections_closed",
+    "ended_by_close_notify",
+    "ended_truncated",
+    "starved",
+    "rx_packets",
+    "rx_handover",
+    "rx_link",
+    "rx_handshakes",
+    "rx_flows",
+    "rx_time_wait",
+    "tx_packets",
+    "syn_acks_again",
+    "handed_over",
+    "solicits",
+    "neighbors_lost",
+    "sessions_unannounced",
+    "moved_gain_us",
+    "app_busy_ns",
+    "by_client",
+    "in_turn",
+    "by_place",
+    "unknown",
+    "forwarded",
+    "resets",
+    "flows_lost",
+    "clients_lost",
+    "announced",
+    "turns",
+    "turns_idle",
+    "links_made",
+    "links_lost",
+    "links_failed",
+    "ticket_keys_taken",
+    "ticket_keys_refused",
+    "tickets_sealed",
+    "tickets_opened",
+    "tickets_refused",
+];
+
+fn all_names() -> impl Iterator<Item = &'static str> {
+    let distributor = keyferry_worker::distribute::names();
+    names().iter().chain(distributor).copied().chain(Tally::help().map(|(name, _)| name))
+}
+
+#[test]
+fn each_counter_has_one_place() {
+    for name in all_names() {
+        let known = COUNTERS.contains(&name);
+        match class(name) {
+            Class::Counter => {
+                assert!(known, "{name}: does it only grow? Then write it into COUNTERS, else into GAUGES")
+            }
+            _ => assert!(!known, "{name} has two places"),
+        }
+    }
+    let all: BTreeSet<_> = all_names().collect();
+    for name in GAUGES.iter().chain(COUNTERS).chain(SUMS).chain([&BUSY.0]) {
+        assert!(all.contains(name), "there is no counter {name} any more");
+    }
+    for family in FAMILIES {
+        assert!(all.iter().any(|name| name.starts_with(family.prefix)), "{} has no counter", family.prefix);
+    }
+}
+
+/// One line of the text: name, labels, value.
+type Sample = (String, BTreeMap<String, String>, f64);
+
+/// Reads the text format as strictly as its description is: each metric has HELP and TYPE once, before its samples, which
+/// stand together; no sample comes twice.
+fn parse(text: &str) -> (BTreeMap<String, String>, Vec<Sample>) {
+    let (mut types, mut samples) = (BTreeMap::new(), Vec::<Sample>::new());
+    let (mut helped, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    let mut current = String::new();
+    assert!(text.ends_with('\n'));
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(help.len() > 5 && help.ends_with('.'), "{line}");
+            assert!(helped.insert(name.to_owned()), "{line}: HELP twice");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(helped.contains(name), "{line}: no HELP before");
+            assert!(matches!(kind, "counter" | "gauge"), "{line}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}: TYPE twice");
+            current = name.to_owned();
+        } else {
+            assert!(!line.starts_with('#'), "{line}");
+            assert!(seen.insert(line.rsplit_once(' ').unwrap().0.to_owned()), "{line}: twice");
+            let sample = sample(line);
+            assert_eq!(sample.0, current, "{line}: not with its own");
+            samples.push(sample);
+        }
+    }
+    (types, samples)
+}
+
+fn is_name(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_lowercase())
+        && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn sample(line: &str) -> Sample {
+    let (head, value) = line.rsplit_once(' ').unwrap();
+    let (name, labels) = match head.split_once('{') {
+        None => (head, ""),
+        Some((name, labels)) => (name, labels.strip_suffix('}').unwrap()),
+    };
+    assert!(is_name(name) && name.starts_with("keyferry_"), "{line}");
+    let label = |label: &str| {
+        let (name, value) = label.split_once('=').unwrap();
+        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap();
+        assert!(is_name(name) && !value.contains(['"', '\\']), "{line}");
+        (name.to_owned(), value.to_owned())
+    };
+    let labels = labels.split(',').filter(|label| !label.is_empty()).map(label).collect();
+    (name.to_owned(), labels, value.parse().unwrap())
+}
+
+/// A registry of two workers and the links; each counter has a value of its own.
+fn metrics() -> (Metrics, u64) {
+    let registry = Arc::new(Registry::new());
+    let mut drops = 0;
+    for worker in 0..2 {
+        let values: Vec<u64> = (0..names().len() as u64).map(|place| 1000 * worker + place).collect();
+        registry.block(names(), format!("worker {worker}")).publish(&values);
+        let dropped = |(name, _): &(&&str, &u64)| name.starts_with("drop_") && **name != "drop_link";
+        drops += names().iter().zip(&values).filter(dropped).map(|(_, value)| *value).sum::<u64>();
+    }
+    let _links = Tally::new(&registry);
+    let about = [("node", "a".to_owned()), ("model", "bf".to_owned()), ("version", "0.1.0 (x)".to_owned())];
+    (Metrics::new(registry, &about), drops)
+}
+
+#[test]
+fn the_text_is_what_prometheus_reads_and_families_add_up() {
+    let (metrics, drops) = metrics();
+    let (types, samples) = parse(&metrics.render());
+    assert_eq!(types["keyferry_flows"], "gauge");
+    assert_eq!(types["keyferry_requests_total"], "counter");
+    let of = |name: &str| samples.iter().filter(|sample| sample.0 == name).collect::<Vec<_>>();
+    let sum: f64 = of("keyferry_drops_total").iter().map(|sample| sample.2).sum();
+    assert_eq!(sum, drops as f64);
+    let labels =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+    let has = |name: &str, pairs: &[(&str, &str)]| {
+        let labels: BTreeMap<_, _> = labels(pairs);
+        assert!(of(name).iter().any(|sample| sample.1 == labels), "no {name} {labels:?}");
+    };
+    has("keyferry_requests_total", &[("worker", "1")]);
+    has("keyferry_drops_total", &[("worker", "0"), ("reason", "tcp_port_closed")]);
+    has("keyferry_closes_total", &[("worker", "0"), ("reason", "timeout")]);
+    has("keyferry_tcp_closes_total", &[("worker", "0"), ("reason", "finished")]);
+    has("keyferry_decisions_total", &[("worker", "1"), ("outcome", "moved"), ("reason", "lighter")]);
+    has("keyferry_refused_total", &[("worker", "0"), ("reason", "host")]);
+    has("keyferry_alerts_total", &[("worker", "0"), ("direction", "sent"), ("alert", "close_notify")]);
+    has("keyferry_links_up", &[]);
+    has("keyferry_busy_seconds_total", &[("worker", "1")]);
+    has("keyferry_info", &[("node", "a"), ("model", "bf"), ("version", "0.1.0 (x)")]);
+    // Whatever is counted is exported, but for sums of what is.
+    assert_eq!(samples.len(), 2 * (names().len() - SUMS.len()) + Tally::help().count() + 1);
+    // Again, with nothing twice.
+    parse(&metrics.render());
+}
+
+#[test]
+fn answers_over_http_and_refuses_what_it_does_not_have() {
+    use std::io::{Read, Write};
+    let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let (metrics, _) = metrics();
+    Control::start().unwrap().run(async |_| {
+        let exporter = Exporter::start(address).unwrap();
+        let at = exporter.0.local_addr().unwrap();
+        assert!(Exporter::start(at).err().unwrap().to_string().contains("a port that is free"));
+        let client = tokio::task::spawn_blocking(move || {
+            let mut stream = std::net::TcpStream::connect(at).unwrap();
+            let ask = |what: &str| format!("{what} HTTP/1.1\r\nHost: x\r\n");
+            let asked = ask("GET /metrics") + "\r\n" + &ask("GET /") + "\r\n" + &ask("POST /metrics");
+            stream.write_all((asked + "Connection: close\r\n\r\n").as_bytes()).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        });
+        tokio::select! {
+            () = exporter.serve(metrics) => unreachable!("it serves for ever"),
+            text = client => {
+                let text = text.unwrap();
+                let heads: Vec<_> = text.lines().filter(|line| line.starts_with("HTTP/1.1 ")).collect();
+                assert_eq!(heads, ["HTTP/1.1 200 OK", "HTTP/1.1 404 Not Found", "HTTP/1.1 405 Method Not Allowed"]);
+                assert!(text.contains("\nkeyferry_requests_total{worker=\"0\"} "));
+            }
+        }
+    });
+}
