@@ -82,6 +82,7 @@ fn what_a_client_has_begun_to_ask_is_answered() {
         drain(&world, Duration::from_millis(seed % 4), Duration::from_secs(60));
         world.until(5_000, "the end", drained);
         assert!(clients.iter().all(|index| !world.clients[*index].reset), "seed {seed}");
+        assert!(clients.iter().all(|index| !world.clients[*index].is_waiting()), "seed {seed}");
         assert_eq!(world.total("requests_dropped"), 0, "seed {seed}");
         assert_eq!(world.total("closed_deadline"), 0, "seed {seed}");
         assert_sums(&world);

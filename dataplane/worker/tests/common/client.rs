@@ -180,6 +180,12 @@ impl Client {
         }
     }
 
+    /// It has begun to ask and has no whole answer.
+    #[allow(dead_code, reason = "not every test file asks")]
+    pub fn is_waiting(&self) -> bool {
+        self.waiting
+    }
+
     /// It resets the connection and is not heard of again, but for resets.
     pub fn leave(&mut self) {
         self.gone = true;
