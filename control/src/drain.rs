@@ -60,6 +60,9 @@ pub struct Progress {
 pub struct Drain {
     phase: watch::Sender<Phase>,
     deadline: Cell<Option<Instant>>,
+    /// Between the word and the workers': until then whoever is told of the end may still send new clients.
+    notice: Duration,
+    tell_at: Cell<Option<Instant>>,
     mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
     /// Workers whose mailbox had no room.
     untold: RefCell<Vec<usize>>,
@@ -67,10 +70,18 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Of a process with these workers, which serves.
-    pub fn new(mailboxes: Vec<Arc<ArrayQueue<Mail>>>, registry: Arc<Registry>) -> Drain {
+    /// Of a process with these workers, which serves; those who send it clients have to know `notice` before.
+    pub fn new(mailboxes: Vec<Arc<ArrayQueue<Mail>>>, registry: Arc<Registry>, notice: Duration) -> Drain {
         let (phase, _) = watch::channel(Phase::Serving);
-        Drain { phase, deadline: Cell::default(), mailboxes, untold: RefCell::default(), registry }
+        Drain {
+            phase,
+            deadline: Cell::default(),
+            notice,
+            tell_at: Cell::default(),
+            mailboxes,
+            untold: RefCell::default(),
+            registry,
+        }
     }
 
     /// How far it is, and every change of that.
@@ -85,13 +96,19 @@ impl Drain {
             return;
         }
         self.deadline.set(Some(new));
+        if self.tell_at.get().is_none() {
+            self.tell_at.set(Some(Instant::now() + self.notice));
+        }
         self.untold.replace((0..self.mailboxes.len()).collect());
         self.tell();
         self.phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Draining) == Phase::Serving);
     }
 
-    /// Tells the workers that have not been told.
+    /// Tells the workers that have not been told, when it is time.
     fn tell(&self) {
+        if self.tell_at.get().is_none_or(|at| Instant::now() < at) {
+            return;
+        }
         let deadline = self.left();
         // Most clients use an idle connection again soon; a reply that ends it costs nothing, a close may meet a request.
         let letter = mailbox::Drain { idle: deadline / 2, deadline };
@@ -168,7 +185,7 @@ mod tests {
             let registry = Arc::new(Registry::new());
             let blocks = [0, 1].map(|worker| registry.block(NAMES, format!("worker {worker}")));
             let mailboxes = mailboxes(2);
-            let drain = Drain::new(mailboxes.clone(), registry);
+            let drain = Drain::new(mailboxes.clone(), registry, Duration::ZERO);
             assert_eq!(*drain.phase().borrow(), Phase::Serving);
             // One mailbox is full: its worker is told later.
             assert!(mailboxes[1].push(Mail::Drain(mailbox::Drain { idle: LOOK, deadline: LOOK })).is_ok());
@@ -187,10 +204,23 @@ mod tests {
     }
 
     #[test]
+    fn whoever_sends_clients_knows_before_the_workers() {
+        run(async {
+            let mailboxes = mailboxes(1);
+            let drain = Drain::new(mailboxes.clone(), Arc::default(), 5 * LOOK);
+            drain.begin(Duration::from_secs(60));
+            assert_eq!(*drain.phase().borrow(), Phase::Draining);
+            assert!(letter(&mailboxes[0]).is_none());
+            assert!(tokio::time::timeout(9 * LOOK, drain.drained()).await.is_err());
+            assert!(letter(&mailboxes[0]).is_some());
+        });
+    }
+
+    #[test]
     fn a_second_word_can_only_end_it_sooner_and_time_ends_it_anyway() {
         run(async {
             let mailboxes = mailboxes(1);
-            let drain = Drain::new(mailboxes.clone(), Arc::default());
+            let drain = Drain::new(mailboxes.clone(), Arc::default(), Duration::ZERO);
             drain.begin(Duration::from_secs(60));
             assert!(letter(&mailboxes[0]).is_some());
             drain.begin(Duration::from_secs(120));

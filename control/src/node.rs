@@ -54,6 +54,10 @@ const GATHERS_PER_CONNECTION: usize = 2;
 /// Packets waiting to be taken over from other workers.
 const HANDOVER_PACKETS: usize = 1024;
 
+/// How long a node that drains still takes what distributors send it: they hear of it within 50 ms, and what is on its way
+/// from clients then is a round trip behind.
+const NOTICE: Duration = Duration::from_millis(300);
+
 /// The application, as the executable knows it.
 type App = Builtin;
 
@@ -133,7 +137,8 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);
     }
-    let drain = Rc::new(Drain::new(mailboxes.clone(), Arc::clone(&registry)));
+    let notice = if has_distributors(config) { NOTICE } else { Duration::ZERO };
+    let drain = Rc::new(Drain::new(mailboxes.clone(), Arc::clone(&registry), notice));
     let announcer = Rc::new(Announcer::new(announced, Arc::clone(&registry), drain.phase()));
     let (links, roster) = match &config.cluster {
         None => (None, None),
@@ -251,10 +256,13 @@ pub(crate) fn incarnation() -> u64 {
     u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }
 
+fn has_distributors(config: &Config) -> bool {
+    config.cluster.as_ref().is_some_and(|cluster| !cluster.distributors.is_empty())
+}
+
 /// Where each worker says whose sessions it has, if distributors want to know.
 fn announced(config: &Config) -> Vec<Arc<ArrayQueue<Announced>>> {
-    let has_distributors = config.cluster.as_ref().is_some_and(|cluster| !cluster.distributors.is_empty());
-    let wanted = has_distributors && config.tls.resumption.lifetime().is_some();
+    let wanted = has_distributors(config) && config.tls.resumption.lifetime().is_some();
     let workers = if wanted { config.cores.workers.len() } else { 0 };
     (0..workers).map(|_| Arc::new(ArrayQueue::new(ANNOUNCED_MAX))).collect()
 }
