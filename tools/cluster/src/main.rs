@@ -4,7 +4,7 @@ use std::io::BufRead;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use keyferry_cluster::models::{self, Ratio, Workload};
 use keyferry_cluster::{Cluster, Description, Model};
@@ -27,6 +27,23 @@ enum Command {
     Run {
         /// A TOML file: nodes, distributors, clients, model, and tables of configuration; none: two nodes
         description: Option<PathBuf>,
+    },
+    /// Find the highest of some rates at which a model meets a p99, in each of some rounds
+    Capacity {
+        /// The workload; its rate is not used
+        workload: PathBuf,
+        /// The goal, in ms, from the moment a request was meant to be sent
+        #[arg(long)]
+        p99_ms: f64,
+        /// Requests a second, ascending
+        #[arg(long, value_delimiter = ',', required = true)]
+        rates: Vec<f64>,
+        /// Which models
+        #[arg(long, value_delimiter = ',', default_value = "session,bf", value_parser = model)]
+        models: Vec<Model>,
+        /// Runs of each rate, whose median counts
+        #[arg(long, default_value_t = 3)]
+        rounds: u64,
     },
     /// Run a workload under rr, session and bf, and compare
     Models {
@@ -56,6 +73,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Command::Run { description } => run(&arguments, description.as_ref()),
+        Command::Capacity { workload, p99_ms, rates, models, rounds } => {
+            capacity(&arguments, workload, *p99_ms, rates, models, *rounds)
+        }
         Command::Models { workload, rounds, models, seconds, rate } => {
             compare(&arguments, workload, *rounds, models, (*seconds, *rate))
         }
@@ -90,6 +110,14 @@ fn compare(
             run.moved
         );
     })?;
+    for run in &runs {
+        ensure!(
+            run.report.unsent == 0,
+            "{} requests were never sent under {}: the machine is too slow for this rate, give a lower --rate",
+            run.report.unsent,
+            run.model.name()
+        );
+    }
     print!("{}", models::table(&runs, models));
     if models.contains(&Model::Bf) && models.contains(&Model::Session) {
         let between =
@@ -98,6 +126,45 @@ fn compare(
         let p99 = between(|run| run.report.latency_us.p99);
         println!("bf / session over {rounds} rounds, 90 % confidence: mean {mean}, p99 {p99}");
         println!("models: bf_vs_session_mean={:.2} bf_vs_session_p99={:.2}", mean.mean, p99.mean);
+    }
+    Ok(())
+}
+
+fn capacity(
+    arguments: &Arguments,
+    workload: &std::path::Path,
+    p99_ms: f64,
+    rates: &[f64],
+    models: &[Model],
+    rounds: u64,
+) -> anyhow::Result<()> {
+    let workload = Workload::load(workload)?;
+    let mut highest = Vec::new();
+    for model in models {
+        let mut meets = None;
+        for rate in rates {
+            let workload = Workload { rate: *rate, ..workload.clone() };
+            let runs = models::compare(&arguments.keyferry, &workload, &[*model], rounds, |_| {})?;
+            let p99 = |run: &models::Run| match run.report.unsent {
+                0 => run.report.latency_us.p99 / 1e3,
+                _ => f64::INFINITY,
+            };
+            let p99 = models::median(runs.iter().map(p99).collect());
+            eprintln!("{} at {rate} requests/s: p99 {p99:.1} ms", model.name());
+            if p99 > p99_ms {
+                break;
+            }
+            meets = Some(*rate);
+        }
+        match meets {
+            Some(rate) => println!("{}: p99 is at most {p99_ms} ms up to {rate} requests/s", model.name()),
+            None => println!("{}: p99 is above {p99_ms} ms at each of these rates", model.name()),
+        }
+        highest.push((*model, meets));
+    }
+    let of = |model| highest.iter().find(|(it, _)| *it == model).and_then(|(_, rate)| *rate);
+    if let (Some(bf), Some(session)) = (of(Model::Bf), of(Model::Session)) {
+        println!("capacity: bf_vs_session_rate={:.2}", bf / session);
     }
     Ok(())
 }

@@ -107,7 +107,7 @@ pub struct Run {
 /// Runs the load under one model, on a cluster that is started for it.
 ///
 /// # Errors
-/// The load does not start, or not all of it came back right.
+/// The load does not start, or something came back wrong. What could not be sent in time is in the report.
 ///
 /// # Panics
 /// If the cluster does not start.
@@ -117,7 +117,6 @@ pub fn run(cluster: &mut Cluster, workload: &Workload, model: Model, round: u64)
     let report = cluster.clients().enter(|| keyferry_load::run(&args, &Arc::new(AtomicBool::new(false))))?;
     ensure!(report.mismatches == 0, "{} bodies were wrong under {}", report.mismatches, model.name());
     ensure!(report.failures() == 0, "{} requests failed under {}: {report}", report.failures(), model.name());
-    ensure!(report.unsent == 0, "{} requests were never sent under {}", report.unsent, model.name());
     let slots = workload.cluster.node.get("app").and_then(|app| app.get("slots"));
     let slots = slots.and_then(toml::Value::as_integer).unwrap_or(1) as f64;
     let nodes = workload.cluster.node_names();
