@@ -37,7 +37,8 @@ need_packages() {
 
 # What building and running a node takes.
 NODE_PACKAGES=(build-essential libdpdk-dev clang libclang-dev pkg-config iproute2 ethtool procps
-    libibverbs-dev libnl-3-dev libnl-route-3-dev cmake ibverbs-providers)
+    libibverbs-dev libnl-3-dev libnl-route-3-dev cmake ibverbs-providers
+    protobuf-compiler libprotobuf-dev)
 
 # What the virtual machine of tools/vm takes, beside QEMU and a kernel, which are unpacked and not installed.
 VM_PACKAGES=(busybox-static cpio kmod)

@@ -12,11 +12,13 @@
 //! - [`node`], [`distributor`]: start everything and end it; [`port`]: the port of either
 //! - [`runtime`]: the control thread's runtime and the signals that end it
 //! - [`links`]: links to the other nodes, and the queue pairs made with them
+//! - [`members`]: who is in the cluster, as etcd has it; `peers`: what a node does about it
 //! - [`ca`]: certificates for those links
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod backoff;
 pub mod ca;
 pub mod check;
 pub mod cli;
@@ -28,9 +30,11 @@ pub mod distributor;
 pub mod drain;
 pub mod key_log;
 pub mod links;
+pub mod members;
 pub mod memory;
 pub mod metrics;
 pub mod node;
+mod peers;
 pub mod port;
 pub mod runtime;
 pub mod socket;

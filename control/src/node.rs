@@ -35,12 +35,14 @@ use keyferry_worker::{Clock, Parts, Worker, counters};
 use tracing::{info, warn};
 
 use crate::admin::Admin;
-use crate::config::{self, Config, Protocol, files};
+use crate::config::{self, Cluster, Config, Protocol, files};
 use crate::counters::Registry;
 use crate::desk::{self, Desk};
 use crate::drain::Drain;
 use crate::links::{self, Announcer, Between, Duty, Links, Others, Tally};
+use crate::members::{Member, Members, Role};
 use crate::metrics::{Exporter, Metrics, export};
+use crate::peers::Followed;
 use crate::runtime::{Control, Signals};
 use crate::{key_log, memory, port};
 
@@ -145,21 +147,22 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
         Some(cluster) => {
             let tally = Tally::new(&registry);
             let roster = tally.roster().clone();
-            let duty = links::Node { between, tickets, ..duty(config, mailboxes, &announcer) };
+            let duty = links::Node { between, tickets, ..duty(config, mailboxes.clone(), &announcer) };
             let local = links::Local {
                 node: config.node.name.clone(),
                 incarnation: incarnation(),
                 heartbeat_timeout: cluster.heartbeat_timeout,
-                tally,
+                tally: tally.clone(),
                 duty: Duty::Node(Box::new(duty)),
             };
+            let own = own(&local, cluster);
             let trust = cluster.trust(&config.node.name)?;
             if let Some(warning) = trust.warning() {
                 warn!("peers will refuse {}: it {warning}", cluster.certificate.display());
             }
             let others = Others::of_node(&config.node.name, &config.peers, &cluster.distributors);
             let links = control.within(|| Links::new(local, trust, &cluster.listen, others))?;
-            (Some(links), Some(roster))
+            (Some((links, cluster.etcd.as_ref().map(|etcd| (etcd, own, tally)))), Some(roster))
         }
     };
     let about = [
@@ -172,7 +175,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
         version,
         config: config.clone(),
         cores,
-        registry,
+        registry: Arc::clone(&registry),
         tls,
         roster,
         drain: Rc::clone(&drain),
@@ -181,15 +184,40 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
     eprintln!("keyferry: node {} ready", config.node.name);
+    let mut outcome = Ok(());
     control.run(async |mut signals| {
-        let links = links.map(Links::start);
+        let (mut links, etcd) = links.map(|(links, etcd)| (links.start(), etcd)).unzip();
+        let members = etcd.flatten().map(|(etcd, own, tally)| {
+            let is_linked = Rc::new(move |name: &str| tally.is_up(name));
+            Members::start(etcd, own, is_linked, &registry)
+        });
+        let members = match members.transpose() {
+            Ok(members) => members,
+            Err(error) => return outcome = Err(error),
+        };
+        let followed = Followed {
+            own: &config.node.name,
+            distributors: config.cluster.as_ref().map_or(&[], |cluster| &cluster.distributors),
+            driver: config.fabric.driver,
+            mailboxes: &mailboxes,
+        };
+        let follow = async {
+            match (&members, &mut links) {
+                (Some(members), Some(links)) => followed.follow(members.list(), links).await,
+                _ => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
             () = export(exporter, metrics) => {}
+            () = follow => {}
             // The links live on meanwhile: their end would end the leases.
             () = end(&drain, &mut signals, config.admin.drain_timeout) => {}
         }
         admin.end().await;
+        if let Some(members) = members {
+            members.leave().await;
+        }
         if let Some(links) = links {
             links.end().await;
         }
@@ -199,7 +227,17 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
         let _ = thread.join();
     }
     drop(port);
-    Ok(())
+    Ok(outcome?)
+}
+
+/// This node as others find it in etcd.
+fn own(local: &links::Local, cluster: &Cluster) -> Member {
+    Member {
+        name: local.node.clone(),
+        role: Role::Node,
+        addresses: cluster.etcd.as_ref().map(|etcd| etcd.advertise.clone()).unwrap_or_default(),
+        incarnation: local.incarnation,
+    }
 }
 
 /// Drops sessions past their lifetime every few seconds, so that their secrets do not stay until they are pushed out.
@@ -257,7 +295,8 @@ pub(crate) fn incarnation() -> u64 {
 }
 
 fn has_distributors(config: &Config) -> bool {
-    config.cluster.as_ref().is_some_and(|cluster| !cluster.distributors.is_empty())
+    let may_have = |cluster: &Cluster| !cluster.distributors.is_empty() || cluster.etcd.is_some();
+    config.cluster.as_ref().is_some_and(may_have)
 }
 
 /// Where each worker says whose sessions it has, if distributors want to know.
@@ -296,7 +335,7 @@ fn parts<N: Nic>(
 ) -> anyhow::Result<Parts<N, App>> {
     let caps = nic.caps();
     let connections = config.limits.connections as usize;
-    let requests = config.limits.requests_in_app + config.lease.leases * config.peers.len();
+    let requests = config.limits.requests_in_app + config.lease.leases * config.peers_max();
     Ok(Parts {
         config: worker_config(config),
         link: port::link(&config.nic, &caps),

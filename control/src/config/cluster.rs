@@ -1,8 +1,10 @@
 //! `[cluster]` and `[[peer]]`: who the other nodes are, where they are reached, and how the nodes know each other.
+//! Where etcd lists them there is no `[[peer]]`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::etcd::{self, Etcd};
 use super::lending::{Driver, PEERS_MAX, check_socket};
 use super::node::name;
 use super::reader::{Context, Section};
@@ -28,6 +30,8 @@ pub struct Cluster {
     pub heartbeat_timeout: Duration,
     /// Distributors that may connect to this node.
     pub distributors: Vec<String>,
+    /// Where the other nodes are listed; `None`: in the file.
+    pub etcd: Option<Etcd>,
 }
 
 impl Cluster {
@@ -40,13 +44,18 @@ impl Cluster {
     }
 }
 
-/// A node's table, if the file has peers or the table has distributors. Without any, nothing of it is needed.
+/// A node's table, if the file has peers or says where they are, or has distributors. Otherwise nothing of it is needed.
 pub(super) fn read(mut section: Section<'_, '_>, node: &str, has_peers: bool) -> Option<Cluster> {
     let wants = "a list of their names, such as [\"d1\"]";
     let distributors = section.parsed_list("distributors", wants, 0..=DISTRIBUTORS_MAX, name);
     let distributors = distributors.unwrap_or_default();
-    let has_peers = has_peers || !distributors.is_empty();
-    Some(Cluster { distributors, ..read_common(section, node, has_peers)? })
+    let members = section.section("etcd");
+    let has_etcd = section.context.is_set(&section.path("etcd"));
+    let has_others = has_peers || has_etcd || !distributors.is_empty();
+    let cluster = read_common(section, node, has_others);
+    let listen = cluster.as_ref().map(|cluster| cluster.listen.clone()).unwrap_or_default();
+    let etcd = etcd::read(members, has_etcd, &listen);
+    Some(Cluster { distributors, etcd, ..cluster? })
 }
 
 /// What the table has in common with a distributor's, which has links if `has_peers`.
@@ -72,6 +81,7 @@ pub(super) fn read_common(mut section: Section<'_, '_>, own: &str, has_peers: bo
         listen: listen.unwrap_or_else(default),
         heartbeat_timeout,
         distributors: Vec::new(),
+        etcd: None,
     })
 }
 
@@ -87,7 +97,8 @@ pub(super) fn read_peer(mut section: Section<'_, '_>) -> Option<Peer> {
     Some(Peer { name: name?, address: reached? })
 }
 
-pub(super) fn address(text: &str, folder: &std::path::Path) -> Result<Address, String> {
+/// An address as the file has it; a relative path is relative to `folder`.
+pub(crate) fn address(text: &str, folder: &std::path::Path) -> Result<Address, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path {
             "" => Err("\"unix:\" lacks a path: write where the socket is".to_owned()),
@@ -133,6 +144,9 @@ pub(super) fn check(
         if let Err(error) = trust::dns_name(distributor) {
             context.report("cluster.distributors", error.to_string());
         }
+    }
+    if let (Some(etcd), Some(driver)) = (&cluster.etcd, driver) {
+        etcd::check(context, etcd, driver, !peers.is_empty());
     }
     for address in &cluster.listen {
         if let Address::Unix(path) = address {

@@ -31,6 +31,9 @@ pub enum FileError {
     /// It holds no private key in PEM.
     #[error("{0} holds no private key: it must be PEM with BEGIN PRIVATE KEY, not encrypted")]
     NoKey(PathBuf),
+    /// It holds no password.
+    #[error("{0} holds no password: it must be one line of text")]
+    NoPassword(PathBuf),
     /// Everybody can read it.
     #[error("{0} can be read by everybody on this machine: chmod 600 {0}")]
     Exposed(PathBuf),
@@ -44,6 +47,7 @@ impl FileError {
             | FileError::Large(path)
             | FileError::NoCertificate(path)
             | FileError::NoKey(path)
+            | FileError::NoPassword(path)
             | FileError::Exposed(path) => path,
         }
     }
@@ -69,6 +73,17 @@ pub fn private_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
         Err(_) => return Err(FileError::NoKey(path.to_owned())),
     }
     Ok(text)
+}
+
+/// The password in a file that nobody else may read: its one line.
+pub fn password(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    let text = read(path)?;
+    if is_exposed(path) {
+        return Err(FileError::Exposed(path.to_owned()));
+    }
+    let line = str::from_utf8(&text).ok().map(str::trim_end).filter(|line| !line.is_empty());
+    let line = line.filter(|line| !line.contains(['\n', '\0']));
+    line.map(|line| Zeroizing::new(line.to_owned())).ok_or_else(|| FileError::NoPassword(path.to_owned()))
 }
 
 /// Whether everybody on this machine can read a file.

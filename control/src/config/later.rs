@@ -16,7 +16,6 @@ const LATER: &[(&[&str], &str)] = &[
         &["tunnel", "tunnelledreturn", "tunneledreturn", "ipip", "gre"],
         "tunnelled return comes with a later release",
     ),
-    (&["etcd", "members"], "members from etcd come with a later release: list each [[peer]]"),
     (
         &["distributor", "distribute"],
         "a distributor has a file of its own (docs/examples/distributor.toml), which keyferry distributor reads",

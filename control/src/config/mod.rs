@@ -12,6 +12,7 @@ mod cluster;
 mod cores;
 mod differences;
 mod distributor;
+mod etcd;
 pub mod files;
 mod later;
 mod lending;
@@ -41,6 +42,8 @@ pub use cores::{APPS_MAX, Core, Cores, Idle, WORKERS_MAX};
 pub use distributor::{
     Distributor, NODES_MAX, Node as DistributedNode, SERVICES_MAX, Service as DistributedService,
 };
+pub use etcd::{ENDPOINTS_MAX, Etcd, EtcdTls};
+pub use files::FileError;
 pub use lending::{Driver, Fabric, Lease, PEERS_MAX};
 pub use limits::Limits;
 pub use listener::{LISTENERS_MAX, Listener, Protocol};
@@ -48,6 +51,9 @@ pub use nic::{ADDRESSES_MAX, Nic, ROUTES_MAX};
 pub use node::{Model, Node};
 pub use problem::{Problem, Problems};
 pub use tls::{CERTIFICATES_MAX, Certificate, Resumption, Tls};
+
+pub(crate) use cluster::address as peer_address;
+pub(crate) use node::name as member_name;
 
 use reader::{Context, Section};
 
@@ -82,7 +88,7 @@ pub struct Config {
     pub fabric: Fabric,
     /// How nodes know each other; `None` without peers.
     pub cluster: Option<Cluster>,
-    /// The other nodes.
+    /// The other nodes, where the file lists them.
     pub peers: Vec<Peer>,
     /// Bounds of each worker.
     pub limits: Limits,
@@ -107,6 +113,12 @@ impl Config {
             Some(root) => Ok(read(root).admin.socket),
             None => Err(Problems::new(file, context.into_parts().0)),
         }
+    }
+
+    /// Other nodes at most, at any time.
+    pub fn peers_max(&self) -> usize {
+        let etcd = self.cluster.as_ref().and_then(|cluster| cluster.etcd.as_ref());
+        etcd.map_or(self.peers.len(), |etcd| etcd.nodes_max)
     }
 
     /// Ports that speak https, as the file orders them.

@@ -40,7 +40,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Node> {
 }
 
 /// Names go into file names, logs and metrics, so they are plain.
-pub(super) fn name(text: &str) -> Result<String, String> {
+pub(crate) fn name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let first = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
     if first && text.len() <= NAME_BYTES_MAX && text.chars().all(plain) {

@@ -41,6 +41,10 @@ impl Folder {
         crate::ca::init(folder.0.path(), 1).unwrap();
         crate::ca::node(folder.0.path(), &["a".to_owned(), "n7".to_owned(), "d1".to_owned()], 1).unwrap();
         fs::create_dir(folder.0.path().join("www")).unwrap();
+        folder.write("etcd-ca.pem", made.cert.pem().as_bytes(), 0o644);
+        folder.write("etcd.pem", made.cert.pem().as_bytes(), 0o644);
+        folder.write("etcd.key", made.signing_key.serialize_pem().as_bytes(), 0o600);
+        folder.write("etcd.password", b"secret\n", 0o600);
         folder
     }
 
@@ -74,13 +78,35 @@ impl Folder {
 fn uncommented() -> String {
     let key = |line: &str| {
         line.strip_prefix("# ").is_some_and(|rest| {
-            ["vlan =", "eal =", "key_log =", "address =", "metrics ="].iter().any(|key| rest.starts_with(key))
+            let keys = ["vlan =", "eal =", "key_log =", "address =", "metrics =", "[cluster.etcd]"];
+            keys.iter().chain(ETCD).any(|key| rest.starts_with(key))
         })
     };
     let line = |line: &str| if key(line) { line[2..].to_owned() } else { line.to_owned() };
     let text = EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n");
-    // The fabric's address goes with one driver only.
-    text.replace("driver = \"shm\"", "driver = \"verbs\"")
+    // The fabric's address goes with one driver only, an authority with endpoints of TLS.
+    text.replace("driver = \"shm\"", "driver = \"verbs\"").replace("http://", "https://")
+}
+
+/// Keys of `[cluster.etcd]`, commented out in the example.
+const ETCD: &[&str] = &[
+    "endpoints =",
+    "prefix =",
+    "ttl_s =",
+    "nodes_max =",
+    "advertise =",
+    "ca =",
+    "certificate =",
+    "key =",
+    "user =",
+    "password_file =",
+];
+
+/// Without its `[[peer]]`, whose place etcd takes.
+fn without_peer(text: &str) -> String {
+    let (before, peer) = text.split_once("[[peer]]").unwrap();
+    let rest = peer.find("\n[").map_or("", |at| &peer[at..]);
+    format!("{before}{rest}")
 }
 
 /// Every key of the schema, `nic.mtu`.
@@ -125,7 +151,7 @@ fn the_example_shows_every_key() {
             value = inner.unwrap_or_else(|| panic!("the example does not show {path}")).clone();
         }
     }
-    let config = Folder::new().parse(&uncommented()).unwrap();
+    let config = Folder::new().parse(&without_peer(&uncommented())).unwrap();
     assert_eq!(config.nic.vlan, Some(42));
     assert_eq!(config.nic.eal.len(), 2);
 }
@@ -325,6 +351,72 @@ fn each_mistake_is_one_sentence_at_its_place() {
         assert!(problems[0].what.contains(what), "{edits:?}: {}", problems[0].what);
         assert!(problems[0].line.is_some(), "{edits:?} has no line");
     }
+}
+
+#[test]
+fn members_come_from_etcd_or_from_the_file() {
+    let folder = Folder::new();
+    let least = without_peer(LEAST) + "[cluster.etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
+    let config = folder.parse(&least).unwrap();
+    assert_eq!((config.peers.len(), config.peers_max()), (0, 8));
+    let etcd = config.cluster.as_ref().unwrap().etcd.clone().unwrap();
+    assert_eq!((etcd.prefix.as_str(), etcd.ttl), ("/keyferry", Duration::from_secs(10)));
+    assert_eq!(etcd.advertise, config.cluster.unwrap().listen);
+    // What the example shows is the default, where there is one.
+    let example = folder.parse(&without_peer(&uncommented())).unwrap().cluster.unwrap().etcd.unwrap();
+    let shown = Etcd { endpoints: example.endpoints.clone(), tls: example.tls.clone(), ..etcd };
+    assert_eq!(Etcd { user: None, ..example }, shown);
+
+    let both =
+        folder.parse(&(LEAST.to_owned() + "[cluster.etcd]\nendpoints = [\"http://h:1\"]\n")).unwrap_err();
+    assert!(both.to_string().contains("remove this table, or every [[peer]]"), "{both}");
+    folder.write("open", b"secret\n", 0o644);
+    folder.write("two", b"secret\nsecret\n", 0o600);
+    let path = |name: &str| folder.0.path().join(name).display().to_string();
+    let with = |line: &str| folder.parse(&format!("{least}{line}\n"));
+    assert!(with(&format!("user = \"kf\"\npassword_file = {:?}", path("etcd.password"))).is_ok());
+    for (lines, place, what) in [
+        ("user = \"kf\"".to_owned(), "[cluster.etcd] password_file", "required"),
+        (format!("password_file = {:?}", path("etcd.password")), "[cluster.etcd] user", "required"),
+        (
+            format!("user = \"kf\"\npassword_file = {:?}", path("open")),
+            "[cluster.etcd] password_file",
+            "chmod 600",
+        ),
+        (
+            format!("user = \"kf\"\npassword_file = {:?}", path("two")),
+            "[cluster.etcd] password_file",
+            "one line",
+        ),
+        (format!("ca = {:?}", path("ca.pem")), "[cluster.etcd] ca", "have no TLS"),
+        ("advertise = [\"10.0.0.1:7411\"]".to_owned(), "[cluster.etcd] advertise", "unix:PATH"),
+        ("prefix = \"a b\"".to_owned(), "[cluster.etcd] prefix", "printable"),
+        ("ttl_s = 1".to_owned(), "[cluster.etcd] ttl_s", "from 2"),
+        ("nodes_max = 33".to_owned(), "[cluster.etcd] nodes_max", "to 32"),
+        ("lease = 1".to_owned(), "[cluster.etcd]", "there is no key"),
+    ] {
+        let problems = with(&lines).expect_err(&lines);
+        let problem = &problems.list()[0];
+        assert_eq!((problem.place.as_str(), problems.list().len()), (place, 1), "{problems}");
+        assert!(problem.what.contains(what), "{problems}");
+    }
+    for (endpoints, place, what) in [
+        ("[]", "[cluster.etcd] endpoints", "empty"),
+        ("[\"127.0.0.1:2379\"]", "[cluster.etcd] endpoints", "no endpoint"),
+        ("[\"http://127.0.0.1\"]", "[cluster.etcd] endpoints", "no endpoint"),
+        ("[\"http://h:1/path\"]", "[cluster.etcd] endpoints", "no endpoint"),
+        ("[\"https://h:1\"]", "[cluster.etcd] ca", "https endpoints need it"),
+    ] {
+        let problems =
+            folder.parse(&least.replace("[\"http://127.0.0.1:2379\"]", endpoints)).expect_err(endpoints);
+        let problem = &problems.list()[0];
+        assert_eq!(problem.place, place, "{problems}");
+        assert!(problem.what.contains(what), "{problems}");
+    }
+    let nowhere = least.replace("[cluster]", "[cluster]\nlisten = [\"0.0.0.0:7411\"]");
+    let nowhere = nowhere + "[fabric]\ndriver = \"verbs\"\naddress = \"10.0.0.1\"\n";
+    let problems = folder.parse(&nowhere).unwrap_err();
+    assert!(problems.list()[0].what.contains("nobody reaches"), "{problems}");
 }
 
 #[test]

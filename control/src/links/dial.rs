@@ -15,6 +15,7 @@ use super::said::Said;
 use super::socket::Socket;
 use super::stream::{Stream, StreamError};
 use super::{LinkError, Peer, Shared};
+use crate::backoff::Backoff;
 
 /// First and longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -28,7 +29,7 @@ pub(super) async fn dial(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut said = Said::default();
-    let mut pause = BACKOFF.0;
+    let mut backoff = Backoff::new(BACKOFF);
     while !*stop.borrow() {
         let (lived, error) = attempt(&shared, role, &peer, &name, &mut stop).await;
         if matches!(error, LinkError::Stopping) {
@@ -43,7 +44,7 @@ pub(super) async fn dial(
         shared.local.tally.roster().problem(&peer.name, &error.to_string());
         if lived {
             said.forget();
-            pause = BACKOFF.0;
+            backoff.reset();
             warn!(peer = peer.name, "the link is down: {error}{}", shared.local.consequence(role));
         } else {
             shared.local.tally.failed();
@@ -53,16 +54,10 @@ pub(super) async fn dial(
             }
         }
         tokio::select! {
-            () = sleep(jittered(pause)) => {}
+            () = sleep(backoff.pause()) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        pause = (pause * 2).min(BACKOFF.1);
     }
-}
-
-/// Between three and five quarters of `pause`.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
 
 /// One life of the link, or none.
@@ -105,16 +100,4 @@ async fn connect(
         return Err(greeted.refuse(error).await);
     }
     Ok(greeted)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_differ_within_bounds() {
-        let pauses: Vec<_> = (0..100).map(|_| jittered(BACKOFF.1)).collect();
-        assert!(pauses.iter().all(|pause| (1500..=2500).contains(&pause.as_millis())));
-        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
-    }
 }

@@ -48,6 +48,7 @@ pub use life::{Duty, Local, Node};
 pub use nodes::{NodeReport, Nodes};
 pub use others::Others;
 pub use roster::{Roster, Row};
+pub(crate) use said::Said;
 pub use socket::Address;
 pub use tally::Tally;
 pub use trust::{Trust, TrustError};

@@ -1,4 +1,4 @@
-//! Sentences in the log about links, each once in a while. In: a sentence and when. Out: whether to log it. Whoever can
+//! Sentences in the log about links and members, each once in a while. In: a sentence and when. Out: whether to log it. Whoever can
 //! reach the listener can cause some of them, so neither their number nor what is kept of them grows with it.
 
 use std::collections::VecDeque;
@@ -11,11 +11,11 @@ const SENTENCES_MAX: usize = 16;
 
 /// What was logged lately.
 #[derive(Default)]
-pub(super) struct Said(VecDeque<(Instant, String)>);
+pub(crate) struct Said(VecDeque<(Instant, String)>);
 
 impl Said {
     /// Whether `sentence` is news, which it then no longer is.
-    pub(super) fn is_news(&mut self, sentence: &str, now: Instant) -> bool {
+    pub(crate) fn is_news(&mut self, sentence: &str, now: Instant) -> bool {
         while self.0.front().is_some_and(|(when, _)| now.duration_since(*when) >= AGAIN) {
             self.0.pop_front();
         }
@@ -27,7 +27,7 @@ impl Said {
     }
 
     /// Things changed: whatever happens next is news.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.0.clear();
     }
 }

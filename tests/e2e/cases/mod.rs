@@ -10,6 +10,7 @@ mod http;
 mod key_update;
 mod lease_faults;
 mod links;
+mod members;
 mod memory;
 mod network;
 mod operations;

@@ -1,4 +1,5 @@
-//! Two nodes that are each other's peer, one namespace of clients, a link from it to each node.
+//! Two nodes that are each other's peer, or up to three that find each other in etcd; one namespace of clients, a link
+//! from it to each node.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use keyferry_load::args::Args;
 use keyferry_load::report::Report;
 
 use super::config::{self, Options, Place};
+use super::etcd::Etcd;
 use super::fabric;
 use super::keyferry;
 use crate::faulty;
@@ -26,6 +28,8 @@ pub const A4: &str = "10.77.1.2";
 pub const A6: &str = "fd77:1::2";
 /// Node B, which helps.
 pub const B4: &str = "10.77.2.2";
+/// Node C, where there are three.
+pub const C4: &str = "10.77.3.2";
 /// Longest time until connections and leases of clients that are gone are forgotten. Above it are the silence
 /// time-outs of the configuration (two seconds), below it the idle time-out (a minute).
 const REST_MAX: Duration = Duration::from_secs(20);
@@ -36,23 +40,30 @@ const LINKED_MAX: Duration = Duration::from_secs(20);
 const COUNTED_MAX: Duration = Duration::from_secs(5);
 
 /// The nodes' names and addresses.
-const PLACES: [Place<'static>; 2] = [
+const PLACES: [Place<'static>; 3] = [
     Place { number: 0, name: "a", addresses: ["10.77.1.2/24", "fd77:1::2/64"], peer: "b" },
     Place { number: 1, name: "b", addresses: ["10.77.2.2/24", "fd77:2::2/64"], peer: "a" },
+    Place { number: 2, name: "c", addresses: ["10.77.3.2/24", "fd77:3::2/64"], peer: "a" },
 ];
 /// How the names of the nodes' interfaces begin.
 const INTERFACE: &str = "kfe";
 /// Between the indexes of the nodes' interfaces.
 const INDEX_STEP: u32 = 10_000;
 /// The clients' interface and addresses on the link of each node.
-const CLIENT_ENDS: [(&str, [&str; 2]); 2] =
-    [("to-a", ["10.77.1.1/24", "fd77:1::1/64"]), ("to-b", ["10.77.2.1/24", "fd77:2::1/64"])];
+const CLIENT_ENDS: [(&str, [&str; 2]); PLACES.len()] = [
+    ("to-a", ["10.77.1.1/24", "fd77:1::1/64"]),
+    ("to-b", ["10.77.2.1/24", "fd77:2::1/64"]),
+    ("to-c", ["10.77.3.1/24", "fd77:3::1/64"]),
+];
 
-/// Two running nodes and what is around them. Dropped, nothing of it is left.
+/// Running nodes and what is around them. Dropped, nothing of it is left.
 pub struct Cluster {
     // Dropped first, so that a node's end is not the guard's work in the ordinary case.
     a: Option<Node>,
     b: Option<Node>,
+    /// Only where members are in etcd.
+    c: Option<Node>,
+    etcd: Option<Etcd>,
     a_netns: Netns,
     b_netns: Netns,
     clients: Netns,
@@ -86,18 +97,22 @@ impl Cluster {
         // Soft-RoCE speaks in the first namespace only.
         let [a_netns, b_netns] = match fabric::devices() {
             Some(_) => [Netns::here(), Netns::here()],
+            // All of them reach etcd over this one's loopback.
+            None if options.members_in_etcd => [Netns::here(), Netns::here()],
             None => [Netns::new(a_name), Netns::new(b_name)],
         };
+        let c_netns = Netns::here();
+        let etcd = options.members_in_etcd.then(|| Etcd::start(&directory));
         let certificates = Certificates::issue(&directory);
         let names = PLACES.each_ref().map(|place| place.name);
         certificates::for_links(&keyferry(), &directory.join(config::CLUSTER), &names);
         for ((netns, place), (client_interface, addresses)) in
-            [&a_netns, &b_netns].iter().zip(&PLACES).zip(CLIENT_ENDS)
+            [&a_netns, &b_netns, &c_netns].iter().zip(places(options)).zip(CLIENT_ENDS)
         {
             // DPDK's packet sockets of two processes clash where process and interface numbers, one XOR the other, are
             // the same: far apart they never are.
             let interface = interface(made, place);
-            let index = INDEX_STEP * (2 * made + 1 + place.number as u32);
+            let index = INDEX_STEP * (PLACES.len() as u32 * made + 1 + place.number as u32);
             Link {
                 node: netns,
                 node_interface: (&interface, index),
@@ -106,12 +121,14 @@ impl Cluster {
                 addresses,
             }
             .make();
-            let text = config::text(&directory, place, &interface, options, &certificates);
+            let text = config::text(&directory, place, &interface, options, &certificates, etcd.as_ref());
             fs::write(config_file(&directory, place.name), text).expect("the test's directory is writable");
         }
         let mut cluster = Cluster {
             a: None,
             b: None,
+            c: None,
+            etcd,
             a_netns,
             b_netns,
             clients,
@@ -137,6 +154,32 @@ impl Cluster {
     /// Node B.
     pub fn b(&self) -> &Node {
         self.b.as_ref().expect("B runs")
+    }
+
+    /// The nodes that run.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        [&self.a, &self.b, &self.c].into_iter().flatten()
+    }
+
+    /// Where members are listed.
+    pub fn etcd(&self) -> &Etcd {
+        self.etcd.as_ref().expect("asked for with the options")
+    }
+
+    /// Where members are listed, to be killed or started.
+    pub fn etcd_mut(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("asked for with the options")
+    }
+
+    /// Starts C, at first or again after its end.
+    pub fn start_c(&mut self) {
+        self.c = Some(self.start_node("c", &Netns::here()));
+    }
+
+    /// C, which is about to end.
+    pub fn take_c(&mut self) -> Node {
+        self.restarted = true;
+        self.c.take().expect("C runs")
     }
 
     /// Starts B, again after [`kill_b`](Cluster::kill_b).
@@ -329,7 +372,7 @@ impl Cluster {
     /// for what was lost with a queue pair.
     fn reconcile(&self) {
         self.expect_counts("counters add up", |a, b| a.unbalanced().is_none() && b.unbalanced().is_none());
-        if self.restarted {
+        if self.restarted || self.c.is_some() {
             // A node that was started anew has forgotten what the one before it did.
             return;
         }
@@ -347,6 +390,9 @@ impl Cluster {
     pub fn finish(mut self) {
         self.wait_at_rest();
         self.reconcile();
+        if let Some(c) = self.c.take() {
+            c.stop();
+        }
         self.a.take().expect("A runs").stop();
         self.b.take().expect("B runs").stop();
     }
@@ -369,6 +415,11 @@ impl Loader {
     pub fn run(self) -> Report {
         self.clients.enter(|| keyferry_load::run(&self.args, &self.stop)).expect("the load starts")
     }
+}
+
+/// Of the nodes there may be.
+fn places(options: &Options) -> &'static [Place<'static>] {
+    if options.members_in_etcd { &PLACES } else { &PLACES[..2] }
 }
 
 /// Of a name that no other test has, as both may be in one namespace.

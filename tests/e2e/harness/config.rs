@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use keyferry_cluster::certificates::Certificates;
 
+use super::etcd::Etcd;
 use super::fabric;
 
 /// The folder of the nodes' certificates, in the test's.
@@ -47,6 +48,8 @@ pub struct Options {
     pub heartbeat_timeout_ms: u32,
     /// Nodes have a vhost port each instead of one on veth; see [`vhost_socket`].
     pub vhost: bool,
+    /// Nodes find each other in etcd, and there may be a third.
+    pub members_in_etcd: bool,
     /// Further lines, by table: `("limits", "half_open = 4")`.
     pub extra: Vec<(&'static str, String)>,
 }
@@ -65,6 +68,7 @@ impl Options {
             silence_timeout_ms: 20_000,
             heartbeat_timeout_ms: 20_000,
             vhost: false,
+            members_in_etcd: false,
             extra: Vec::new(),
         }
     }
@@ -82,6 +86,11 @@ impl Options {
     /// Nodes with vhost ports.
     pub fn vhost(self) -> Options {
         Options { vhost: true, ..self }
+    }
+
+    /// Nodes that find each other in etcd.
+    pub fn members_in_etcd(self) -> Options {
+        Options { members_in_etcd: true, ..self }
     }
 
     /// So many application threads.
@@ -123,7 +132,7 @@ impl Options {
 
 /// What differs between the nodes of a test.
 pub struct Place<'a> {
-    /// 0 for A, 1 for B.
+    /// 0 for A, 1 for B, 2 for C.
     pub number: usize,
     /// The node's name.
     pub name: &'a str,
@@ -155,6 +164,7 @@ pub fn text(
     interface: &str,
     options: &Options,
     certificates: &Certificates,
+    etcd: Option<&Etcd>,
 ) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let spread = |count: usize, from: usize| {
@@ -204,12 +214,15 @@ pub fn text(
     for (chain, key) in &certificates.leaves {
         let _ = writeln!(text, "[[certificate]]\nchain = {chain:?}\nkey = {key:?}");
     }
-    let _ = writeln!(
-        text,
-        "[[peer]]\nname = {:?}\naddress = \"unix:{}\"",
-        place.peer,
-        link_socket(directory, place.peer).display()
-    );
+    let _ = match etcd {
+        Some(etcd) => writeln!(text, "[cluster.etcd]\n{}", etcd.table()),
+        None => writeln!(
+            text,
+            "[[peer]]\nname = {:?}\naddress = \"unix:{}\"",
+            place.peer,
+            link_socket(directory, place.peer).display()
+        ),
+    };
     text
 }
 

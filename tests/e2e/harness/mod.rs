@@ -1,16 +1,18 @@
-//! What every end-to-end test stands on: two real nodes in network namespaces, and clients in a third.
+//! What every end-to-end test stands on: two or three real nodes, and clients in a network namespace.
 //!
 //! Started by a test on its own thread; everything made is removed when [`Cluster`] is dropped, or by its guard
 //! process when the test does not live to do so. Larger clusters, with a distributor: `keyferry_cluster`.
 
 mod cluster;
 mod config;
+mod etcd;
 pub mod fabric;
 
 use std::path::PathBuf;
 
-pub use cluster::{A4, A6, B4, Cluster};
+pub use cluster::{A4, A6, B4, C4, Cluster};
 pub use config::{Decide, Options};
+pub use etcd::TTL_S;
 pub use keyferry_cluster::certificates::{NAME, NAME_OTHER, NAME_RSA};
 pub use keyferry_cluster::{Netns, Process as Node, Status};
 

@@ -1,0 +1,134 @@
+//! A server of Debian's etcd-server for one test: started, killed, stopped where it is, started again with its data or
+//! without.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longest start.
+const START_MAX: Duration = Duration::from_secs(30);
+/// Seconds after which a node that is silent towards etcd has left.
+pub const TTL_S: u64 = 3;
+
+/// A server on this machine's loopback, of one member.
+pub struct Etcd {
+    data: PathBuf,
+    log: PathBuf,
+    ports: [u16; 2],
+    child: Option<Child>,
+}
+
+impl Etcd {
+    /// Starts one that keeps its files in `directory`.
+    pub fn start(directory: &Path) -> Etcd {
+        // Held together, so that they differ; free again before etcd takes them.
+        let held = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports"));
+        let ports = held.each_ref().map(|listener| listener.local_addr().expect("it is bound").port());
+        drop(held);
+        let (data, log) = (directory.join("etcd"), directory.join("etcd.log"));
+        let mut etcd = Etcd { data, log, ports, child: None };
+        etcd.run();
+        etcd
+    }
+
+    /// `[cluster.etcd]` of a node that is to follow it.
+    pub fn table(&self) -> String {
+        format!("endpoints = [{:?}]\nttl_s = {TTL_S}\nnodes_max = 2", self.endpoint())
+    }
+
+    /// Starts it again, after [`kill`](Etcd::kill).
+    pub fn run(&mut self) {
+        let [client, peer] = self.ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let log = fs::File::create(&self.log).expect("the test's directory is writable");
+        // It ends with the test, however that ends.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "etcd", "--heartbeat-interval", "50", "--election-timeout", "500"])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}"), "--data-dir"])
+            .arg(&self.data);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.child = Some(child.expect("setpriv starts (package util-linux)"));
+        let deadline = Instant::now() + START_MAX;
+        while !self.etcdctl(&["endpoint", "health"]).status.success() {
+            assert!(Instant::now() < deadline, "etcd (package etcd-server): {}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Kills it; its data stay.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("etcd is our child");
+        child.wait().expect("etcd is our child");
+    }
+
+    /// Removes its data.
+    pub fn lose_data(&self) {
+        assert!(self.child.is_none(), "it has them open");
+        fs::remove_dir_all(&self.data).expect("it has had data");
+    }
+
+    /// Stops it where it is: connections stay open, and nothing is answered.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// The names of the members it lists.
+    pub fn members(&self) -> Vec<String> {
+        let listed = self.etcdctl(&["get", "--prefix", "--keys-only", "/keyferry/nodes/"]);
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        text.lines().filter_map(|line| line.strip_prefix("/keyferry/nodes/")).map(ToOwned::to_owned).collect()
+    }
+
+    /// Forgets everything before the newest revision.
+    pub fn compact(&self) {
+        let status = self.etcdctl(&["endpoint", "status", "--write-out", "fields"]);
+        let text = String::from_utf8_lossy(&status.stdout).into_owned();
+        let revision = text.lines().find_map(|line| line.strip_prefix("\"Revision\" : "));
+        let revision = revision.unwrap_or_else(|| panic!("no revision in {text}"));
+        assert!(self.etcdctl(&["compact", revision]).status.success());
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[0])
+    }
+
+    fn etcdctl(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint()]).args(arguments);
+        command.output().expect("etcdctl starts (package etcd-client)")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a child has a pid");
+        kill_process(pid, signal).expect("etcd is our child and not yet waited for");
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- etcd:\n{}", self.log());
+        }
+    }
+}
