@@ -15,7 +15,7 @@ use keyferry_nic::{Nic, Packet as _};
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_time::Time;
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
-use keyferry_worker::config::Rate;
+use keyferry_worker::config::{Place, Rate};
 use keyferry_worker::conn::Service;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::LeaseLimits;
@@ -115,6 +115,7 @@ fn parts(
             },
             message_bytes: MESSAGE_BYTES,
             node: NodeId::of(name),
+            place: Place { number: 0, of: 1 },
             members: members.iter().map(|member| NodeId::of(member)).collect(),
             session_wait: SESSION_WAIT,
         },

@@ -25,7 +25,7 @@ use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_tls::key_log::KeyLog;
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
 use keyferry_worker::announce::{ANNOUNCED_MAX, Announced, Announcements};
-use keyferry_worker::config::Rate;
+use keyferry_worker::config::{Place, Rate};
 use keyferry_worker::conn::Service;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::{LeaseLimits, SLOT_BYTES};
@@ -116,7 +116,8 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     for (number, (((nic, app), handover), mailbox)) in
         queues.into_iter().zip(apps).zip(handovers).zip(&mailboxes).enumerate()
     {
-        let parts = parts(config, nic, app, Receive::new(handover), Arc::clone(mailbox), tls.clone())?;
+        let parts =
+            parts(config, number, nic, app, Receive::new(handover), Arc::clone(mailbox), tls.clone())?;
         let block = registry.block(counters::names(), format!("worker {number}"));
         let (core, idle) = (config.cores.workers[number].0, port::idle(config.cores.idle));
         let stop = Arc::clone(&stop);
@@ -327,6 +328,7 @@ fn duty(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, announcer: &Rc<A
 
 fn parts<N: Nic>(
     config: &Config,
+    number: usize,
     nic: N,
     app: Port<App>,
     receive: Receive<N::Packet>,
@@ -337,7 +339,7 @@ fn parts<N: Nic>(
     let connections = config.limits.connections as usize;
     let requests = config.limits.requests_in_app + config.lease.leases * config.peers_max();
     Ok(Parts {
-        config: worker_config(config),
+        config: worker_config(config, number),
         link: port::link(&config.nic, &caps),
         tcp: tcp(config, &caps)?,
         nic,
@@ -368,7 +370,7 @@ fn members(config: &Config) -> Vec<NodeId> {
     peers.chain([&config.node.name]).map(|name| NodeId::of(name)).collect()
 }
 
-fn worker_config(config: &Config) -> keyferry_worker::Config {
+fn worker_config(config: &Config, number: usize) -> keyferry_worker::Config {
     let https_port = config.https_ports().next().unwrap_or(443);
     let service = |protocol| match protocol {
         Protocol::Https => Service::Https,
@@ -401,6 +403,7 @@ fn worker_config(config: &Config) -> keyferry_worker::Config {
             silence_timeout: config.lease.silence_timeout,
         },
         message_bytes: config.fabric.message_bytes,
+        place: Place { number, of: config.cores.workers.len() },
         node: NodeId::of(&config.node.name),
         members: members(config),
         session_wait: config.tls.session_wait,

@@ -36,6 +36,15 @@ impl Rate {
     }
 }
 
+/// A worker among those of its node, which share what none of them owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its number, from 0.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
 /// A worker's configuration. Sizes are per worker.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -69,9 +78,11 @@ pub struct Config {
     pub leases: LeaseLimits,
     /// Largest lease message, in bytes.
     pub message_bytes: usize,
+    /// Which of the node's workers it is.
+    pub place: Place,
     /// This node.
     pub node: NodeId,
-    /// The nodes that keep sessions, this one among them; all nodes have the same list. Control changes it by
+    /// The nodes that keep sessions at first, this one among them; all nodes have the same list, which control changes by
     /// [`Mail::Members`].
     pub members: Vec<NodeId>,
     /// How long a handshake waits for a session that another node keeps.

@@ -158,9 +158,13 @@ counters! {
     handshakes_open,
     /// TLS handshakes that wait for a session of another node.
     handshakes_waiting,
-    /// Sessions made here that went to the node they live at.
+    /// Sessions that went to the node they live at: made here, or moved.
     sessions_put,
-    /// Sessions of other nodes' handshakes that live here.
+    /// Of those, sessions kept here before, whose home is another one now.
+    sessions_moved,
+    /// Whether sessions are being moved: 0 or 1.
+    sessions_moving,
+    /// Sessions of other nodes that live here.
     sessions_kept,
     /// Sessions given to other nodes' handshakes.
     sessions_given,

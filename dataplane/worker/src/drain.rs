@@ -68,6 +68,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             Some(old) => Until { idle: old.idle.min(new.idle), deadline: old.deadline.min(new.deadline) },
         });
         self.tcp.stop_listening();
+        self.find_homes();
     }
 
     /// Looks at the next few connections.
@@ -125,12 +126,13 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
     }
 
-    /// Whether nothing is left of clients and peers.
+    /// Whether nothing is left of clients and peers, nor sessions that peers are to have.
     pub(crate) fn is_drained(&self) -> bool {
         let leases = |peer: &crate::peer::Peer| peer.lender.open() + peer.helper.open();
         self.drain.is_on()
             && self.drain.is_empty
             && self.app.outstanding() == 0
+            && !self.homes.is_moving()
             && self.peers.iter().flatten().all(|peer| leases(peer) == 0)
     }
 }

@@ -15,6 +15,7 @@ mod conns;
 pub mod counters;
 pub mod distribute;
 mod drain;
+pub mod homes;
 mod input;
 mod job;
 mod lend;

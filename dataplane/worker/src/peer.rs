@@ -331,11 +331,18 @@ impl Peer {
         });
     }
 
-    /// Reads the peer's load word.
-    pub fn read_load(&mut self, now: Time) {
+    /// Reads the peer's load word. Whether sessions lived there and do no more, or the other way round.
+    pub fn read_load(&mut self, now: Time) -> bool {
+        let before = self.load.word().draining;
         if self.load.see(&self.queue_pair.read_load(), now) {
             self.lent.fade();
         }
+        self.load.word().draining != before
+    }
+
+    /// Whether sessions may live there.
+    pub fn is_home(&self) -> bool {
+        self.is_ready() && !self.load.word().draining
     }
 
     /// A request was granted to the peer, and is expected to be ready there so long after.

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use keyferry_app::App;
-use keyferry_decide::{NodeId, home};
+use keyferry_decide::NodeId;
 use keyferry_fabric::PostError;
 use keyferry_lease::Message;
 use keyferry_lease::message::{self, SessionName};
@@ -139,15 +139,10 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
     }
 
-    /// The node a session lives at, if that is not this one.
-    fn home_elsewhere(&self, name: &SessionName) -> Option<NodeId> {
-        home(name, &self.config.members).filter(|home| *home != self.config.node)
-    }
-
     /// Says something to another node. `false`: it cannot be told now.
     fn say_to(&mut self, node: NodeId, message: &Message<'_>) -> bool {
-        let peer = self.peers.iter_mut().flatten().find(|peer| peer.node == node && peer.is_ready());
-        let Some(peer) = peer.filter(|peer| peer.message_room()) else { return false };
+        let mut pairs = self.peers.iter_mut().flatten().filter(|peer| peer.node == node && peer.is_ready());
+        let Some(peer) = pairs.find(|peer| peer.message_room()) else { return false };
         let said = peer.say(message);
         // Too long for the queue pair's messages: nothing was sealed.
         if !matches!(said, Ok(()) | Err(PostError::Bounds)) {
@@ -170,21 +165,29 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// A handshake of this node has made sessions: each goes to where it lives, or stays if that cannot be told.
     pub(crate) fn place_sessions(&mut self, made: Vec<Session>) {
         for session in made {
-            let message = Message::Put { name: session.name, once: session.once, value: session.value() };
             let home = self.home_elsewhere(&session.name);
-            if home.is_some_and(|home| self.say_to(home, &message)) {
-                self.counters.sessions_put += 1;
-            } else {
+            if !home.is_some_and(|home| self.put_session(home, &session)) {
+                let name = session.name;
                 self.tls.keep(session);
+                self.came_astray(&name);
             }
         }
     }
 
-    /// A peer's handshake has made a session that lives here.
-    pub(crate) fn keep_session(&mut self, name: SessionName, once: bool, value: &[u8]) {
+    /// Tells the node a session lives at to keep it. `false`: it cannot be told now.
+    pub(crate) fn put_session(&mut self, home: NodeId, session: &Session) -> bool {
+        let Session { name, once, lives_s, .. } = *session;
+        let said = self.say_to(home, &Message::Put { name, lives_s, once, value: session.value() });
+        self.counters.sessions_put += u64::from(said);
+        said
+    }
+
+    /// A peer has a session that lives here.
+    pub(crate) fn keep_session(&mut self, name: SessionName, lives_s: u32, once: bool, value: &[u8]) {
         if let Some(session) = Session::new(name, once, value) {
             self.counters.sessions_kept += 1;
-            self.tls.keep(session);
+            self.tls.keep(session.living(lives_s));
+            self.came_astray(&name);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::config::{Config, Parts};
 use crate::conn::{Conn, Reply};
 use crate::counters::{self, Counters};
 use crate::drain::Drain;
+use crate::homes::Homes;
 use crate::load::Load;
 use crate::mailbox::{Connect, Mail};
 use crate::peer::{Peer, PeerId};
@@ -74,6 +75,8 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) starved: List,
     /// Handshakes that wait for sessions of other nodes.
     pub(crate) sessions: Sessions,
+    /// Where sessions live.
+    pub(crate) homes: Homes,
     /// Budgets, and who is let go when something runs short.
     pub(crate) shed: Shed,
     /// Storage of one call, kept to save its allocation.
@@ -114,6 +117,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             ready: List::new(config.connections),
             starved: List::new(config.connections),
             sessions: Sessions::new(),
+            homes: Homes::new(&config.members, config.node),
             shed: Shed::new(config.connections),
             flight: Vec::with_capacity(16 * 1024),
             views: Vec::with_capacity(crate::peer::PEERS_MAX),
@@ -160,6 +164,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         probe.end_of(Stage::Fabric);
         busy |= self.take_ready();
         busy |= self.take_starved();
+        busy |= self.hand_over();
         self.app.flush();
         self.timers();
         probe.end_of(Stage::Timers);
@@ -198,7 +203,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             busy = true;
             match mail {
                 Mail::Peer(connect) => self.connect_peer(*connect),
-                Mail::Members(members) => self.config.members = members.into_vec(),
+                Mail::Members(members) => self.set_members(&members),
                 Mail::Drain(wanted) => self.begin_drain(wanted),
             }
         }
@@ -350,9 +355,9 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.returned(peer_index, lease, outcome).map_err(Broken::from)
             }
             Message::TooLate { .. } | Message::Credit => Ok(()),
-            Message::Put { name, once, value } => {
+            Message::Put { name, lives_s, once, value } => {
                 holds_secret = true;
-                self.keep_session(name, once, value);
+                self.keep_session(name, lives_s, once, value);
                 Ok(())
             }
             Message::Take { token, name } => {
@@ -431,13 +436,17 @@ impl<N: Nic, A: App> Worker<N, A> {
         let outstanding = self.app.crowd();
         let room = self.pools.requests.left() as u32;
         let word = self.load.word(self.now, outstanding, room, self.drain.is_on());
+        let mut is_another = false;
         for index in 0..self.peers.len() {
             if let Some(peer) = self.peers[index].as_mut() {
-                peer.read_load(self.now);
+                is_another |= peer.read_load(self.now);
                 peer.write_load(&word);
                 self.expire_leases(index);
                 self.show_life(index);
             }
+        }
+        if is_another {
+            self.find_homes();
         }
     }
 
@@ -455,6 +464,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.lives[index] = self.lives[index].wrapping_add(1);
         let id = PeerId { index: index as u16, life: self.lives[index] };
         self.peers[index] = Some(Peer::new(id, connect, &self.config.leases));
+        self.find_homes();
     }
 
     /// The queue pair is in error: ends both directions by A's own state and forgets it. Requests whose key never
@@ -463,6 +473,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(mut peer) = self.peers[peer_index].take() else { return };
         self.counters.peers_lost += 1;
         peer.queue_pair.fail();
+        self.find_homes();
         let served: Vec<LeaseId> = peer.helper.leases().collect();
         let owners: Vec<(LeaseId, LeaseStage, u32)> = peer.lender.owners().collect();
         self.counters.leases_lost += served.len() as u64;
@@ -508,6 +519,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         all.syn_acks_again = tcp.syn_acks_again;
         all.half_open = tcp.half_open;
         all.time_wait = tcp.time_wait;
+        all.sessions_moving = u64::from(self.homes.is_moving());
         all.handshakes_waiting = self.sessions.len() as u64;
         all.holding = self.shed.holding.len() as u64;
         all.body_bytes = self.pools.body_bytes as u64;

@@ -10,8 +10,10 @@ use common::client::{self, Habit};
 use common::hoard::Hoard;
 use common::node::Options;
 use common::peer::{Peer, Said};
+use keyferry_decide::NodeId;
 use keyferry_lease::Message;
 use keyferry_lease::message::SessionName;
+use keyferry_worker::mailbox::{Drain, Mail};
 use keyferry_worker::pool::PoolSizes;
 
 const HONEST: usize = 8;
@@ -236,10 +238,118 @@ fn a_peer_that_is_gone() {
         world.step();
         assert_eq!(world.total("handshakes_waiting"), 0);
     }
-    assert!(world.total("takes_skipped") > 0, "{:#?}", world.counted());
     assert_eq!([world.total("takes"), world.total("sessions_put")], [taken, put]);
-    let other = Peer::connect(&mut world);
+    // It is back: what would live there goes there.
+    let mut other = Peer::connect(&mut world);
+    let mut kept = Kept::new();
+    for _ in 0..WAIT_STEPS {
+        world.step();
+        read(&mut other, &mut kept);
+    }
+    assert!(world.total("sessions_moved") > 0 && !kept.is_empty(), "{:#?}", world.counted());
     assert_over(world, &honest, &other);
+}
+
+/// Sessions of clients that have come and gone, all of them here: nobody else can be told.
+fn hoard(others: &'static [&'static str]) -> (World, Vec<usize>) {
+    let mut world = World::new(Options { others, ..Options::default() }, 1);
+    let honest = world.establish(HONEST, Habit::Asks);
+    for _ in 0..40 {
+        world.join_anew(Habit::Idles);
+        world.steps(5);
+    }
+    assert_eq!(world.total("sessions_put"), 0);
+    (world, honest)
+}
+
+fn tell(world: &World, mail: Mail) {
+    assert!(world.node.mailboxes[0].push(mail).is_ok(), "a letter box has room");
+}
+
+fn members(names: &[&str]) -> Mail {
+    Mail::Members(names.iter().map(|name| NodeId::of(name)).collect())
+}
+
+/// Those the peer has got so far, each once.
+fn moved(world: &mut World, peer: &mut Peer, kept: &mut Kept, steps: usize) {
+    for _ in 0..steps {
+        world.step();
+        loop {
+            let heard = peer.hear();
+            let is_all = heard.is_empty();
+            for said in heard {
+                let Said::Put(name, once, value) = said else { continue };
+                assert!(kept.insert(name, (once, value)).is_none(), "a session is moved once");
+            }
+            if is_all {
+                break;
+            }
+        }
+        // What it has room for.
+        peer.say(&Message::Credit);
+    }
+}
+
+/// A node joins: it gets its share, and gives it to whoever asks; when it is a member no more it gets none.
+#[test]
+fn sessions_move_to_a_node_that_joins() {
+    let (mut world, honest) = hoard(&["peer"]);
+    tell(&world, members(&["node"]));
+    let (mut peer, mut kept) = (Peer::connect(&mut world), Kept::new());
+    moved(&mut world, &mut peer, &mut kept, 20);
+    assert!(kept.is_empty(), "it is no member yet");
+    tell(&world, members(&["peer", "node"]));
+    moved(&mut world, &mut peer, &mut kept, 50);
+    // Of each client two.
+    let (all, share) = (2 * (HONEST + 40), kept.len());
+    assert!((all / 4..all * 3 / 4).contains(&share), "{share} of {all}");
+    assert_eq!([world.total("sessions_moved"), world.total("sessions_moving")], [share as u64, 0]);
+    let put = world.total("sessions_put");
+    tell(&world, members(&["node"]));
+    world.establish(4, Habit::Idles);
+    moved(&mut world, &mut peer, &mut kept, 20);
+    assert_eq!(world.total("sessions_put"), put);
+    assert_over(world, &honest, &peer);
+}
+
+/// A node that drains gives away all it has, and what comes to it late.
+#[test]
+fn a_node_that_drains_keeps_nothing() {
+    let (mut world, _) = hoard(&["peer"]);
+    let (mut peer, mut kept) = (Peer::connect(&mut world), Kept::new());
+    moved(&mut world, &mut peer, &mut kept, 50);
+    let wanted = Drain { idle: Duration::from_secs(5), deadline: Duration::from_secs(10) };
+    tell(&world, Mail::Drain(wanted));
+    moved(&mut world, &mut peer, &mut kept, 50);
+    assert_eq!(kept.len(), 2 * (HONEST + 40));
+    assert_eq!([world.total("draining"), world.total("sessions_moving")], [1, 0]);
+    peer.say(&Message::Put { name: [7; 32], lives_s: 5, once: true, value: b"late" });
+    moved(&mut world, &mut peer, &mut kept, 20);
+    assert!(kept.contains_key(&[7; 32]));
+    for (token, name) in kept.keys().enumerate() {
+        peer.say(&Message::Take { token: token as u32, name: *name });
+        world.step();
+    }
+    assert_eq!(world.total("sessions_given"), 0, "none is at two nodes");
+}
+
+/// A node that has no room to hear of sessions holds nobody up, and gets them when it has.
+#[test]
+fn a_node_that_joins_and_does_not_listen() {
+    let (mut world, honest) = hoard(&["peer"]);
+    tell(&world, members(&["node"]));
+    let mut peer = Peer::connect_with(&mut world, 16);
+    tell(&world, members(&["peer"]));
+    world.heap_bytes = 0;
+    world.expect_progress(&honest, 200, 40, |_, _| ());
+    assert_eq!(world.total("sessions_moving"), 1, "{:#?}", world.counted());
+    assert!(world.heap_bytes < 1 << 20, "{} bytes of heap", world.heap_bytes);
+    let mut kept = Kept::new();
+    moved(&mut world, &mut peer, &mut kept, 100);
+    assert_eq!(world.total("sessions_moving"), 0);
+    assert_eq!(kept.len() as u64, world.total("sessions_moved"));
+    assert!(kept.len() >= 2 * (HONEST + 40), "{}", kept.len());
+    assert_over(world, &honest, &peer);
 }
 
 /// A peer may put and ask as fast as it likes: the table is bounded, and what it has no room to hear is not said.
@@ -251,7 +361,7 @@ fn a_peer_that_puts_and_asks_without_end() {
         for at in 0..16u32 {
             let mut name = [0; 32];
             name[..8].copy_from_slice(&world.rng.next().to_be_bytes());
-            peer.say(&Message::Put { name, once: at % 2 == 0, value: &[7; 1024] });
+            peer.say(&Message::Put { name, lives_s: 1 + at, once: at % 2 == 0, value: &[7; 1024] });
             peer.say(&Message::Take { token: step as u32, name });
         }
     });

@@ -21,6 +21,7 @@ pub fn held(counters: &Counters) -> Vec<(&'static str, u64)> {
         "leases_serving",
         "handshakes_open",
         "handshakes_waiting",
+        "sessions_moving",
         "flows",
         "packets_in_use",
         "chunks_out",
@@ -65,6 +66,7 @@ pub(crate) fn judge(world: &World) -> Result<Report, String> {
     }
     for (_, counters) in world.counters() {
         report.taken += counters.takes_found;
+        report.moved += counters.sessions_moved;
         report.lent += counters.replies_lent;
         report.sooner += counters.moved_sooner;
         report.broken += counters.leases_broken;

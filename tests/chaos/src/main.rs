@@ -54,6 +54,8 @@ struct Total {
     failed: AtomicU64,
     taken: AtomicU64,
     taking: AtomicU64,
+    moved: AtomicU64,
+    moving: AtomicU64,
     offered_again: AtomicU64,
     seconds: AtomicU64,
 }
@@ -69,6 +71,8 @@ impl Total {
         add(&self.failed, report.failed);
         add(&self.taken, report.taken);
         add(&self.taking, u64::from(report.taken > 0));
+        add(&self.moved, report.moved);
+        add(&self.moving, u64::from(report.moved > 0));
         add(&self.offered_again, report.offered_again);
         add(&self.seconds, report.ns / 1_000_000_000);
     }
@@ -123,7 +127,7 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let value = |of: &AtomicU64| of.load(Ordering::Relaxed);
     println!(
         "chaos: ok seeds={} replies={} lent={} sooner={} broken={} failed={} taken={} runs_taking={} \
-         offered_again={} virtual_s={} real_s={:.1}",
+         moved={} runs_moving={} offered_again={} virtual_s={} real_s={:.1}",
         value(&total.runs),
         value(&total.replies),
         value(&total.lent),
@@ -132,6 +136,8 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         value(&total.failed),
         value(&total.taken),
         value(&total.taking),
+        value(&total.moved),
+        value(&total.moving),
         value(&total.offered_again),
         value(&total.seconds),
         from.elapsed().as_secs_f64()

@@ -15,7 +15,7 @@ use keyferry_nic::handover::Handover;
 use keyferry_nic::sim::{Net, PortId, PortOptions, Queue};
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
-use keyferry_worker::config::Rate;
+use keyferry_worker::config::{Place, Rate};
 use keyferry_worker::conn::Service;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::LeaseLimits;
@@ -102,7 +102,7 @@ impl Node {
                 let runner = Runner::new(app, plan.jobs, Box::new(clock.clone()))
                     .with_slots(NonZeroUsize::new(plan.slots));
                 let parts = Parts {
-                    config: config(plan, number, nodes),
+                    config: config(plan, number, nodes, Place { number: worker, of: plan.workers }),
                     link: link(number, &queue),
                     tcp: tcp(plan, number, &queue),
                     tls: tls.clone(),
@@ -119,7 +119,7 @@ impl Node {
     }
 }
 
-fn config(plan: &NodePlan, number: usize, nodes: usize) -> Config {
+fn config(plan: &NodePlan, number: usize, nodes: usize, place: Place) -> Config {
     Config {
         services: vec![(PORT, Service::Https)],
         connections: CONNECTIONS,
@@ -145,6 +145,7 @@ fn config(plan: &NodePlan, number: usize, nodes: usize) -> Config {
             silence_timeout: Duration::from_millis(plan.silence_timeout_ms),
         },
         message_bytes: MESSAGE_BYTES,
+        place,
         node: id(number),
         members: (0..nodes).map(id).collect(),
         session_wait: SESSION_WAIT,

@@ -276,6 +276,15 @@ pub enum Fault {
         /// How long.
         for_ns: u64,
     },
+    /// A node is told who the members are, which others may not be told, or later.
+    Members {
+        /// The node.
+        node: usize,
+        /// When.
+        at_ns: u64,
+        /// All but these.
+        without: Vec<usize>,
+    },
     /// A node takes no new work.
     Drain {
         /// The node.
@@ -318,6 +327,7 @@ impl Plan {
         let faults = faults(&mut rng, weather, count, links.len());
         let mut plan = Plan { seed, nodes, links, clients, faults };
         roamers(&mut plan, weather);
+        memberships(&mut plan, weather);
         plan
     }
 
@@ -367,6 +377,7 @@ impl Fault {
                 _ => false,
             },
             Fault::Freeze { for_ns, .. } => *for_ns <= GENTLE_LATE_NS,
+            Fault::Members { .. } => true,
             Fault::Partition { .. } | Fault::LinkDown { .. } | Fault::Kill { .. } | Fault::Drain { .. } => {
                 false
             }
@@ -466,6 +477,25 @@ fn roamers(plan: &mut Plan, weather: Weather) {
     for _ in 0..rng.usize(1..=3) {
         let roamer = roamer(&mut rng, plan, weather);
         plan.clients.push(roamer);
+    }
+}
+
+/// Nodes that join and leave where sessions are kept, as each of the others is told of it: now, later, or not at all. From
+/// a generator of their own as well.
+fn memberships(plan: &mut Plan, weather: Weather) {
+    let keepers = plan.nodes.iter().filter(|node| node.session_table).count();
+    let mut rng = Rng::with_seed(plan.seed.wrapping_mul(0xa24b_aed4_963e_e407) ^ 0x6d65_6d62);
+    if keepers < 2 || weather == Weather::Calm || rng.bool() {
+        return;
+    }
+    let count = plan.nodes.len();
+    for _ in 0..rng.usize(1..=4) {
+        let at_ns = rng.u64(..60 * MS);
+        let without = (0..count).filter(|_| rng.u8(..3) == 0).collect::<Vec<_>>();
+        for node in (0..count).filter(|_| rng.u8(..4) > 0).collect::<Vec<_>>() {
+            let late_ns = if rng.bool() { rng.u64(..5 * MS) } else { 0 };
+            plan.faults.push(Fault::Members { node, at_ns: at_ns + late_ns, without: without.clone() });
+        }
     }
 }
 

@@ -141,6 +141,7 @@ fn without_last_node(plan: &mut Plan) {
         | Fault::Partition { node, .. }
         | Fault::Kill { node, .. }
         | Fault::Freeze { node, .. }
+        | Fault::Members { node, .. }
         | Fault::Drain { node, .. } => *node != last,
     });
     plan.links = kept.into_iter().map(|link| plan.links[link].clone()).collect();

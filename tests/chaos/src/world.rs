@@ -78,6 +78,8 @@ pub struct Report {
     pub failed: u64,
     /// Sessions that came from the nodes they lived at.
     pub taken: u64,
+    /// Sessions that were moved to another node.
+    pub moved: u64,
     /// PSKs that were offered more than once.
     pub offered_again: u64,
 }
@@ -158,6 +160,7 @@ impl World {
                 Fault::LinkDown { at_ns, .. }
                 | Fault::Kill { at_ns, .. }
                 | Fault::Freeze { at_ns, .. }
+                | Fault::Members { at_ns, .. }
                 | Fault::Drain { at_ns, .. } => Some((*at_ns, index)),
                 Fault::Frames { .. } | Fault::Partition { .. } | Fault::Transfers { .. } => None,
             })
@@ -268,22 +271,30 @@ impl World {
         }
         while let Some((_, index)) = self.script.pop_if(|(at, _)| *at <= now_ns) {
             busy = true;
-            match self.plan.faults[index] {
-                Fault::LinkDown { link, .. } => {
+            match &self.plan.faults[index] {
+                &Fault::LinkDown { link, .. } => {
                     if let Some(live) = &self.pairs[link].live {
                         live.fences[0].fail();
                         live.fences[1].fail();
                     }
                 }
-                Fault::Kill { node, down_ns, .. } => {
+                &Fault::Kill { node, down_ns, .. } => {
                     if self.nodes[node].take().is_some() {
                         self.restart_at[node] = down_ns.map(|down| now_ns + down);
                     }
                 }
-                Fault::Freeze { node, for_ns, .. } => self.frozen_until[node] = now_ns + for_ns,
-                Fault::Drain { node, .. } => {
+                &Fault::Freeze { node, for_ns, .. } => self.frozen_until[node] = now_ns + for_ns,
+                &Fault::Drain { node, .. } => {
                     for core in self.nodes[node].iter().flat_map(|node| &node.cores) {
                         let sent = core.mailbox.push(Mail::Drain(DRAIN));
+                        assert!(sent.is_ok(), "a letter box has room");
+                    }
+                }
+                Fault::Members { node, without, .. } => {
+                    let members = (0..self.nodes.len()).filter(|node| !without.contains(node));
+                    let members: Vec<_> = members.map(crate::node::id).collect();
+                    for core in self.nodes[*node].iter().flat_map(|node| &node.cores) {
+                        let sent = core.mailbox.push(Mail::Members(members.clone().into_boxed_slice()));
                         assert!(sent.is_ok(), "a letter box has room");
                     }
                 }

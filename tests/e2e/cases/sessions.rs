@@ -10,6 +10,7 @@ with_one_and_two_workers!(
     tls12_at_either_node,
     tls13_once,
     nobody_to_ask,
+    drained_to_the_peer,
     tickets_at_either_node,
     not_shared
 );
@@ -126,6 +127,46 @@ fn tickets_at_either_node(workers: usize) {
     know_keys(&cluster, 4);
     comes_back(&cluster, B4);
     assert_eq!(cluster.b().status().total("tickets_refused"), 0);
+    cluster.finish();
+}
+
+/// A node that ends gives its sessions to its peer, and gets its share when it is back.
+fn drained_to_the_peer(workers: usize) {
+    let mut cluster = Cluster::start(&table(workers));
+    let options = |client: usize| match client % 2 {
+        0 => &["-tls1_2", "-no_ticket"][..],
+        _ => &["-tls1_3"],
+    };
+    for client in 0..CLIENTS {
+        let session = session(&cluster, client);
+        make_session(A4, &cluster, &[options(client), &["-sess_out", &session]].concat());
+    }
+    let before = cluster.b().status().total("sessions_kept");
+    cluster.take_a().stop();
+    let lost = cluster.b().wait_for("A is gone", LOST_MAX, |b| b.total("peers_ready") == 0);
+    assert!(lost.total("sessions_kept") > before, "some lived at A");
+    for client in 0..CLIENTS {
+        let session = session(&cluster, client);
+        let mut comes =
+            SClient::connect_to(B4, &cluster, &[options(client), &["-sess_in", &session]].concat());
+        comes.get("", 1, 100);
+        comes.finish();
+    }
+    cluster.b().wait_for("all are known", COUNTED_MAX, |b| {
+        b.total("handshakes_resumed") == CLIENTS as u64 && b.total("handshakes_full") == 0
+    });
+    cluster.start_a();
+    cluster.wait_linked(workers);
+    cluster.b().wait_for("A's share is back", LOST_MAX, |b| {
+        b.total("sessions_moved") > 0 && b.total("sessions_moving") == 0
+    });
+    // TLS 1.2 may go on again, wherever it lives now.
+    for client in (0..CLIENTS).step_by(2) {
+        for node in [A4, B4] {
+            let session = session(&cluster, client);
+            assert!(is_resumed(node, &cluster, &[options(client), &["-sess_in", &session]].concat()));
+        }
+    }
     cluster.finish();
 }
 

@@ -145,6 +145,8 @@ pub enum Message<'a> {
     Put {
         /// Its name.
         name: SessionName,
+        /// Seconds it is good for at most.
+        lives_s: u32,
         /// It goes on once.
         once: bool,
         /// Its secrets.
@@ -296,9 +298,10 @@ impl<'a> Message<'a> {
             Message::TooLate { lease } => writer.header(9, *lease, given_back)?,
             Message::Credit => writer.header(10, NO_LEASE, given_back)?,
             Message::Alive { lease } => writer.header(11, *lease, given_back)?,
-            Message::Put { name, once, value } => {
+            Message::Put { name, lives_s, once, value } => {
                 writer.header(12, NO_LEASE, given_back)?;
                 writer.put(name)?;
+                writer.put(&lives_s.to_le_bytes())?;
                 writer.session(*once, value)?;
             }
             Message::Take { token, name } => {
@@ -361,9 +364,9 @@ impl<'a> Message<'a> {
             10 => Message::Credit,
             11 => Message::Alive { lease },
             12 => {
-                let name = reader.name()?;
+                let (name, lives_s) = (reader.name()?, reader.u32()?);
                 let (once, value) = reader.session()?;
-                Message::Put { name, once, value }
+                Message::Put { name, lives_s, once, value }
             }
             13 => Message::Take { token: reader.u32()?, name: reader.name()? },
             14 => {
@@ -399,7 +402,7 @@ mod tests {
             Message::TooLate { lease },
             Message::Credit,
             Message::Alive { lease },
-            Message::Put { name: [8; 32], once: true, value: b"secrets" },
+            Message::Put { name: [8; 32], lives_s: 7200, once: true, value: b"secrets" },
             Message::Take { token: 0x0102_0304, name: [9; 32] },
             Message::Taken { token: 5, found: None },
             Message::Taken { token: 6, found: Some((false, b"secrets")) },

@@ -50,7 +50,7 @@ pub use record::{
 };
 pub use seal::{Content, SealError, Sealer};
 pub use server::{ConfigError, Resumption, Server, ServerOptions};
-pub use session::{IDENTITY_BYTES, SESSION_BYTES_MAX, Session, SessionId};
+pub use session::{Cursor, IDENTITY_BYTES, SESSION_BYTES_MAX, Session, SessionId, WHOLE_LIFE, Walk};
 pub use suite::{Suite, Version};
 pub use ticket::{TICKET_KEY_BYTES, TICKET_KEYS_MAX, TICKET_NAME_BYTES, TicketCounts, TicketKey};
 

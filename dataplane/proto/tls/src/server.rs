@@ -13,7 +13,7 @@ use crate::hooks::{Hooks, Shared};
 use crate::key_log::KeyLog;
 use crate::offered::{Offered, Search};
 use crate::record::{Fragment, HEADER_BYTES};
-use crate::session::{NoTable, Session, SessionId, Table};
+use crate::session::{Cursor, NoTable, Session, SessionId, Table, Walk};
 use crate::suite::{Suite, Version};
 use crate::ticket::{NoTickets, TicketCounts, TicketKey, Ticketer};
 
@@ -347,6 +347,17 @@ impl Server {
     /// Gives a session kept here to a handshake of another node. One that may go on once is gone here.
     pub fn give(&self, identity: &SessionId) -> Option<Session> {
         self.inner.table.as_ref()?.give(identity)
+    }
+
+    /// Gives a session kept here to the node it lives at from now on: it is gone here, whether it may go on once or not.
+    pub fn hand_over(&self, identity: &SessionId) -> Option<Session> {
+        self.inner.table.as_ref()?.hand_over(identity)
+    }
+
+    /// The next session kept here, from the cursor on, that is such. Looks at no more than `looks` places, and counts
+    /// them down.
+    pub fn walk(&self, cursor: &mut Cursor, looks: &mut usize, is_such: impl Fn(&SessionId) -> bool) -> Walk {
+        self.inner.table.as_ref().map_or(Walk::Over, |table| table.walk(cursor, looks, is_such))
     }
 
     /// Of the sessions a client offers, those that are not here, if others may keep them; nothing if one is here.

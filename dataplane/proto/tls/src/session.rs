@@ -23,6 +23,9 @@ pub const IDENTITY_BYTES: usize = 32;
 /// Longest session kept. One of rustls' without client certificate has some 200 bytes.
 pub const SESSION_BYTES_MAX: usize = 1024;
 
+/// The life of a session just made: as long as whoever keeps it keeps any.
+pub const WHOLE_LIFE: u32 = u32::MAX;
+
 /// No slot.
 const NIL: u32 = u32::MAX;
 
@@ -35,6 +38,8 @@ pub struct Session {
     pub name: SessionId,
     /// It may go on once: of TLS 1.3 (RFC 8446 appendix C.4). One of TLS 1.2 is copied.
     pub once: bool,
+    /// Seconds it is good for at most; [`WHOLE_LIFE`] for one just made.
+    pub lives_s: u32,
     value: Zeroizing<Vec<u8>>,
 }
 
@@ -44,14 +49,51 @@ impl Session {
         (value.len() <= SESSION_BYTES_MAX).then(|| Session {
             name,
             once,
+            lives_s: WHOLE_LIFE,
             value: Zeroizing::new(value.to_vec()),
         })
+    }
+
+    /// The same one, good for so many seconds at most.
+    pub fn living(self, lives_s: u32) -> Session {
+        Session { lives_s, ..self }
     }
 
     /// What rustls makes of it: secrets.
     pub fn value(&self) -> &[u8] {
         &self.value
     }
+}
+
+/// How far a walk over the table has come. Walkers may share the work: each takes every so-manieth part of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    shard: usize,
+    slot: usize,
+    step: usize,
+}
+
+impl Cursor {
+    /// At the beginning, of the walker of this number among so many.
+    pub fn new(number: usize, walkers: usize) -> Cursor {
+        Cursor { shard: number, slot: 0, step: walkers.max(1) }
+    }
+
+    /// Back to the session found last, which is found again.
+    pub fn back(&mut self) {
+        self.slot = self.slot.saturating_sub(1);
+    }
+}
+
+/// What a walk has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walk {
+    /// This one is looked for.
+    Found(SessionId),
+    /// None among those looked at, and there are more.
+    More,
+    /// None, and that was all.
+    Over,
 }
 
 /// Sessions by identity.
@@ -62,7 +104,8 @@ pub(crate) struct Table {
 }
 
 /// A part of the table, with its slots in a list from oldest to newest. All live equally long, so the oldest also
-/// expires first.
+/// expires first; but for those that came with a part of their life behind them, which are found no more when it is over
+/// and go when they are the oldest.
 struct Shard {
     slots: Vec<Slot>,
     index: HashMap<SessionId, u32>,
@@ -92,19 +135,60 @@ impl Table {
     /// Keeps a session; one of that name goes.
     pub(crate) fn keep(&self, session: Session) {
         let now_s = self.now_s();
-        let expires_s = now_s.saturating_add(self.lifetime_s);
+        let expires_s = now_s.saturating_add(self.lifetime_s.min(u64::from(session.lives_s)));
         self.shard(&session.name).put(session, now_s, expires_s);
     }
 
     /// Gives a session to another node: the only one there is, if it may go on once.
     pub(crate) fn give(&self, identity: &SessionId) -> Option<Session> {
         let mut shard = self.shard(identity);
-        let (at, slot) = shard.find(identity, self.now_s())?;
-        let (name, once, value) = (slot.identity, slot.once, Zeroizing::new(slot.value.to_vec()));
-        if once {
+        let now_s = self.now_s();
+        let (at, slot) = shard.find(identity, now_s)?;
+        let session = slot.session(Zeroizing::new(slot.value.to_vec()), now_s);
+        if session.once {
             shard.remove(at);
         }
-        Some(Session { name, once, value })
+        Some(session)
+    }
+
+    /// Gives a session to the node it lives at from now on: it is gone here.
+    pub(crate) fn hand_over(&self, identity: &SessionId) -> Option<Session> {
+        let mut shard = self.shard(identity);
+        let now_s = self.now_s();
+        let (at, _) = shard.find(identity, now_s)?;
+        let slot = &mut shard.slots[at as usize];
+        let value = std::mem::take(&mut slot.value);
+        let session = slot.session(value, now_s);
+        shard.remove(at);
+        Some(session)
+    }
+
+    /// The next session from the cursor on that is such; looks at `looks` places at most and counts them.
+    pub(crate) fn walk(
+        &self,
+        cursor: &mut Cursor,
+        looks: &mut usize,
+        is_such: impl Fn(&SessionId) -> bool,
+    ) -> Walk {
+        let now_s = self.now_s();
+        while let Some(shard) = self.shards.get(cursor.shard) {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for slot in &shard.slots[cursor.slot.min(shard.slots.len())..] {
+                if *looks == 0 {
+                    return Walk::More;
+                }
+                *looks -= 1;
+                cursor.slot += 1;
+                // A free slot has no value.
+                let is_there = !slot.value.is_empty() && now_s < slot.expires_s;
+                if is_there && is_such(&slot.identity) {
+                    return Walk::Found(slot.identity);
+                }
+            }
+            cursor.shard += cursor.step;
+            cursor.slot = 0;
+        }
+        Walk::Over
     }
 
     /// Whether a session is here.
@@ -139,6 +223,13 @@ impl Table {
     }
 }
 
+impl Slot {
+    fn session(&self, value: Zeroizing<Vec<u8>>, now_s: u64) -> Session {
+        let lives_s = u32::try_from(self.expires_s.saturating_sub(now_s)).unwrap_or(WHOLE_LIFE);
+        Session { name: self.identity, once: self.once, lives_s, value }
+    }
+}
+
 impl Shard {
     fn new(sessions: usize) -> Shard {
         let slot = |at: usize| Slot {
@@ -154,7 +245,7 @@ impl Shard {
     }
 
     fn put(&mut self, session: Session, now_s: u64, expires_s: u64) {
-        let Session { name: identity, once, value } = session;
+        let Session { name: identity, once, lives_s: _, value } = session;
         if let Some(at) = self.index.get(&identity).copied() {
             self.remove(at);
         }
@@ -223,7 +314,8 @@ impl StoresServerSessions for Table {
             return false;
         }
         // Only what goes to another node has to know.
-        self.keep(Session { name: identity, once: true, value: Zeroizing::new(value) });
+        let value = Zeroizing::new(value);
+        self.keep(Session { name: identity, once: true, lives_s: WHOLE_LIFE, value });
         true
     }
 
@@ -320,6 +412,61 @@ mod tests {
         clock.advance(10);
         table.expire();
         assert!(table.shards.iter().all(|it| it.lock().unwrap().index.is_empty()));
+    }
+
+    #[test]
+    fn who_moves_takes_its_age_along() {
+        let clock = TestClock::default();
+        let (here, there) = (table(4, &clock), table(4, &clock));
+        here.keep(Session::new([1; 32], false, &[1]).unwrap());
+        clock.advance(4);
+        let moved = here.hand_over(&[1; 32]).unwrap();
+        assert_eq!((moved.lives_s, moved.once, moved.value()), (6, false, &[1][..]));
+        assert!(!here.has(&[1; 32]), "moved, not copied");
+        there.keep(moved);
+        clock.advance(5);
+        assert!(there.has(&[1; 32]));
+        clock.advance(1);
+        assert!(!there.has(&[1; 32]) && there.hand_over(&[1; 32]).is_none());
+        // Nobody makes it live longer than those kept here do.
+        there.keep(Session::new([2; 32], true, &[2]).unwrap().living(1 << 30));
+        clock.advance(10);
+        assert!(!there.has(&[2; 32]));
+    }
+
+    #[test]
+    fn walkers_share_the_table_and_meet_each_session_once() {
+        for sessions in [64, 4096] {
+            let table = table(sessions, &TestClock::default());
+            for at in 0..sessions as u64 / 2 {
+                let mut name = [at as u8; 32];
+                name[1..9].copy_from_slice(&at.to_be_bytes());
+                table.keep(Session::new(name, true, &[1]).unwrap());
+            }
+            let (mut met, mut turns) = (Vec::new(), 0);
+            for walker in 0..3 {
+                let mut cursor = Cursor::new(walker, 3);
+                loop {
+                    turns += 1;
+                    let mut looks = 10;
+                    match table.walk(&mut cursor, &mut looks, |name| name[8] % 2 == 0) {
+                        Walk::Found(name) => {
+                            cursor.back();
+                            let again = table.walk(&mut cursor, &mut 1, |name| name[8] % 2 == 0);
+                            assert_eq!(again, Walk::Found(name));
+                            met.push(name);
+                        }
+                        Walk::More => assert_eq!(looks, 0),
+                        Walk::Over => break,
+                    }
+                }
+            }
+            assert!(turns >= sessions / 10);
+            let count = met.len();
+            met.sort_unstable();
+            met.dedup();
+            assert_eq!([met.len(), count], [sessions / 4; 2]);
+        }
     }
 
     proptest! {

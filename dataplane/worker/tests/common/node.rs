@@ -18,6 +18,7 @@ use keyferry_nic::{Nic, Packet as _};
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_time::Time;
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_worker::config::Place;
 use keyferry_worker::conn::Service;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::LeaseLimits;
@@ -152,16 +153,17 @@ pub fn node(options: &Options) -> Node {
     let time = VirtualClock::default();
     let server = server(options);
     let handovers = Handover::between(usize::from(options.workers), options.handover);
-    let parts = queues
-        .into_iter()
-        .zip(handovers)
-        .map(|(queue, handover)| parts(options, queue, handover, server.clone(), time.clone()));
+    let parts = queues.into_iter().zip(handovers).enumerate().map(|(number, (queue, handover))| {
+        let place = Place { number, of: usize::from(options.workers) };
+        parts(options, place, queue, handover, server.clone(), time.clone())
+    });
     let (mailboxes, workers) = parts.map(|parts| (Arc::clone(&parts.mailbox), Worker::new(parts))).unzip();
     Node { workers, net, wire, fabric: Fabric::new(), mailboxes, time, injected: Cell::new(0) }
 }
 
 fn parts(
     options: &Options,
+    place: Place,
     nic: Queue,
     handover: Handover<keyferry_nic::sim::Packet>,
     tls: Server,
@@ -197,6 +199,7 @@ fn parts(
                 silence_timeout: Duration::from_secs(5),
             },
             message_bytes: 8192,
+            place,
             node: NodeId::of("node"),
             members: options.others.iter().chain(&["node"]).map(|name| NodeId::of(name)).collect(),
             session_wait: Duration::from_millis(20),

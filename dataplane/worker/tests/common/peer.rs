@@ -40,11 +40,17 @@ pub struct Peer {
 impl Peer {
     /// Connects one, and waits until the worker has it.
     pub fn connect(world: &mut World) -> Peer {
+        Peer::connect_with(world, LIMITS.receives)
+    }
+
+    /// As [`connect`](Peer::connect), with so many receives posted at each end.
+    pub fn connect_with(world: &mut World, receives: usize) -> Peer {
+        let limits = Limits { receives, ..LIMITS };
         let before = world.total("peers_ready");
-        let (queue_pair, theirs) = world.node.fabric.pair(LIMITS, LATENCY_NS);
+        let (queue_pair, theirs) = world.node.fabric.pair(limits, LATENCY_NS);
         let secret = PairSecret::new([7; 32]);
         let life = Incarnation { random: [[1; 32], [2; 32]], incarnation: [3, 4], pair: 0 };
-        let channel = |role| Channel::new(&secret, &life, role, LIMITS.receives as u32);
+        let channel = |role| Channel::new(&secret, &life, role, limits.receives as u32);
         let connect = Connect {
             queue_pair: Box::new(theirs),
             channel: channel(Role::Second),
@@ -81,7 +87,7 @@ impl Peer {
         for completion in completions {
             let Completion::Message(received) = completion else { continue };
             match self.channel.open(self.queue_pair.message(&received)).expect("the worker keeps the order") {
-                Message::Put { name, once, value } => all.push(Said::Put(name, once, value.to_vec())),
+                Message::Put { name, once, value, .. } => all.push(Said::Put(name, once, value.to_vec())),
                 Message::Take { token, name } => all.push(Said::Take(token, name)),
                 _ => {}
             }
