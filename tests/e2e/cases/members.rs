@@ -130,10 +130,11 @@ fn etcd_comes_and_goes_under_load() {
     cluster.finish();
 }
 
-/// Nodes serve without etcd, each by itself until it is there.
+/// Nodes serve without etcd, each by itself until it is there; over TLS.
 #[test]
 fn nodes_start_before_etcd() {
-    let mut cluster = started();
+    let options = Options::new(1).decide(Decide::Always).secure_etcd();
+    let mut cluster = Cluster::start(&options);
     cluster.take_a().stop();
     cluster.take_b().stop();
     cluster.etcd_mut().kill();

@@ -102,7 +102,7 @@ impl Cluster {
             None => [Netns::new(a_name), Netns::new(b_name)],
         };
         let c_netns = Netns::here();
-        let etcd = options.members_in_etcd.then(|| Etcd::start(&directory));
+        let etcd = options.members_in_etcd.then(|| Etcd::start(&directory, options.secure_etcd));
         let certificates = Certificates::issue(&directory);
         let names = PLACES.each_ref().map(|place| place.name);
         certificates::for_links(&keyferry(), &directory.join(config::CLUSTER), &names);

@@ -50,6 +50,8 @@ pub struct Options {
     pub vhost: bool,
     /// Nodes find each other in etcd, and there may be a third.
     pub members_in_etcd: bool,
+    /// That etcd speaks TLS, and wants certificates.
+    pub secure_etcd: bool,
     /// Further lines, by table: `("limits", "half_open = 4")`.
     pub extra: Vec<(&'static str, String)>,
 }
@@ -69,6 +71,7 @@ impl Options {
             heartbeat_timeout_ms: 20_000,
             vhost: false,
             members_in_etcd: false,
+            secure_etcd: false,
             extra: Vec::new(),
         }
     }
@@ -91,6 +94,11 @@ impl Options {
     /// Nodes that find each other in etcd.
     pub fn members_in_etcd(self) -> Options {
         Options { members_in_etcd: true, ..self }
+    }
+
+    /// An etcd that speaks TLS and wants certificates.
+    pub fn secure_etcd(self) -> Options {
+        Options { members_in_etcd: true, secure_etcd: true, ..self }
     }
 
     /// So many application threads.

@@ -3,10 +3,14 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longest start.
@@ -14,35 +18,47 @@ const START_MAX: Duration = Duration::from_secs(30);
 /// Seconds after which a node that is silent towards etcd has left.
 pub const TTL_S: u64 = 3;
 
+/// Authority, certificate, key.
+const TLS_FILES: [&str; 3] = ["ca.pem", "etcd.pem", "etcd.key"];
+
 /// A server on this machine's loopback, of one member.
 pub struct Etcd {
     data: PathBuf,
     log: PathBuf,
     ports: [u16; 2],
+    /// Where the files of TLS are, if it speaks TLS, with certificates of clients.
+    tls: Option<PathBuf>,
     child: Option<Child>,
 }
 
 impl Etcd {
     /// Starts one that keeps its files in `directory`.
-    pub fn start(directory: &Path) -> Etcd {
+    pub fn start(directory: &Path, secure: bool) -> Etcd {
         // Held together, so that they differ; free again before etcd takes them.
         let held = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports"));
         let ports = held.each_ref().map(|listener| listener.local_addr().expect("it is bound").port());
         drop(held);
         let (data, log) = (directory.join("etcd"), directory.join("etcd.log"));
-        let mut etcd = Etcd { data, log, ports, child: None };
+        let tls = secure.then(|| certify(directory));
+        let mut etcd = Etcd { data, log, ports, tls, child: None };
         etcd.run();
         etcd
     }
 
     /// `[cluster.etcd]` of a node that is to follow it.
     pub fn table(&self) -> String {
-        format!("endpoints = [{:?}]\nttl_s = {TTL_S}\nnodes_max = 2", self.endpoint())
+        let mut table = format!("endpoints = [{:?}]\nttl_s = {TTL_S}\nnodes_max = 2", self.endpoint());
+        for (key, file) in ["ca", "certificate", "key"].iter().zip(TLS_FILES) {
+            if let Some(tls) = &self.tls {
+                table += &format!("\n{key} = {:?}", tls.join(file));
+            }
+        }
+        table
     }
 
     /// Starts it again, after [`kill`](Etcd::kill).
     pub fn run(&mut self) {
-        let [client, peer] = self.ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let (client, peer) = (self.endpoint(), format!("http://127.0.0.1:{}", self.ports[1]));
         let log = fs::File::create(&self.log).expect("the test's directory is writable");
         // It ends with the test, however that ends.
         let mut command = Command::new("setpriv");
@@ -52,6 +68,14 @@ impl Etcd {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}"), "--data-dir"])
             .arg(&self.data);
+        for (option, file) in ["--trusted-ca-file", "--cert-file", "--key-file"].iter().zip(TLS_FILES) {
+            if let Some(tls) = &self.tls {
+                command.arg(option).arg(tls.join(file));
+            }
+        }
+        if self.tls.is_some() {
+            command.arg("--client-cert-auth");
+        }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.expect("setpriv starts (package util-linux)"));
         let deadline = Instant::now() + START_MAX;
@@ -101,12 +125,18 @@ impl Etcd {
     }
 
     fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports[0])
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.ports[0])
     }
 
     fn etcdctl(&self, arguments: &[&str]) -> std::process::Output {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint()]).args(arguments);
+        for (option, file) in ["--cacert", "--cert", "--key"].iter().zip(TLS_FILES) {
+            if let Some(tls) = &self.tls {
+                command.arg(option).arg(tls.join(file));
+            }
+        }
         command.output().expect("etcdctl starts (package etcd-client)")
     }
 
@@ -119,6 +149,28 @@ impl Etcd {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a child has a pid");
         kill_process(pid, signal).expect("etcd is our child and not yet waited for");
     }
+}
+
+/// An authority, and one certificate that server and clients both use. Returns their folder.
+fn certify(directory: &Path) -> PathBuf {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
+    params.distinguished_name.push(DnType::CommonName, "authority of etcd");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+        .expect("the authority signs itself");
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address");
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.signed_by(&key, &authority).expect("the authority signs");
+    let folder = directory.join("etcd-tls");
+    fs::create_dir(&folder).expect("the test's directory is writable");
+    for (name, text) in TLS_FILES.iter().zip([authority.pem(), certificate.pem(), key.serialize_pem()]) {
+        let file = folder.join(name);
+        fs::write(&file, text).expect("the test's directory is writable");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    }
+    folder
 }
 
 impl Drop for Etcd {
