@@ -28,6 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::counters::{Registry, Snapshot};
 use crate::links::Tally;
+use crate::members;
 
 /// Connections served at once; more wait.
 const CONNECTIONS_MAX: usize = 8;
@@ -131,6 +132,9 @@ const GAUGES: &[&str] = &[
     "flows_max",
     "clients",
     "clients_max",
+    "sessions_moving",
+    "members",
+    "etcd_connected",
 ];
 
 /// Where a counter goes.
@@ -185,7 +189,7 @@ impl Metrics {
         }
         let own = Counters::NAMES.iter().copied().zip(Counters::HELP.iter().copied());
         let distributed = Distributed::NAMES.iter().copied().zip(Distributed::HELP.iter().copied());
-        for (name, help) in own.chain(distributed).chain(Tally::help()) {
+        for (name, help) in own.chain(distributed).chain(Tally::help()).chain(members::help()) {
             match class(name) {
                 Class::Counter => counter(format!("keyferry_{name}_total"), help),
                 Class::Gauge => {

@@ -27,6 +27,8 @@ use crate::config::{Etcd, FileError};
 use crate::counters::Registry;
 use crate::links::Address;
 
+pub(crate) use tally::help;
+
 /// Members at most, whatever their role: etcd is not trusted to keep it small.
 pub const MEMBERS_MAX: usize = 256;
 

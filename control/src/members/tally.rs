@@ -8,6 +8,20 @@ use crate::counters::{Block, Registry};
 /// The counters, in the order in which they are published.
 const NAMES: &[&str] = &["members", "etcd_connected", "etcd_connects", "etcd_failures", "etcd_registrations"];
 
+/// What each of [`NAMES`] counts.
+const HELP: [&str; NAMES.len()] = [
+    "Other members known now.",
+    "Whether etcd can be read now: 0 or 1.",
+    "Times etcd could be read again.",
+    "Attempts and connections to etcd that failed.",
+    "Times this process was registered.",
+];
+
+/// The counters, each with what it counts.
+pub(crate) fn help() -> impl Iterator<Item = (&'static str, &'static str)> {
+    NAMES.iter().copied().zip(HELP)
+}
+
 /// What is counted.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Counts {

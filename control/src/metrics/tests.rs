@@ -32,6 +32,7 @@ const COUNTERS: &[&str] = &[
     "handshakes_resumed",
     "handshakes_failed",
     "sessions_put",
+    "sessions_moved",
     "sessions_kept",
     "sessions_given",
     "takes",
@@ -58,6 +59,9 @@ const COUNTERS: &[&str] = &[
     "solicits",
     "neighbors_lost",
     "sessions_unannounced",
+    "etcd_connects",
+    "etcd_failures",
+    "etcd_registrations",
     "moved_gain_us",
     "app_busy_ns",
     "by_client",
@@ -83,7 +87,11 @@ const COUNTERS: &[&str] = &[
 
 fn all_names() -> impl Iterator<Item = &'static str> {
     let distributor = keyferry_worker::distribute::names();
-    names().iter().chain(distributor).copied().chain(Tally::help().map(|(name, _)| name))
+    names()
+        .iter()
+        .chain(distributor)
+        .copied()
+        .chain(Tally::help().chain(members::help()).map(|(name, _)| name))
 }
 
 #[test]
