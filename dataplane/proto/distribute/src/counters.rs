@@ -42,6 +42,30 @@ counters! {
     clients_lost,
     /// Sessions nodes have announced.
     announced,
+    /// Packets held until another distributor answers.
+    held,
+    /// Packets held for as long as others can be waited for.
+    held_late,
+    /// Connections that other distributors were asked for.
+    asked,
+    /// Packets of connections that another distributor knew.
+    found,
+    /// Connections learnt from other distributors.
+    flows_learnt,
+    /// Datagrams sent to other distributors, those sent again included.
+    datagrams_told,
+    /// Times that datagrams had to be sent again.
+    datagrams_again,
+    /// Datagrams of other distributors taken.
+    datagrams_heard,
+    /// Datagrams of other distributors that came twice, or after one that was lost.
+    datagrams_out_of_order,
+    /// Notices of other distributors.
+    notices_heard,
+    /// Notices of other distributors about nodes or services that are not configured here.
+    notices_strange,
+    /// Notices another distributor did not get: it takes nothing.
+    notices_lost,
     /// Packets dropped: malformed.
     drop_malformed,
     /// Packets dropped: for no service.
@@ -52,4 +76,10 @@ counters! {
     drop_stray,
     /// Packets dropped: a fragment whose first one has not come.
     drop_fragment,
+    /// Packets dropped: a SYN that is sent again while the first one is held.
+    drop_held,
+    /// Packets dropped: of a connection that is not known, and another distributor has not said whose it is.
+    drop_unanswered,
+    /// Packets dropped: for other distributors' port, and not theirs.
+    drop_forged,
 }

@@ -11,9 +11,15 @@ use keyferry_time::Time;
 use siphasher::sip::SipHasher13;
 
 use crate::counters::Counters;
+use crate::flow::{FlowKey, Known, Tick, Times, bytes, is_past, tick, ticks};
 use crate::packet::{Flow, FragmentId, Packet, Segment};
+use crate::peers::Peers;
+use crate::peers::channel::NOTICES_A_DATAGRAM;
+use crate::peers::holds::HoldId;
+use crate::peers::notice::{Notice, Stage};
 use crate::pool::{Node, Pool, State};
 use crate::reset::Reset;
+use crate::together::Names;
 use crate::ways::{OVER, Ways};
 use crate::{Model, NodeId};
 
@@ -21,10 +27,6 @@ use crate::{Model, NodeId};
 const FRAGMENTS: usize = 4096;
 /// Longest wait for a datagram's other fragments (RFC 8200 4.5 allows more; a segment is sent again sooner).
 const FRAGMENT_TIME: Duration = Duration::from_secs(5);
-/// A client that does not go on with its handshake: half as long as Linux' servers wait.
-const OPENING_TIME: Duration = Duration::from_secs(30);
-/// Silence after a FIN or a reset.
-const CLOSING_TIME: Duration = Duration::from_secs(60);
 /// Buckets of the flow table looked at in one step of a sweep.
 const SWEEP_BUCKETS: usize = 64;
 
@@ -43,6 +45,13 @@ pub struct Config {
     pub seed: u64,
     /// Key of the places flows have when nothing is remembered: the same at all distributors.
     pub places_seed: u64,
+}
+
+impl Config {
+    /// Silence after which connections are forgotten.
+    pub(crate) fn times(&self) -> Times {
+        Times::new(self.idle_time)
+    }
 }
 
 /// An address clients come to.
@@ -69,6 +78,10 @@ pub enum DropReason {
     Stray,
     /// A fragment whose first one has not come.
     Fragment,
+    /// A SYN that is sent again while the first one is held.
+    Held,
+    /// Of a connection that is not known, and another distributor has not said whose it is.
+    Unanswered,
 }
 
 /// What becomes of a packet.
@@ -78,48 +91,20 @@ pub enum Verdict {
     Forward(NodeId),
     /// Its node is gone: the client is told.
     Reset(Reset),
+    /// It is kept at this place until [`released`](Distributor::released) says what becomes of it.
+    Hold(HoldId),
+    /// Another distributor may have sent it: its payload, of so many bytes from there on in the packet, is for
+    /// [`hear`](Distributor::hear).
+    Datagram {
+        /// Where it begins.
+        at: usize,
+        /// Its bytes.
+        len: usize,
+    },
     /// Nobody gets it.
     Drop(DropReason),
     /// It is not for a service: echo, neighbours, another protocol.
     Other,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FlowKey {
-    client: [u8; 16],
-    port: u16,
-    service: u16,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Stage {
-    /// A SYN, and nothing behind it: what a flood is made of.
-    Opening,
-    /// A FIN or a reset.
-    Closing,
-    Open,
-}
-
-/// A moment, in 2^24 ns: coarse, so that it is small. It wraps after two years.
-type Tick = u32;
-
-fn tick(now: Time) -> Tick {
-    (now.0 >> 24) as Tick
-}
-
-fn ticks(time: Duration) -> Tick {
-    Tick::try_from(time.as_nanos() >> 24).unwrap_or(Tick::MAX / 2).min(Tick::MAX / 2)
-}
-
-#[derive(Clone, Copy)]
-struct Known {
-    node: NodeId,
-    /// In which of the node's lives it began.
-    life: u8,
-    stage: Stage,
-    seen: Tick,
-    /// The client has got all before this.
-    acknowledged: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,11 +114,19 @@ struct ClientKey {
 }
 
 #[derive(Clone, Copy)]
-struct Client {
-    node: NodeId,
-    until: Tick,
+pub(crate) struct Client {
+    pub(crate) node: NodeId,
+    pub(crate) until: Tick,
     /// The node has said so, and so it has shaken hands.
-    has_session: bool,
+    pub(crate) has_session: bool,
+}
+
+/// Why a new connection goes to its node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    ByClient,
+    InTurn,
+    ByPlace,
 }
 
 #[derive(Clone, Copy)]
@@ -144,15 +137,19 @@ struct Pieces {
 
 /// A distributor.
 pub struct Distributor {
-    config: Config,
-    services: Vec<(SocketAddr, Pool)>,
+    pub(crate) config: Config,
+    pub(crate) services: Vec<(SocketAddr, Pool)>,
     nodes: Vec<Node>,
+    pub(crate) names: Names,
     /// How often each node has gone: what began before is lost, even when it is back.
-    lives: Vec<u8>,
-    flows: Ways<FlowKey, Known>,
+    pub(crate) lives: Vec<u8>,
+    pub(crate) flows: Ways<FlowKey, Known>,
     clients: Ways<ClientKey, Client>,
     fragments: Ways<FragmentId, Pieces>,
-    counters: Counters,
+    pub(crate) peers: Peers,
+    /// Notices of one datagram.
+    pub(crate) heard: Vec<Notice>,
+    pub(crate) counters: Counters,
     /// Where a sweep for connections of nodes that are gone stands.
     sweep: Option<usize>,
 }
@@ -163,14 +160,17 @@ impl Distributor {
     /// # Panics
     /// If a service names a node that is not there: a mistake of the caller.
     pub fn new(config: Config, services: Vec<Service>, nodes: Vec<Node>) -> Distributor {
-        let services = services
+        let services: Vec<_> = services
             .into_iter()
             .map(|service| (service.address, Pool::new(service.model, service.nodes, &nodes)))
             .collect();
         Distributor {
+            names: Names::new(&nodes, services.iter().map(|(address, _)| *address)),
             services,
             lives: vec![0; nodes.len()],
             nodes,
+            peers: Peers::new(),
+            heard: Vec::with_capacity(NOTICES_A_DATAGRAM),
             flows: Ways::new(config.flows),
             clients: Ways::new(config.clients),
             fragments: Ways::new(FRAGMENTS),
@@ -236,12 +236,13 @@ impl Distributor {
             Ok(Packet::Segment(segment)) => self.segment(now, &segment),
             Ok(Packet::Fragment(id)) => self.fragment(now, id),
             Ok(Packet::Error(flow)) => self.error(flow),
+            Ok(Packet::Datagram { at, len }) => Verdict::Datagram { at, len },
         };
         self.count(verdict);
         verdict
     }
 
-    fn count(&mut self, verdict: Verdict) {
+    pub(crate) fn count(&mut self, verdict: Verdict) {
         let counters = &mut self.counters;
         *match verdict {
             Verdict::Forward(_) => &mut counters.forwarded,
@@ -251,7 +252,10 @@ impl Distributor {
             Verdict::Drop(DropReason::NoNode) => &mut counters.drop_no_node,
             Verdict::Drop(DropReason::Stray) => &mut counters.drop_stray,
             Verdict::Drop(DropReason::Fragment) => &mut counters.drop_fragment,
-            Verdict::Other => return,
+            Verdict::Drop(DropReason::Held) => &mut counters.drop_held,
+            Verdict::Drop(DropReason::Unanswered) => &mut counters.drop_unanswered,
+            Verdict::Hold(_) => &mut counters.held,
+            Verdict::Datagram { .. } | Verdict::Other => return,
         } += 1;
     }
 
@@ -263,7 +267,8 @@ impl Distributor {
             if lives[known.node.index()] == known.life {
                 return true;
             }
-            if known.stage == Stage::Open {
+            // Of a connection that another distributor has told of it is that one's to say so.
+            if known.stage == Stage::Open && known.is_ours {
                 let service = services[usize::from(key.service)].0;
                 counters.resets += 1;
                 out(Reset::unasked(key.flow(service), known.acknowledged));
@@ -285,18 +290,23 @@ impl Distributor {
         let hash = self.hash(&key);
         let verdict = match self.flows.find(hash, &key) {
             // A client may use a port again; before it has closed, the node has to judge.
-            Some(known) if !(segment.is_open_request() && known.stage == Stage::Closing) => {
-                let node = known.node;
-                if self.lives[node.index()] == known.life {
-                    known.hear(now, segment);
-                    Verdict::Forward(node)
+            Some(known) if !(segment.is_open_request() && known.may_begin_again()) => {
+                if self.lives[known.node.index()] == known.life {
+                    let is_opening = known.stage == Stage::Opening && segment.is_open_request();
+                    let (is_further, known) = (known.hear(now, segment), *known);
+                    if is_further {
+                        self.tell_of(&key, &known);
+                    }
+                    match is_opening && self.is_held(&key) {
+                        true => Verdict::Drop(DropReason::Held),
+                        false => Verdict::Forward(known.node),
+                    }
                 } else {
                     self.orphan(now, segment, hash, key)
                 }
             }
             _ if segment.is_open_request() => self.begin(now, segment, hash, key),
-            _ if segment.rst => Verdict::Drop(DropReason::Stray),
-            _ => self.unknown(service, &key),
+            _ => self.unknown_segment(now, segment, key),
         };
         if let (Verdict::Forward(node), Some(id)) = (verdict, segment.fragment) {
             self.keep_pieces(now, id, node);
@@ -317,34 +327,59 @@ impl Distributor {
     fn begin(&mut self, now: Time, segment: &Segment, hash: u64, key: FlowKey) -> Verdict {
         let service = usize::from(key.service);
         let client = segment.flow.client.ip();
-        let Some(node) = self.choose(now, client, service, &key) else {
+        let place = self.services[service].1.by_place(self.place(&key));
+        let Some((mut node, mut choice)) = self.choose(now, client, service, place) else {
             return Verdict::Drop(DropReason::NoNode);
         };
+        // Where others would look for it anyway, nobody needs to know; unless they remember one before it elsewhere.
+        let was_elsewhere = self.flows.find(hash, &key).is_some_and(|before| before.node != node);
+        let mut hold = None;
+        if (Some(node) != place || was_elsewhere) && !self.peers.is_empty() {
+            hold = self.hold_begin(now, key, node);
+            if let (None, Some(place)) = (hold, place) {
+                (node, choice) = (place, Choice::ByPlace);
+            }
+        }
+        let counters = &mut self.counters;
+        *match choice {
+            Choice::ByClient => &mut counters.by_client,
+            Choice::InTurn => &mut counters.in_turn,
+            Choice::ByPlace => &mut counters.by_place,
+        } += 1;
+        if choice != Choice::ByClient && self.services[service].1.model.knows_clients() {
+            let until = tick(now).wrapping_add(ticks(self.config.client_time));
+            self.remember_if_new(now, client, service, Client { node, until, has_session: false });
+        }
         let life = self.lives[node.index()];
-        let known = Known { node, life, stage: Stage::Opening, seen: tick(now), acknowledged: 0 };
+        let (stage, seen) = (Stage::Opening, tick(now));
+        self.know(now, hash, key, Known { node, life, stage, is_ours: true, seen, acknowledged: 0 });
+        hold.map_or(Verdict::Forward(node), Verdict::Hold)
+    }
+
+    /// Remembers a connection.
+    pub(crate) fn know(&mut self, now: Time, hash: u64, key: FlowKey, known: Known) {
         let times = self.times();
         let lost = self.flows.put(hash, key, known, |known| known.matters(tick(now), times));
         self.counters.flows_lost += u64::from(lost.is_some_and(|(_, known)| known.stage == Stage::Open));
-        Verdict::Forward(node)
     }
 
-    fn choose(&mut self, now: Time, client: IpAddr, service: usize, key: &FlowKey) -> Option<NodeId> {
+    fn choose(
+        &mut self,
+        now: Time,
+        client: IpAddr,
+        service: usize,
+        place: Option<NodeId>,
+    ) -> Option<(NodeId, Choice)> {
         let knows_clients = self.services[service].1.model.knows_clients();
         if knows_clients && let Some(node) = self.node_of(now, client, service) {
-            self.counters.by_client += 1;
-            return Some(node);
+            return Some((node, Choice::ByClient));
         }
-        let place = self.place(key);
-        let (_, pool) = &mut self.services[service];
         // Of a connection that may be forgotten soon the place is what can be found again.
-        let is_crowded = self.flows.used() >= self.flows.capacity();
-        let node = if is_crowded { pool.by_place(place) } else { pool.in_turn(&self.nodes) }?;
-        *(if is_crowded { &mut self.counters.by_place } else { &mut self.counters.in_turn }) += 1;
-        if knows_clients {
-            let until = tick(now).wrapping_add(ticks(self.config.client_time));
-            self.remember(now, client, service, Client { node, until, has_session: false });
+        if self.flows.used() >= self.flows.capacity() {
+            return Some((place?, Choice::ByPlace));
         }
-        Some(node)
+        let node = self.services[service].1.in_turn(&self.nodes)?;
+        Some((node, Choice::InTurn))
     }
 
     /// The node a client was at, if it takes connections.
@@ -363,11 +398,11 @@ impl Distributor {
         self.counters.clients_lost += u64::from(lost.is_some_and(|(_, client)| client.has_session));
     }
 
-    /// A segment of a connection that is not known: forgotten, or of before this distributor was there.
-    fn unknown(&mut self, service: usize, key: &FlowKey) -> Verdict {
-        let node = self.services[service].1.by_place(self.place(key));
-        self.counters.unknown += u64::from(node.is_some());
-        node.map_or(Verdict::Drop(DropReason::NoNode), Verdict::Forward)
+    /// Remembers where a client is, unless that is known.
+    pub(crate) fn remember_if_new(&mut self, now: Time, client: IpAddr, service: usize, entry: Client) {
+        if self.node_of(now, client, service).is_none() {
+            self.remember(now, client, service, entry);
+        }
     }
 
     fn fragment(&mut self, now: Time, id: FragmentId) -> Verdict {
@@ -398,19 +433,23 @@ impl Distributor {
         match self.flows.find(hash, &key).copied() {
             Some(known) if self.lives[known.node.index()] == known.life => Verdict::Forward(known.node),
             Some(_) => Verdict::Drop(DropReason::Stray),
-            None => self.unknown(service, &key),
+            None => {
+                let node = self.services[service].1.by_place(self.place(&key));
+                self.counters.unknown += u64::from(node.is_some());
+                node.map_or(Verdict::Drop(DropReason::NoNode), Verdict::Forward)
+            }
         }
     }
 
-    fn times(&self) -> [Tick; 3] {
-        [ticks(OPENING_TIME), ticks(CLOSING_TIME), ticks(self.config.idle_time)]
+    pub(crate) fn times(&self) -> Times {
+        self.config.times()
     }
 
-    fn hash(&self, key: &FlowKey) -> u64 {
+    pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
         key.hash(self.config.seed)
     }
 
-    fn place(&self, key: &FlowKey) -> u64 {
+    pub(crate) fn place(&self, key: &FlowKey) -> u64 {
         key.hash(self.config.places_seed)
     }
 
@@ -427,61 +466,6 @@ impl Distributor {
         hasher.write(&bytes(id.destination));
         hasher.write_u32(id.ident);
         hasher.finish()
-    }
-}
-
-impl FlowKey {
-    fn of(flow: &Flow, service: usize) -> FlowKey {
-        FlowKey { client: bytes(flow.client.ip()), port: flow.client.port(), service: service as u16 }
-    }
-
-    fn flow(&self, service: SocketAddr) -> Flow {
-        let client = std::net::Ipv6Addr::from(self.client).to_canonical();
-        Flow { client: SocketAddr::new(client, self.port), service }
-    }
-
-    fn hash(&self, seed: u64) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(seed, 0);
-        hasher.write(&self.client);
-        hasher.write_u32(u32::from(self.port) << 16 | u32::from(self.service));
-        hasher.finish()
-    }
-}
-
-/// Either kind of address; one of IPv4 as IPv6 maps it (RFC 4291 2.5.5.2).
-fn bytes(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    }
-}
-
-/// Whether a moment has passed.
-fn is_past(until: Tick, now: Tick) -> bool {
-    now.wrapping_sub(until) < Tick::MAX / 2
-}
-
-impl Known {
-    /// Takes note of a segment.
-    fn hear(&mut self, now: Time, segment: &Segment) {
-        self.seen = tick(now);
-        if segment.ack {
-            self.acknowledged = segment.acknowledges;
-        }
-        if segment.fin || segment.rst {
-            self.stage = Stage::Closing;
-        } else if self.stage == Stage::Opening && segment.ack {
-            self.stage = Stage::Open;
-        }
-    }
-
-    /// Open ones matter most, half-open ones least, and those heard of lately more than others.
-    fn matters(&self, now: Tick, times: [Tick; 3]) -> u64 {
-        let silence = now.wrapping_sub(self.seen);
-        if silence > times[self.stage as usize] {
-            return OVER;
-        }
-        (self.stage as u64 + 1) << 32 | u64::from(Tick::MAX - silence)
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`packet`]: what a packet is, [`maglev`] and [`Pool`](pool): whom a new connection goes to
 //! - [`Distributor`]: the flow table, the client table, fragments, and what becomes of each packet
 //! - [`reset`]: what clients of a node that is gone are told
+//! - `together`, `peers`: several distributors that know each other's connections
 //!
 //! All tables have fixed sizes. What an attacker can fill is what matters least: half-open connections give way to
 //! open ones, clients that were only seen to those a node has a session of.
@@ -15,15 +16,22 @@
 
 mod counters;
 mod distributor;
+mod flow;
 pub mod maglev;
 pub mod packet;
+mod peers;
 pub mod pool;
 pub mod reset;
+mod together;
 mod ways;
 
 pub use counters::Counters;
 pub use distributor::{Config, Distributor, DropReason, Service, Verdict};
 pub use packet::{Flow, FragmentId, Packet, Segment};
+pub use peers::datagram::{FLOWS_PORT, PACKET_BYTES_MAX};
+pub use peers::holds::{HOLDS_MAX, HoldId};
+pub use peers::seal::Secrets;
+pub use peers::{Ends, PEERS_MAX, PeerId};
 pub use pool::{Node, State};
 pub use reset::{RESET_BYTES_MAX, Reset};
 

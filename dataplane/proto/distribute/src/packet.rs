@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::peers::datagram;
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet, TcpPacket};
 
 /// Extension headers of an IPv6 packet that are looked through.
@@ -70,6 +71,13 @@ pub enum Packet {
     Fragment(FragmentId),
     /// An ICMP error about a packet that was sent to the client.
     Error(Flow),
+    /// UDP that another distributor may have sent: its payload, of so many bytes from there on in the packet.
+    Datagram {
+        /// Where it begins.
+        at: usize,
+        /// Its bytes.
+        len: usize,
+    },
     /// Nothing for a node: echo, neighbours, another protocol.
     Other,
 }
@@ -114,8 +122,16 @@ fn parse_v4(packet: &[u8]) -> Result<Packet, Malformed> {
                 Some((inner.src_addr().into(), inner.dst_addr().into(), quoted.get(header..)?))
             })
         }
+        IpProtocol::Udp if !ip.more_frags() && ip.frag_offset() == 0 => {
+            Ok(told(&packet[..usize::from(ip.total_len())], usize::from(ip.header_len())))
+        }
         _ => Ok(Packet::Other),
     }
+}
+
+/// UDP behind an IP header of so many bytes.
+fn told(packet: &[u8], header: usize) -> Packet {
+    datagram::payload(packet, header).map_or(Packet::Other, |(at, len)| Packet::Datagram { at, len })
 }
 
 fn parse_v6(packet: &[u8]) -> Result<Packet, Malformed> {
@@ -133,6 +149,10 @@ fn parse_v6(packet: &[u8]) -> Result<Packet, Malformed> {
                     (inner.version() == 6 && inner.next_header() == IpProtocol::Tcp).then_some(())?;
                     Some((inner.src_addr().into(), inner.dst_addr().into(), quoted.get(40..)?))
                 });
+            }
+            // Distributors put nothing between the two headers.
+            IpProtocol::Udp if ip.next_header() == IpProtocol::Udp => {
+                return Ok(told(&packet[..ip.total_len()], 40));
             }
             IpProtocol::HopByHop | IpProtocol::Ipv6Opts => {
                 let header = Ipv6ExtHeader::new_checked(rest).map_err(|_| Malformed)?;

@@ -6,7 +6,7 @@
 //! before five eighths of the table are in use, and the table is made that much larger than it is asked to be.
 
 /// Entries of a bucket.
-const WAYS: usize = 8;
+pub(crate) const WAYS: usize = 8;
 /// Entries a bucket on average, up to which practically none overflows.
 const FULL: usize = 5;
 /// How much an entry matters that is over: it is overwritten as if it were not there.

@@ -1,102 +1,19 @@
 //! Clients, nodes and a distributor between them, by packets: who gets what, whatever happens to the nodes.
 
+mod common;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use keyferry_distribute::{
-    Config, Distributor, DropReason, Model, Node, NodeId, RESET_BYTES_MAX, Reset, Service, State, Verdict,
-};
-use keyferry_time::Time;
+use common::{CONFIG, SERVICE, SERVICE6, Sent, WEB, ack, at, distributor, node_of, sent, syn};
+use keyferry_distribute::{Config, DropReason, Model, NodeId, RESET_BYTES_MAX, Reset, State, Verdict};
 use proptest::prelude::*;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpAddress, IpProtocol, IpRepr, Ipv4Packet, Ipv4Repr,
-    Ipv6Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+    Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet,
+    TcpControl, TcpPacket,
 };
-
-const SERVICE: &str = "192.0.2.1:443";
-const SERVICE6: &str = "[2001:db8::1]:443";
-const WEB: &str = "192.0.2.1:80";
-
-const CONFIG: Config = Config {
-    flows: 4096,
-    clients: 4096,
-    idle_time: Duration::from_secs(300),
-    client_time: Duration::from_secs(600),
-    seed: 7,
-    places_seed: 9,
-};
-
-fn at(secs: u64) -> Time {
-    Time(secs * 1_000_000_000)
-}
-
-/// Nodes, all up, and three services: two with `model`, plain web requests on node 0.
-fn distributor(config: Config, model: Model, nodes: u16) -> Distributor {
-    let all: Vec<_> = (0..nodes).map(NodeId).collect();
-    let service = |address: &str, model, nodes| Service { address: address.parse().unwrap(), model, nodes };
-    let services = vec![
-        service(SERVICE, model, all.clone()),
-        service(SERVICE6, model, all),
-        service(WEB, Model::RoundRobin, vec![NodeId(0)]),
-    ];
-    let node = |number| Node { name: format!("node-{number}"), weight: 1, state: State::Up };
-    Distributor::new(config, services, (0..nodes).map(node).collect())
-}
-
-#[derive(Clone, Copy)]
-struct Sent {
-    from: SocketAddr,
-    to: SocketAddr,
-    control: TcpControl,
-    ack: Option<u32>,
-}
-
-fn sent(from: &str, to: &str, control: TcpControl, ack: Option<u32>) -> Sent {
-    Sent { from: from.parse().unwrap(), to: to.parse().unwrap(), control, ack }
-}
-
-impl Sent {
-    fn packet(&self) -> Vec<u8> {
-        let tcp = TcpRepr {
-            src_port: self.from.port(),
-            dst_port: self.to.port(),
-            control: self.control,
-            seq_number: TcpSeqNumber(1000),
-            ack_number: self.ack.map(|number| TcpSeqNumber(number as i32)),
-            window_len: 100,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
-            payload: &[],
-        };
-        let (from, to) = (IpAddress::from(self.from.ip()), IpAddress::from(self.to.ip()));
-        let ip = IpRepr::new(from, to, IpProtocol::Tcp, tcp.buffer_len(), 64);
-        let mut packet = vec![0; ip.buffer_len()];
-        let sums = ChecksumCapabilities::default();
-        ip.emit(&mut packet[..], &sums);
-        tcp.emit(&mut TcpPacket::new_unchecked(&mut packet[ip.header_len()..]), &from, &to, &sums);
-        packet
-    }
-}
-
-fn syn(from: &str) -> Vec<u8> {
-    sent(from, SERVICE, TcpControl::Syn, None).packet()
-}
-
-fn ack(from: &str, number: u32) -> Vec<u8> {
-    sent(from, SERVICE, TcpControl::None, Some(number)).packet()
-}
-
-fn node_of(verdict: Verdict) -> NodeId {
-    match verdict {
-        Verdict::Forward(node) => node,
-        other => panic!("not forwarded: {other:?}"),
-    }
-}
 
 /// Sequence and acknowledgement number of a reset that is a good packet to `to`.
 fn read_reset(reset: &Reset, to: &str) -> (u32, Option<u32>) {
@@ -373,8 +290,11 @@ proptest! {
                     }
                 }
                 Step::Talk { client, port } => {
+                    // Who has no connection is another client, which never opens one.
+                    let is_open = open.get(&(client, port));
+                    let port = if is_open.is_some() { port } else { port + 100 };
                     let verdict = it.route(at(now), &ack(&name(client, port), 5));
-                    if let Some(node) = open.get(&(client, port)) {
+                    if let Some(node) = is_open {
                         prop_assert_eq!(verdict, Verdict::Forward(*node));
                     }
                 }
