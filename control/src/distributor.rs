@@ -2,12 +2,13 @@
 //!
 //! In: a validated configuration. Runs on the control thread, which then serves the admin socket until a signal.
 
+use std::cell::Cell;
 use std::hash::Hasher;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
@@ -24,7 +25,7 @@ use tracing::{info, warn};
 use crate::admin::{Admin, document, refusal};
 use crate::config::{Cluster, Distributor, Nic};
 use crate::counters::{Registry, Snapshot};
-use crate::links::{Duty, Links, Local, NodeReport, Nodes, Others, Peer, Tally};
+use crate::links::{Companions, Duty, Front, Links, Local, NodeReport, Nodes, Others, Peer, Tally};
 use crate::metrics::{Exporter, Metrics, export};
 use crate::runtime::Control;
 use crate::{node, port};
@@ -61,20 +62,31 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     });
     let worker = worker.context("cannot start the worker's thread")?;
     let states = config.nodes.iter().map(|node| (node.name.clone(), first_state(node)));
-    let nodes = Rc::new(Nodes::new(states, news));
+    let nodes = Rc::new(Nodes::new(states, Arc::clone(&news)));
+    let companions = Rc::new(Companions::new(config.nic.addresses.clone(), news));
     let links = match &config.cluster {
         None => None,
-        Some(cluster) => Some(control.within(|| links(config, cluster, &nodes, &registry))?),
+        Some(cluster) => {
+            let front = Front { nodes: Rc::clone(&nodes), companions };
+            Some(control.within(|| links(config, cluster, front, &registry))?)
+        }
     };
     let about = [("distributor", config.name.clone()), ("version", version.to_owned())];
     let metrics = Metrics::new(Arc::clone(&registry), &about);
-    let desk = Desk { version, name: config.name.clone(), registry, nodes, started: Instant::now() };
+    let phase = Rc::new(Cell::new(Phase::Learning));
+    let meet = meet(config, Arc::clone(&registry), Rc::clone(&phase));
+    let desk = Desk { version, name: config.name.clone(), registry, nodes, phase, started: Instant::now() };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
-    eprintln!("keyferry: distributor {} ready", config.name);
     control.run(async |mut signals| {
         let links = links.map(Links::start);
+        let meet = async {
+            meet.await;
+            eprintln!("keyferry: distributor {} ready", config.name);
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
+            () = meet => {}
             () = admin.serve(async move |command: &str| desk.answer(command)) => {}
             () = export(exporter, metrics) => {}
             () = signals.end() => {}
@@ -90,12 +102,49 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How long others are awaited of which none has been met: they may not run.
+const ALONE: Duration = Duration::from_secs(3);
+/// How long others may take to tell what they know.
+const LEARNING_MAX: Duration = Duration::from_secs(60);
+/// Between two looks at how far that is.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Where a distributor is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Phase {
+    /// Others tell it of their connections: it is not to be given any yet.
+    Learning,
+    /// It knows them.
+    Serving,
+}
+
+/// Waits until the other distributors have told what they know, so that nobody sends this one clients before.
+async fn meet(config: &Distributor, registry: Arc<Registry>, phase: Rc<Cell<Phase>>) {
+    let started = Instant::now();
+    while !config.peers.is_empty() {
+        let total = registry.snapshot().total;
+        let of = |name| total.get(name).copied().unwrap_or(0);
+        let (peers, copied) = (of("peers"), of("peers_copied"));
+        if peers > 0 && copied == peers || peers == 0 && started.elapsed() > ALONE {
+            break;
+        }
+        if started.elapsed() > LEARNING_MAX {
+            warn!("serving although other distributors have not told all they know: see their logs");
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    phase.set(Phase::Serving);
+}
+
 /// What a distributor answers its operators.
 struct Desk {
     version: &'static str,
     name: String,
     registry: Arc<Registry>,
     nodes: Rc<Nodes>,
+    phase: Rc<Cell<Phase>>,
     started: Instant,
 }
 
@@ -106,6 +155,7 @@ const COMMANDS: &str = "status, peers";
 struct Status<'a> {
     node: &'a str,
     version: &'a str,
+    phase: Phase,
     uptime_s: u64,
     #[serde(flatten)]
     counters: Snapshot,
@@ -124,6 +174,7 @@ impl Desk {
             "status" => document(&Status {
                 node: &self.name,
                 version: self.version,
+                phase: self.phase.get(),
                 uptime_s: self.started.elapsed().as_secs(),
                 counters: self.registry.snapshot(),
             }),
@@ -190,7 +241,7 @@ fn places_seed(config: &Distributor) -> u64 {
 fn links(
     config: &Distributor,
     cluster: &Cluster,
-    nodes: &Rc<Nodes>,
+    front: Front,
     registry: &Registry,
 ) -> anyhow::Result<Links> {
     let local = Local {
@@ -198,7 +249,7 @@ fn links(
         incarnation: node::incarnation(),
         heartbeat_timeout: cluster.heartbeat_timeout,
         tally: Tally::new(registry),
-        duty: Duty::Distributor(Rc::clone(nodes)),
+        duty: Duty::Distributor(front),
     };
     let trust = cluster.trust(&config.name)?;
     if let Some(warning) = trust.warning() {

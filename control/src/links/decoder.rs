@@ -79,7 +79,7 @@ mod tests {
 
     use super::super::message::{
         BODY_BYTES_MAX, MAGIC, NODE_BYTES_MAX, NodeState, OFFER_BYTES_MAX, Offer, PAYLOAD_BYTES_MAX, Reason,
-        Role, SESSIONS_MAX, Session, VERSION, WORKERS_MAX,
+        Role, SESSIONS_MAX, STATION_ADDRESSES_MAX, Session, VERSION, WORKERS_MAX,
     };
     use super::*;
     use crate::config::Driver;
@@ -133,6 +133,11 @@ mod tests {
             any::<(bool, u32, u32)>().prop_map(|(draining, connections, requests)| {
                 Message::State(NodeState { draining, connections, requests })
             }),
+            prop::collection::vec(any::<std::net::IpAddr>(), 0..=STATION_ADDRESSES_MAX).prop_map(
+                |addresses| {
+                    Message::Station(addresses.iter().map(std::net::IpAddr::to_canonical).collect())
+                }
+            ),
             reason.prop_map(Message::Bye),
         ]
     }
@@ -182,13 +187,20 @@ mod tests {
 
     #[test]
     fn lengths_are_refused_before_their_bytes_have_come() {
-        for (kind, len) in
-            [(1, PAYLOAD_BYTES_MAX as u16 + 1), (2, 1), (3, 1), (4, 2), (16, 61), (17, 961), (18, 10)]
-        {
+        for (kind, len) in [
+            (1, PAYLOAD_BYTES_MAX as u16 + 1),
+            (2, 1),
+            (3, 1),
+            (4, 2),
+            (16, 61),
+            (17, 961),
+            (18, 10),
+            (19, 129),
+        ] {
             let [low, high] = len.to_le_bytes();
             assert_eq!(refused(&[kind, 0, low, high], true), WireError::Length);
         }
-        for kind in [0, 5, 15, 19, 255] {
+        for kind in [0, 5, 15, 20, 255] {
             assert_eq!(refused(&[kind, 0, 0, 0], true), WireError::Kind);
         }
         assert_eq!(refused(&[3, 1, 0, 0], true), WireError::Kind);
@@ -196,6 +208,10 @@ mod tests {
         assert_eq!(refused(&[4, 0, 0, 0], true), WireError::Length);
         assert_eq!(refused(&[1, 0, 3, 0, 0, 0, 2], true), WireError::Kind);
         assert_eq!(refused(&[17, 0, 1, 0, 0], true), WireError::Length);
+        assert_eq!(
+            refused(&[19, 0, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], true),
+            WireError::Length
+        );
         assert_eq!(refused(&[18, 0, 9, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0], true), WireError::Kind);
     }
 

@@ -35,10 +35,10 @@ pub(super) async fn dial(
         if matches!(error, LinkError::Stopping) {
             return;
         }
-        if let (Duty::Distributor(nodes), Role::Node) = (&shared.local.duty, role) {
+        if let (Duty::Distributor(it), Role::Node) = (&shared.local.duty, role) {
             match lived {
-                true => nodes.lost(&peer.name, &error).await,
-                false => nodes.unreachable(&peer.name).await,
+                true => it.nodes.lost(&peer.name, &error).await,
+                false => it.nodes.unreachable(&peer.name).await,
             }
         }
         shared.local.tally.roster().problem(&peer.name, &error.to_string());

@@ -26,7 +26,7 @@ use super::pairs::{self, Fences, Life};
 use super::stream::Stream;
 use super::talk::Talk;
 use super::tally::Made;
-use super::{Announcer, Between, LinkError, Nodes, Tally};
+use super::{Announcer, Between, Companions, LinkError, Nodes, Tally};
 use crate::config::Driver;
 
 /// How long a TLS handshake and the hellos may take: until then nobody knows who it is.
@@ -43,6 +43,8 @@ const MESSAGES_MAX: u32 = 256;
 const WIRE_BYTES: usize = 128;
 /// The exporter's label (RFC 8446 7.5). Labels that are not registered begin like this (RFC 5705 4).
 const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL keyferry lease v1";
+/// The same between distributors, for what their workers tell each other.
+const FLOWS_LABEL: &[u8] = b"EXPERIMENTAL keyferry flows v1";
 
 /// What every link needs of this process.
 pub struct Local {
@@ -63,7 +65,15 @@ pub enum Duty {
     /// It serves clients and lends requests.
     Node(Box<Node>),
     /// It stands in front of nodes.
-    Distributor(Rc<Nodes>),
+    Distributor(Front),
+}
+
+/// What links need of a distributor.
+pub struct Front {
+    /// Nodes behind it.
+    pub nodes: Rc<Nodes>,
+    /// Distributors beside it.
+    pub companions: Rc<Companions>,
 }
 
 /// What links need of a node.
@@ -188,8 +198,11 @@ impl Greeted {
                 let (peer, incarnation) = (&self.theirs.node, self.theirs.incarnation);
                 info!(peer, incarnation, queue_pairs = fences.len(), "connected");
                 let made = local.tally.made(peer, self.theirs.role, fences.len());
-                let talk = Talk::new(local, &self.theirs).await;
-                (true, self.stay(local, talk, &mut fences, &made, stop).await)
+                let secret = || exporter_secret(self.stream.tls(), FLOWS_LABEL);
+                match Talk::new(local, &self.ours, &self.theirs, secret).await {
+                    Ok(talk) => (true, self.stay(local, talk, &mut fences, &made, stop).await),
+                    Err(error) => (false, error),
+                }
             }
             Err(error) => (false, error),
         };
@@ -221,7 +234,7 @@ impl Greeted {
         if passes_memory && !self.stream.passes_descriptors() {
             return Err(LinkError::NotLocal);
         }
-        let life = Life::new(exporter_secret(self.stream.tls())?, ours, theirs);
+        let life = Life::new(exporter_secret(self.stream.tls(), EXPORTER_LABEL)?, ours, theirs);
 
         // Anew in each life: a port that was down may have another GID when it is back.
         let fabric = pairs::Fabric::open(local)?;
@@ -329,10 +342,9 @@ impl Greeted {
 }
 
 /// The secret both ends of this TLS connection share and nobody else does.
-fn exporter_secret(tls: &rustls::Connection) -> Result<PairSecret, LinkError> {
+fn exporter_secret(tls: &rustls::Connection, label: &[u8]) -> Result<PairSecret, LinkError> {
     let mut secret = Zeroizing::new([0; 32]);
-    tls.export_keying_material(&mut secret[..], EXPORTER_LABEL, None)
-        .map_err(super::stream::StreamError::Tls)?;
+    tls.export_keying_material(&mut secret[..], label, None).map_err(super::stream::StreamError::Tls)?;
     Ok(secret)
 }
 

@@ -45,6 +45,7 @@ const BYE: u8 = 4;
 const TICKET_KEY: u8 = 16;
 const SESSIONS: u8 = 17;
 const STATE: u8 = 18;
+const STATION: u8 = 19;
 
 /// Bytes of a ticket key on the wire.
 const TICKET_KEY_MESSAGE_BYTES: usize = TICKET_NAME_BYTES + TICKET_KEY_BYTES + 3 * 4;
@@ -54,6 +55,8 @@ const SESSION_BYTES: usize = 16 + 4;
 /// Sessions of one announcement, at most.
 pub const SESSIONS_MAX: usize = 48;
 const _: () = assert!(SESSIONS_MAX * SESSION_BYTES <= PAYLOAD_BYTES_MAX);
+/// Addresses of a distributor's port that another one is told, at most.
+pub const STATION_ADDRESSES_MAX: usize = 8;
 /// Bytes of a node's state on the wire.
 const STATE_BYTES: usize = 1 + 4 + 4;
 
@@ -171,6 +174,8 @@ pub enum Message {
     Sessions(Vec<Session>),
     /// How the node fares, to a distributor.
     State(NodeState),
+    /// Where a distributor is on the network of its port, to another one; at most [`STATION_ADDRESSES_MAX`] addresses.
+    Station(Vec<IpAddr>),
     /// The last.
     Bye(Reason),
 }
@@ -281,6 +286,11 @@ impl Message {
                 out.extend(state.connections.to_le_bytes());
                 out.extend(state.requests.to_le_bytes());
             }
+            Message::Station(addresses) => {
+                assert!(addresses.len() <= STATION_ADDRESSES_MAX, "the caller keeps to the bound");
+                header(out, STATION, 16 * addresses.len());
+                addresses.iter().for_each(|address| out.extend(mapped(*address)));
+            }
             Message::Bye(reason) => {
                 header(out, BYE, 1);
                 out.push(*reason as u8);
@@ -320,6 +330,13 @@ impl Message {
                 connections: u32::from_le_bytes(fields.take()?),
                 requests: u32::from_le_bytes(fields.take()?),
             }),
+            STATION => {
+                let mut addresses = Vec::with_capacity(payload.len() / 16);
+                while !fields.is_empty() {
+                    addresses.push(Ipv6Addr::from(fields.take::<16>()?).to_canonical());
+                }
+                Message::Station(addresses)
+            }
             BYE => {
                 let [number] = fields.take()?;
                 let reason = Reason::ALL.into_iter().find(|reason| *reason as u8 == number);
@@ -339,6 +356,7 @@ impl Message {
             TICKET_KEY => Ok(TICKET_KEY_MESSAGE_BYTES),
             SESSIONS => Ok(SESSIONS_MAX * SESSION_BYTES),
             STATE => Ok(STATE_BYTES),
+            STATION => Ok(16 * STATION_ADDRESSES_MAX),
             BYE => Ok(1),
             _ => Err(WireError::Kind),
         }

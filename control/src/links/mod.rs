@@ -10,7 +10,7 @@
 //! - certificates: [`trust`]
 //! - `socket`, `stream`: bytes, records and descriptors
 //! - `life`: one life of a link; `pairs`: its queue pairs; `talk`: what is told while it lives
-//! - `nodes`: what a distributor hears of nodes; `announce`: what nodes tell it
+//! - `nodes`: what a distributor hears of nodes; `announce`: what nodes tell it; `companions`: other distributors
 //! - `others`: who else there is, which may change, and who of two connects
 //! - `dial`, `accept`: the two ends' ways to a new life; `said`, `tally`: what is logged and counted of it;
 //!   `roster`: what operators see of it
@@ -18,6 +18,7 @@
 
 mod accept;
 mod announce;
+mod companions;
 pub mod decoder;
 mod dial;
 mod life;
@@ -44,7 +45,8 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
 pub use announce::Announcer;
-pub use life::{Duty, Local, Node};
+pub use companions::Companions;
+pub use life::{Duty, Front, Local, Node};
 pub use nodes::{NodeReport, Nodes};
 pub use others::Others;
 pub use roster::{Roster, Row};

@@ -146,12 +146,16 @@ impl Nodes {
         self.tell(News::State(id, state)).await;
     }
 
-    /// Waits for room: the link is not read meanwhile, so the node waits too.
-    async fn tell(&self, mut news: News) {
-        while let Err(refused) = self.news.push(news) {
-            news = refused;
-            tokio::time::sleep(AGAIN).await;
-        }
+    async fn tell(&self, news: News) {
+        tell(&self.news, news).await;
+    }
+}
+
+/// Waits for room: the link is not read meanwhile, so its other end waits too.
+pub(super) async fn tell(queue: &ArrayQueue<News>, mut news: News) {
+    while let Err(refused) = queue.push(news) {
+        news = refused;
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -180,7 +184,7 @@ mod tests {
         std::iter::from_fn(|| news.pop())
             .map(|news| match news {
                 News::State(NodeId(1), state) => state,
-                other => panic!("{other:?}"),
+                _ => panic!("only how it fares"),
             })
             .collect()
     }

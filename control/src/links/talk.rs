@@ -4,6 +4,9 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use keyferry_lease::PairSecret;
+
+use super::companions::Companion;
 use super::life::{Duty, Local};
 use super::message::{Hello, Message, Role};
 use super::{Announcer, LinkError, Nodes, announce, ticket_keys};
@@ -16,24 +19,32 @@ pub(super) enum Talk {
     Announce(Rc<Announcer>, announce::Told),
     /// A distributor, of the node of that name.
     Listen(Rc<Nodes>, String),
-    /// Two distributors.
-    Nothing,
+    /// Two distributors: where each is.
+    Meet(Companion),
 }
 
 impl Talk {
-    /// With a peer just connected.
-    pub(super) async fn new(local: &Local, peer: &Hello) -> Talk {
-        match (&local.duty, peer.role) {
+    /// With a peer just connected; `secret` is what only this life of the link gives.
+    pub(super) async fn new(
+        local: &Local,
+        ours: &Hello,
+        peer: &Hello,
+        secret: impl FnOnce() -> Result<PairSecret, LinkError>,
+    ) -> Result<Talk, LinkError> {
+        let talk = match (&local.duty, peer.role) {
             (Duty::Node(_), Role::Node) => Talk::Keys(ticket_keys::Told::default()),
             (Duty::Node(node), Role::Distributor) => {
                 Talk::Announce(Rc::clone(&node.announcer), announce::Told::default())
             }
-            (Duty::Distributor(nodes), Role::Node) => {
-                nodes.up(peer).await;
-                Talk::Listen(Rc::clone(nodes), peer.node.clone())
+            (Duty::Distributor(it), Role::Node) => {
+                it.nodes.up(peer).await;
+                Talk::Listen(Rc::clone(&it.nodes), peer.node.clone())
             }
-            (Duty::Distributor(_), Role::Distributor) => Talk::Nothing,
-        }
+            (Duty::Distributor(it), Role::Distributor) => {
+                Talk::Meet(Companion::new(&it.companions, &secret()?, ours, peer))
+            }
+        };
+        Ok(talk)
     }
 
     /// The peer tells something.
@@ -49,6 +60,11 @@ impl Talk {
                     nodes.has_session(node, session).await;
                 }
             }
+            (Talk::Meet(companion), Message::Station(addresses)) => {
+                if !companion.heard(&addresses).await {
+                    return Err(LinkError::Order);
+                }
+            }
             _ => return Err(LinkError::Order),
         }
         Ok(())
@@ -59,7 +75,8 @@ impl Talk {
         match self {
             Talk::Keys(told) => told.news(local.tickets()),
             Talk::Announce(announcer, told) => told.news(announcer, Instant::now()),
-            Talk::Listen(..) | Talk::Nothing => Vec::new(),
+            Talk::Meet(companion) => companion.station().map(Message::Station).into_iter().collect(),
+            Talk::Listen(..) => Vec::new(),
         }
     }
 }

@@ -29,14 +29,14 @@ use crate::drain::Phase;
 const LIMITS: Limits =
     Limits { message_bytes_max: 512, receives: 32, posted_max: 64, slots_bytes: 4096, staging_bytes: 4096 };
 
-/// A folder with certificates for the nodes "a" and "b" and the distributor "d".
+/// A folder with certificates for the nodes "a" and "b" and the distributors "d" and "e".
 struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Folder {
         let folder = Folder(tempfile::tempdir().unwrap());
         ca::init(folder.0.path(), 1).unwrap();
-        ca::node(folder.0.path(), &["a".into(), "b".into(), "d".into()], 1).unwrap();
+        ca::node(folder.0.path(), &["a".into(), "b".into(), "d".into(), "e".into()], 1).unwrap();
         folder
     }
 
@@ -451,26 +451,93 @@ fn a_distributor_hears_of_nodes() {
         let trust = Trust::load(&folder.file("ca.pem"), &certificate, &key, "d").unwrap();
         let peer = Peer { name: "b".to_owned(), address: socket.clone() };
         let others = Others::of_distributor("d", vec![peer], &[]);
-        let here = Links::new(local("d", Duty::Distributor(nodes)), trust, &[], others).unwrap().start();
+        let companions = Rc::new(Companions::new(Vec::new(), Arc::clone(&news)));
+        let duty = Duty::Distributor(Front { nodes, companions });
+        let here = Links::new(local("d", duty), trust, &[], others).unwrap().start();
         let next = async || loop {
             match news.pop() {
                 Some(news) => return news,
                 None => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         };
-        assert_eq!(next().await, News::State(NodeId(0), State::Up));
+        let fares = async || match next().await {
+            News::State(NodeId(0), state) => state,
+            _ => panic!("how it fares"),
+        };
+        assert_eq!(fares().await, State::Up);
         let client = std::net::IpAddr::from([198, 51, 100, 7]);
         announcer.tell(Announced { client, lifetime: Duration::from_millis(60_900) });
-        let lifetime = Duration::from_secs(60);
-        assert_eq!(next().await, News::Session { client, node: NodeId(0), lifetime });
+        let News::Session { client: of, node: NodeId(0), lifetime } = next().await else {
+            panic!("a session")
+        };
+        assert_eq!((of, lifetime), (client, Duration::from_secs(60)));
         phase.send(Phase::Draining).unwrap();
-        assert_eq!(next().await, News::State(NodeId(0), State::Draining));
+        assert_eq!(fares().await, State::Draining);
         there.end().await;
-        assert_eq!(next().await, News::State(NodeId(0), State::Down));
+        assert_eq!(fares().await, State::Down);
         let (there, _phase) = start(folder.end("b", 1));
-        assert_eq!(next().await, News::State(NodeId(0), State::Up));
+        assert_eq!(fares().await, State::Up);
         here.end().await;
         there.end().await;
+    });
+}
+
+/// Two distributors give each other's workers what they need to speak, for as long as their link lives.
+#[test]
+fn distributors_meet_and_part() {
+    run(async {
+        let folder = Folder::new();
+        let sockets = ["d", "e"].map(|name| Address::Unix(folder.file(&format!("{name}.sock"))));
+        let start = |at: usize| {
+            let (own, other) = [("d", "e"), ("e", "d")][at];
+            let news = Arc::new(ArrayQueue::new(16));
+            let nodes = Rc::new(Nodes::new([], Arc::clone(&news)));
+            let addresses = vec![format!("10.0.0.{}/24", at + 1).parse().unwrap()];
+            let companions = Rc::new(Companions::new(addresses, Arc::clone(&news)));
+            let file = |ending| folder.file(&format!("{own}.{ending}"));
+            let trust = Trust::load(&folder.file("ca.pem"), &file("pem"), &file("key"), own).unwrap();
+            let peer = Peer { name: other.to_owned(), address: sockets[1 - at].clone() };
+            let others = Others::of_distributor(own, Vec::new(), &[peer]);
+            let duty = Duty::Distributor(Front { nodes, companions });
+            let links = Links::new(local(own, duty), trust, std::slice::from_ref(&sockets[at]), others);
+            (links.unwrap().start(), news)
+        };
+        let next = async |news: &ArrayQueue<News>| loop {
+            match news.pop() {
+                Some(news) => return news,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        let ((there, e), (here, d)) = (start(1), start(0));
+        let met = async |news: &ArrayQueue<News>| match next(news).await {
+            News::Met { peer, ends, secrets } => (peer, ends, secrets),
+            _ => panic!("it meets another"),
+        };
+        let ((_, at_d, ours), (_, at_e, theirs)) = (met(&d).await, met(&e).await);
+        assert_eq!((at_d.own, at_d.peer), (at_e.peer, at_e.own));
+        // What one of them seals the other one opens.
+        let talk = |ends, secrets| {
+            let config = keyferry_distribute::Config {
+                flows: 16,
+                clients: 16,
+                idle_time: Duration::from_secs(9),
+                client_time: Duration::from_secs(9),
+                seed: 1,
+                places_seed: 1,
+            };
+            let mut it = keyferry_distribute::Distributor::new(config, Vec::new(), Vec::new());
+            it.add_peer(keyferry_distribute::PeerId(0), ends, secrets);
+            it
+        };
+        let (mut one, mut other) = (talk(at_d, ours), talk(at_e, theirs));
+        let (now, mut packet) = (Default::default(), [0; keyferry_distribute::PACKET_BYTES_MAX]);
+        while one.keep_together(now) {}
+        let len = one.poll_peers(now, &mut packet).expect("it has told all it knows");
+        other.hear(now, &mut packet[28..len]);
+        assert_eq!((other.peers(), other.counters().drop_forged), ((1, 1), 0));
+        there.end().await;
+        assert!(matches!(next(&d).await, News::Parted(_)));
+        here.end().await;
     });
 }
 

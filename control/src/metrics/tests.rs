@@ -9,6 +9,18 @@ use crate::runtime::Control;
 
 /// What only grows and is in no family. A new counter belongs here, into [`GAUGES`] or into a family.
 const COUNTERS: &[&str] = &[
+    "held",
+    "held_late",
+    "asked",
+    "found",
+    "flows_learnt",
+    "datagrams_told",
+    "datagrams_again",
+    "datagrams_heard",
+    "datagrams_out_of_order",
+    "notices_heard",
+    "notices_strange",
+    "notices_lost",
     "requests",
     "replies_local",
     "replies_lent",

@@ -1,8 +1,9 @@
 //! A distributor's turn: packets in, a verdict for each, packets out to nodes in the buffers they came in.
 //!
 //! In: frames for the services' addresses, and news of nodes. Out: the same frames with a node's MAC address, resets in the
-//! place of nodes that are gone, and what a station says of itself (ARP, neighbour discovery, echo). Nodes answer clients
-//! themselves. One worker a distributor: all connections of a client have to meet in one client table.
+//! place of nodes that are gone, what distributors tell each other, and what a station says of itself (ARP, neighbour
+//! discovery, echo). Nodes answer clients themselves. One worker a distributor: all connections of a client have to meet in
+//! one client table.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -10,7 +11,10 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
-use keyferry_distribute::{Distributor, NodeId, RESET_BYTES_MAX, Reset, State, Verdict};
+use keyferry_distribute::{
+    Distributor, Ends, HOLDS_MAX, HoldId, NodeId, PACKET_BYTES_MAX, PeerId, RESET_BYTES_MAX, Reset, Secrets,
+    State, Verdict,
+};
 use keyferry_link::{Ingress, Link};
 use keyferry_nic::{BURST, Checksum, Nic, Packet};
 use keyferry_time::Time;
@@ -25,7 +29,6 @@ pub const NEWS_MAX: usize = 4096;
 const NEWS_A_TURN: usize = 64;
 
 /// What the control thread tells a distributor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum News {
     /// A node fares otherwise.
     State(NodeId, State),
@@ -38,6 +41,17 @@ pub enum News {
         /// How long it can be resumed.
         lifetime: Duration,
     },
+    /// Another distributor has been met.
+    Met {
+        /// Which.
+        peer: PeerId,
+        /// Where the two reach each other.
+        ends: Ends,
+        /// What seals their datagrams.
+        secrets: Secrets,
+    },
+    /// Another distributor is gone.
+    Parted(PeerId),
 }
 
 /// A distributor on a queue of a port.
@@ -48,6 +62,8 @@ pub struct Distribute<N: Nic> {
     nodes: Vec<IpAddr>,
     news: Arc<ArrayQueue<News>>,
     packets: ArrayVec<N::Packet, BURST>,
+    /// Packets that wait for other distributors' answers, each at its place.
+    held: Box<[Option<N::Packet>]>,
     turns: u64,
     turns_idle: u64,
     busy_ns: u64,
@@ -77,8 +93,18 @@ const PORT_NAMES: &[&str] = &[
 ];
 
 /// Gauges of its tables, and of its turns.
-const OWN_NAMES: &[&str] =
-    &["flows", "flows_max", "clients", "clients_max", "turns", "turns_idle", "busy_ns"];
+const OWN_NAMES: &[&str] = &[
+    "flows",
+    "flows_max",
+    "clients",
+    "clients_max",
+    "peers",
+    "peers_copied",
+    "held_now",
+    "turns",
+    "turns_idle",
+    "busy_ns",
+];
 
 /// Names of everything a distributor publishes, in the order of its values.
 pub fn names() -> &'static [&'static str] {
@@ -108,6 +134,7 @@ impl<N: Nic> Distribute<N> {
             nodes,
             news,
             packets: ArrayVec::new(),
+            held: (0..HOLDS_MAX).map(|_| None).collect(),
             turns: 0,
             turns_idle: 0,
             busy_ns: 0,
@@ -132,6 +159,8 @@ impl<N: Nic> Distribute<N> {
                 Some(News::Session { client, node, lifetime }) => {
                     self.distributor.announce(now, client, node, lifetime);
                 }
+                Some(News::Met { peer, ends, secrets }) => self.distributor.add_peer(peer, ends, secrets),
+                Some(News::Parted(peer)) => self.distributor.remove_peer(now, peer),
                 None => return taken > 0,
             }
         }
@@ -143,30 +172,65 @@ impl<N: Nic> Distribute<N> {
             self.port.counters.drop_checksum += 1;
             return;
         }
-        let verdict = match self.port.link.ip_at(packet.bytes()) {
-            Some(at) => self.distributor.route(now, &packet.bytes()[at..]),
-            None => Verdict::Other,
-        };
+        let Some(ip) = self.port.link.ip_at(packet.bytes()) else { return self.take_own(now, packet) };
+        match self.distributor.route(now, &packet.bytes()[ip..]) {
+            Verdict::Hold(id) => self.held[id.index()] = Some(packet),
+            Verdict::Datagram { at, len } => {
+                let from = ip + at;
+                self.distributor.hear(now, &mut packet.bytes_mut()[from..from + len]);
+            }
+            Verdict::Other => self.take_own(now, packet),
+            verdict => self.carry_out(verdict, packet),
+        }
+    }
+
+    /// A packet goes where the distributor says.
+    fn carry_out(&mut self, verdict: Verdict, packet: N::Packet) {
         match verdict {
             Verdict::Forward(node) => self.port.route_by(packet, self.nodes[node.index()]),
             Verdict::Reset(reset) => send(&mut self.port, &reset),
-            // The distributor has counted it.
-            Verdict::Drop(_) => {}
-            Verdict::Other => match self.port.link.ingest(now, packet.bytes_mut()) {
-                Ingress::Reply { len } => {
-                    self.port.counters.rx_link += 1;
-                    packet.set_len(len);
-                    self.port.transmit(packet);
-                }
-                Ingress::Consumed => self.port.counters.rx_link += 1,
-                // TCP that is not for a service has been dropped above, but for frames with a priority tag.
-                Ingress::Ip { .. } => self.port.counters.drop_link += 1,
-                Ingress::Drop(reason) => {
-                    self.port.counters.drop_link += 1;
-                    self.port.link_drops[reason.index()] += 1;
-                }
-            },
+            // The distributor has counted it; the others are no verdict on a packet that was held.
+            Verdict::Drop(_) | Verdict::Hold(_) | Verdict::Datagram { .. } | Verdict::Other => {}
         }
+    }
+
+    /// A frame for the station itself, or for nobody.
+    fn take_own(&mut self, now: Time, mut packet: N::Packet) {
+        match self.port.link.ingest(now, packet.bytes_mut()) {
+            Ingress::Reply { len } => {
+                self.port.counters.rx_link += 1;
+                packet.set_len(len);
+                self.port.transmit(packet);
+            }
+            Ingress::Consumed => self.port.counters.rx_link += 1,
+            // TCP that is not for a service has been dropped above, but for frames with a priority tag.
+            Ingress::Ip { .. } => self.port.counters.drop_link += 1,
+            Ingress::Drop(reason) => {
+                self.port.counters.drop_link += 1;
+                self.port.link_drops[reason.index()] += 1;
+            }
+        }
+    }
+
+    /// What distributors have to tell each other, and packets that need not wait any more.
+    fn keep_together(&mut self, now: Time) -> bool {
+        let mut busy = self.distributor.keep_together(now);
+        while let Some((id, verdict)) = self.distributor.released() {
+            busy = true;
+            if let Some(packet) = self.unhold(id) {
+                self.carry_out(verdict, packet);
+            }
+        }
+        let mut bytes = [0; PACKET_BYTES_MAX];
+        while let Some(len) = self.distributor.poll_peers(now, &mut bytes) {
+            busy = true;
+            send_ip(&mut self.port, &bytes[..len]);
+        }
+        busy
+    }
+
+    fn unhold(&mut self, id: HoldId) -> Option<N::Packet> {
+        self.held[id.index()].take()
     }
 }
 
@@ -188,6 +252,7 @@ impl<N: Nic> Turning for Distribute<N> {
         self.packets = packets;
         let port = &mut self.port;
         busy |= self.distributor.sweep(|reset| send(port, &reset));
+        busy |= self.keep_together(now);
         self.port.link_turn();
         busy |= self.port.flush() > 0 || received > 0;
         self.turns_idle += u64::from(!busy);
@@ -196,7 +261,7 @@ impl<N: Nic> Turning for Distribute<N> {
     }
 
     fn poll_at(&self) -> Option<Time> {
-        self.port.link.poll_at()
+        [self.port.link.poll_at(), self.distributor.poll_at()].into_iter().flatten().min()
     }
 
     fn publish(&self, out: &mut Vec<u64>) {
@@ -209,7 +274,8 @@ impl<N: Nic> Turning for Distribute<N> {
         out.extend(PORT_NAMES.iter().map(of));
         let ((flows, flows_max), (clients, clients_max)) =
             (self.distributor.flows(), self.distributor.clients());
-        out.extend([flows, flows_max, clients, clients_max].map(|count| count as u64));
+        let ((peers, copied), held) = (self.distributor.peers(), self.distributor.held());
+        out.extend([flows, flows_max, clients, clients_max, peers, copied, held].map(|count| count as u64));
         out.extend([self.turns, self.turns_idle, self.busy_ns]);
         out.extend(self.port.link_drops);
     }
@@ -217,13 +283,19 @@ impl<N: Nic> Turning for Distribute<N> {
 
 /// Sends a reset to its client; without a buffer it is not told, and asks again.
 fn send<N: Nic>(port: &mut Port<N>, reset: &Reset) {
+    let mut bytes = [0; RESET_BYTES_MAX];
+    let len = reset.write(&mut bytes);
+    send_ip(port, &bytes[..len]);
+}
+
+/// Sends an IP packet of the distributor's own.
+fn send_ip<N: Nic>(port: &mut Port<N>, ip: &[u8]) {
     let Some(mut packet) = port.nic.alloc() else {
         port.counters.drop_no_buffer += 1;
         return;
     };
-    let (l2, mut bytes) = (port.link.header_bytes(), [0; RESET_BYTES_MAX]);
-    let len = reset.write(&mut bytes);
-    packet.set_len(l2 + len);
-    packet.bytes_mut()[l2..].copy_from_slice(&bytes[..len]);
+    let l2 = port.link.header_bytes();
+    packet.set_len(l2 + ip.len());
+    packet.bytes_mut()[l2..].copy_from_slice(ip);
     port.route(packet);
 }

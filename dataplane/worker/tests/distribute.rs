@@ -10,7 +10,10 @@ use arrayvec::ArrayVec;
 use common::frame::{self, ACK, ETHERNET, SYN, Segment};
 use common::node::{ADDRESS, GATEWAY, MAC, PORT};
 use crossbeam_queue::ArrayQueue;
-use keyferry_distribute::{Config, Distributor, Model, Node, NodeId, Service, State};
+use keyferry_distribute::{
+    Config, Distributor, Ends, Model, Node, NodeId, PACKET_BYTES_MAX, PeerId, Secrets, Service, State,
+    Verdict,
+};
 use keyferry_link::{Link, Route};
 use keyferry_nic::sim::{Net, PortOptions, Queue};
 use keyferry_nic::{BURST, Nic, Packet as _};
@@ -20,10 +23,26 @@ use keyferry_worker::distribute::{Distribute, NEWS_MAX, News};
 
 /// Where the nodes are, each with a MAC address that ends as its own does.
 const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 11), Ipv4Addr::new(10, 0, 0, 12)];
+/// Where the other distributor is.
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 20);
 const CLIENT: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 1), 4000);
 
 fn mac_of(address: Ipv4Addr) -> [u8; 6] {
     [2, 0, 0, 0, 1, address.octets()[3]]
+}
+
+fn distributor(model: Model) -> Distributor {
+    let config = Config {
+        flows: 1000,
+        clients: 1000,
+        idle_time: Duration::from_secs(300),
+        client_time: Duration::from_secs(600),
+        seed: 1,
+        places_seed: 2,
+    };
+    let service = Service { address: (ADDRESS, PORT).into(), model, nodes: vec![NodeId(0), NodeId(1)] };
+    let node = |name: &str| Node { name: name.to_owned(), weight: 1, state: State::Up };
+    Distributor::new(config, vec![service], vec![node("a"), node("b")])
 }
 
 /// A distributor, and everything else at the other end of its wire.
@@ -50,21 +69,14 @@ impl World {
             vlan: None,
             mtu: 1500,
         });
-        let config = Config {
-            flows: 1000,
-            clients: 1000,
-            idle_time: Duration::from_secs(300),
-            client_time: Duration::from_secs(600),
-            seed: 1,
-            places_seed: 2,
-        };
-        let service = Service { address: (ADDRESS, PORT).into(), model, nodes: vec![NodeId(0), NodeId(1)] };
-        let node = |name: &str| Node { name: name.to_owned(), weight: 1, state: State::Up };
-        let distributor = Distributor::new(config, vec![service], vec![node("a"), node("b")]);
         let news = Arc::new(ArrayQueue::new(NEWS_MAX));
         let nodes = NODES.map(IpAddr::V4).to_vec();
-        let it = Distribute::new(inside, link, distributor, nodes, Arc::clone(&news));
-        World { net, outside, it, news, stations: [&NODES[..], &[GATEWAY]].concat(), now_ns: 0 }
+        let it = Distribute::new(inside, link, distributor(model), nodes, Arc::clone(&news));
+        World { net, outside, it, news, stations: [&NODES[..], &[GATEWAY, OTHER]].concat(), now_ns: 0 }
+    }
+
+    fn tell(&self, news: News) {
+        assert!(self.news.push(news).is_ok(), "there is room");
     }
 
     fn inject(&mut self, frame: &[u8]) {
@@ -136,7 +148,7 @@ fn news_moves_clients() {
     assert_eq!(world.forwarded(&segment(2, SYN, 0)), node);
     let other = NodeId(1 - node as u16);
     let lifetime = Duration::from_secs(10);
-    world.news.push(News::Session { client: IpAddr::V4(CLIENT.0), node: other, lifetime }).unwrap();
+    world.tell(News::Session { client: IpAddr::V4(CLIENT.0), node: other, lifetime });
     world.pass();
     assert_eq!(world.forwarded(&segment(3, SYN, 0)), other.index());
     assert_eq!(world.forwarded(&segment(1, ACK, 9)), node, "what is open stays");
@@ -147,7 +159,7 @@ fn clients_of_a_node_that_goes_are_reset() {
     let mut world = World::new(Model::Session);
     let node = world.forwarded(&segment(1, SYN, 0));
     world.forwarded(&segment(1, ACK, 0x1234));
-    world.news.push(News::State(NodeId(node as u16), State::Down)).unwrap();
+    world.tell(News::State(NodeId(node as u16), State::Down));
     let seen = world.pass();
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert_eq!(seen[0][..6], mac_of(GATEWAY), "by the way to the client");
@@ -168,4 +180,63 @@ fn a_station_answers_for_itself() {
     world.inject(&Segment { to_port: 22, ..Segment::new(CLIENT, SYN, 7, 0) }.frame());
     assert!(world.pass().is_empty());
     assert_eq!(world.it.distributor().counters().drop_no_service, 1);
+}
+
+/// What the other distributor makes of frames, and what it says.
+fn other_hears(other: &mut Distributor, now: Time, frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    for frame in frames {
+        assert_eq!(frame[..6], mac_of(OTHER));
+        let mut packet = frame[ETHERNET..].to_vec();
+        let Verdict::Datagram { at, len } = other.route(now, &packet) else { panic!("{packet:?}") };
+        other.hear(now, &mut packet[at..at + len]);
+    }
+    let mut out = [0; PACKET_BYTES_MAX];
+    std::iter::from_fn(|| other.poll_peers(now, &mut out).map(|len| out[..len].to_vec()))
+        .map(|packet| [&MAC[..], &mac_of(OTHER), &[8, 0], &packet].concat())
+        .collect()
+}
+
+#[test]
+fn a_connection_waits_until_the_other_distributor_knows_of_it() {
+    let mut world = World::new(Model::RoundRobin);
+    let (mut other, met) = (distributor(Model::RoundRobin), PeerId(3));
+    let ends = |own, peer| Ends { own: IpAddr::V4(own), peer: IpAddr::V4(peer) };
+    let secrets = |is_first| Secrets::new(&[5; 32], &[], is_first);
+    other.add_peer(PeerId(0), ends(OTHER, ADDRESS), secrets(false));
+    world.tell(News::Met { peer: met, ends: ends(ADDRESS, OTHER), secrets: secrets(true) });
+    let talk = |world: &mut World, other: &mut Distributor| {
+        let mut seen = world.pass();
+        let nodes: Vec<_> = seen.extract_if(.., |frame| frame[..6] != mac_of(OTHER)).collect();
+        for frame in other_hears(other, Time(world.now_ns), &seen) {
+            world.inject(&frame);
+        }
+        nodes
+    };
+    for _ in 0..3 {
+        assert!(talk(&mut world, &mut other).is_empty());
+    }
+    assert_eq!(
+        world.it.distributor().peers(),
+        (1, 0),
+        "the other has no turns: it has not told what it knows"
+    );
+    let places = (0..20).filter(|port| {
+        world.inject(&segment(100 + port, SYN, 0));
+        // At once if it goes to its place, else when the other distributor has answered.
+        let at_once = talk(&mut world, &mut other).len();
+        let later: usize = (0..2).map(|_| talk(&mut world, &mut other).len()).sum();
+        assert_eq!((at_once + later, world.it.distributor().held()), (1, 0));
+        at_once == 1
+    });
+    let places = places.count();
+    let counters = world.it.distributor().counters();
+    assert!((3..17).contains(&places), "{places} of 20 at their places");
+    assert_eq!((counters.held, counters.held_late), (20 - places as u64, 0));
+    assert_eq!(other.counters().flows_learnt, counters.held);
+    // Gone, it is not waited for.
+    world.tell(News::Parted(met));
+    world.pass();
+    world.forwarded(&segment(9, SYN, 0));
+    world.forwarded(&segment(10, SYN, 0));
+    assert_eq!(world.it.distributor().peers(), (0, 0));
 }

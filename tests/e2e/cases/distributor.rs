@@ -185,6 +185,37 @@ fn all_nodes_are_restarted_one_by_one_and_no_request_fails() {
     cluster.stop();
 }
 
+#[test]
+fn distributors_come_and_go_and_no_connection_notices() {
+    let nodes = ["n1", "n2", "n3"];
+    let description =
+        Description { nodes: 3, distributors: 2, model: Model::Session, ..Description::default() };
+    let mut cluster = Cluster::start(&keyferry(), &description);
+    let report = load(&mut cluster, |cluster| {
+        serve(cluster, &nodes, 40);
+        let forwarded = ["d1", "d2"].map(|it| cluster.status(it).total("forwarded"));
+        assert!(forwarded.iter().all(|packets| *packets > 0), "clients come by both: {forwarded:?}");
+        // What one of them had goes on by the other one.
+        cluster.kill("d1");
+        cluster.route_by(&["d2"]);
+        serve(cluster, &nodes, 40);
+        // One that is ready knows the connections there are: they may come by it alone.
+        cluster.start_one("d1");
+        cluster.route_by(&["d1"]);
+        cluster.kill("d2");
+        serve(cluster, &nodes, 40);
+        cluster.start_one("d2");
+        cluster.route_by(&["d1", "d2"]);
+        serve(cluster, &nodes, 40);
+        let resets = nodes.map(|node| resets(cluster, node));
+        assert_eq!(resets, [0; 3], "connections are untouched");
+    });
+    assert_eq!((report.failures(), report.mismatches), (0, 0), "{report}");
+    let learnt = ["d1", "d2"].map(|it| cluster.status(it).total("flows_learnt"));
+    assert!(learnt.iter().all(|flows| *flows > 0), "each knows what the other has: {learnt:?}");
+    cluster.stop();
+}
+
 /// Some new clients come, until the node has replied to one.
 fn spread(cluster: &Cluster, node: &str) {
     let clients = cluster.client_addresses();

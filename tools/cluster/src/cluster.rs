@@ -273,6 +273,20 @@ impl Cluster {
         self.switch.set_up(name, plugged);
     }
 
+    /// From here on routers send clients' packets by these distributors alone, as they do once they have noticed that the
+    /// others are gone, or have come.
+    ///
+    /// # Panics
+    /// If there is none of that name, or none at all.
+    pub fn route_by(&self, distributors: &[&str]) {
+        let number = |name: &&str| {
+            let of = |member: &&Member| member.name == *name && member.role == "distributor";
+            assert!(self.members.iter().any(|member| of(&member)), "no distributor is called {name}");
+            name[1..].parse().expect("a distributor's name ends in its number")
+        };
+        route(&self.clients, "replace", distributors.iter().map(number));
+    }
+
     /// A member's counters.
     pub fn status(&self, name: &str) -> Status {
         self.process(name).status()
@@ -359,16 +373,20 @@ fn plug_clients(switch: &Switch, clients: &Netns, index: u32, description: &Desc
         let status = clients.command("sysctl").args(["-qw", &policy]).status();
         assert!(status.is_ok_and(|status| status.success()), "{policy} cannot be set");
     }
-    let distributors = || (1..=description.distributors).map(Address::Distributor);
-    let hops = |hops: Vec<String>| {
-        hops.into_iter().flat_map(|hop| ["nexthop".to_owned(), "via".to_owned(), hop]).collect::<Vec<_>>()
-    };
     if description.distributors > 0 {
-        let add = |to: String, hops: Vec<String>| {
-            let fixed = ["route".to_owned(), "add".to_owned(), to];
-            clients.ip(&fixed.iter().chain(&hops).map(String::as_str).collect::<Vec<_>>());
-        };
-        add(format!("{SERVICE4}/32"), hops(distributors().map(Address::v4).collect()));
-        add(format!("{SERVICE6}/128"), hops(distributors().map(Address::v6).collect()));
+        route(clients, "add", 1..=description.distributors);
     }
+}
+
+/// Clients' routes to the service by these distributors, by all alike; `change` is `add` or `replace`.
+fn route(clients: &Netns, change: &str, distributors: impl Iterator<Item = usize> + Clone) {
+    let change = |to: String, address: fn(Address) -> String| {
+        let hops = distributors.clone().flat_map(|number| {
+            ["nexthop".to_owned(), "via".to_owned(), address(Address::Distributor(number))]
+        });
+        let words: Vec<_> = ["route", change, &to].into_iter().map(str::to_owned).chain(hops).collect();
+        clients.ip(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    change(format!("{SERVICE4}/32"), Address::v4);
+    change(format!("{SERVICE6}/128"), Address::v6);
 }

@@ -170,7 +170,7 @@ impl World {
     fn verdict(&mut self, port: Port, packet: &[u8]) -> Verdict {
         self.forwarded.clear();
         self.send(port, packet);
-        for _ in 0..2000 {
+        for _ in 0..10_000 {
             if !self.forwarded.is_empty() {
                 break;
             }
@@ -257,7 +257,7 @@ fn a_silent_peer_is_not_waited_for() {
     let first = world.now;
     let ports = |range: std::ops::Range<u16>| range.filter(|port| port % 4 != 0);
     let nodes: Vec<_> = ports(0..40).map(|port| world.open(port)).collect();
-    assert!(world.now - first < Duration::from_secs(1), "each waits for 20 ms at most");
+    assert!(world.now - first < Duration::from_secs(1), "the first ones wait, then nobody does");
     world.pass(Duration::from_millis(150));
     let before = world.counters(0);
     for port in ports(40..400) {

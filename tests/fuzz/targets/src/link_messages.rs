@@ -7,7 +7,8 @@ use keyferry_control::config::Driver;
 use keyferry_control::links::decoder::Decoder;
 use keyferry_control::links::message::{
     BODY_BYTES_MAX, HEADER_BYTES, Hello, MAGIC, Message, NODE_BYTES_MAX, NodeState, OFFER_BYTES_MAX, Offer,
-    PAYLOAD_BYTES_MAX, PREFIX_BYTES, Reason, Role, SESSIONS_MAX, Session, VERSION, WORKERS_MAX, WireError,
+    PAYLOAD_BYTES_MAX, PREFIX_BYTES, Reason, Role, SESSIONS_MAX, STATION_ADDRESSES_MAX, Session, VERSION,
+    WORKERS_MAX, WireError,
 };
 use keyferry_fabric::Limits;
 use keyferry_tls::TicketKey;
@@ -95,6 +96,9 @@ fn check(message: &Message) {
         Message::Sessions(sessions) => {
             assert!(sessions.len() <= SESSIONS_MAX, "the announcement is within its bound")
         }
+        Message::Station(addresses) => {
+            assert!(addresses.len() <= STATION_ADDRESSES_MAX, "the addresses are within their bound")
+        }
         Message::Connected
         | Message::Heartbeat
         | Message::TicketKey(_)
@@ -165,6 +169,7 @@ fn seeds() -> Vec<Seed> {
                 ]),
             ]),
         ),
+        seed("station", 1, &wire(&[Message::Station(vec![[10, 0, 0, 1].into()]), Message::Heartbeat])),
         seed("version", 0, &[&MAGIC[..], &77u32.to_le_bytes(), &100u32.to_le_bytes()].concat()),
     ]
 }

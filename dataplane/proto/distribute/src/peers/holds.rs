@@ -15,8 +15,9 @@ pub const HOLDS_MAX: usize = 1024;
 pub(crate) const SYNS: Range<u16> = 0..HOLDS_MAX as u16 / 2;
 /// And segments of connections that are not known. One beyond them goes to its place at once.
 pub(crate) const STRAYS: Range<u16> = HOLDS_MAX as u16 / 2..HOLDS_MAX as u16;
-/// Longest wait. An answer takes some 10 us; a SYN that is sent again comes after a second (RFC 6298 2).
-pub(crate) const HOLD_TIME: Duration = Duration::from_millis(20);
+/// Longest wait. An answer takes some 10 us, more where cores are shared; a SYN that is sent again comes after a second
+/// (RFC 6298 2). A SYN that has waited in vain goes elsewhere than others may have heard: better late than there.
+pub(crate) const HOLD_TIME: Duration = Duration::from_millis(100);
 
 /// The place of a held packet, below [`HOLDS_MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
