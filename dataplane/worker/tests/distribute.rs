@@ -196,6 +196,13 @@ fn other_hears(other: &mut Distributor, now: Time, frames: &[Vec<u8>]) -> Vec<Ve
         .collect()
 }
 
+/// Which node a client's port has its SYN at.
+fn note(nodes: &mut std::collections::HashMap<u16, usize>, frame: &[u8]) {
+    let port = u16::from_be_bytes([frame[ETHERNET + 20], frame[ETHERNET + 21]]);
+    let node = NODES.iter().position(|node| frame[..6] == mac_of(*node)).expect("to a node");
+    assert_eq!(nodes.insert(port, node), None, "once");
+}
+
 #[test]
 fn a_connection_waits_until_the_other_distributor_knows_of_it() {
     let mut world = World::new(Model::RoundRobin);
@@ -233,6 +240,29 @@ fn a_connection_waits_until_the_other_distributor_knows_of_it() {
     assert!((3..17).contains(&places), "{places} of 20 at their places");
     assert_eq!((counters.held, counters.held_late), (20 - places as u64, 0));
     assert_eq!(other.counters().flows_learnt, counters.held);
+    // An answer and another SYN in one burst: each packet goes where its own connection does.
+    let syn = |port| segment(port, SYN, 0);
+    let ports: Vec<u16> = (200..240).collect();
+    let mut nodes = std::collections::HashMap::new();
+    for pair in ports.chunks(2) {
+        world.inject(&syn(pair[0]));
+        let mut seen = world.pass();
+        seen.extract_if(.., |frame| frame[..6] != mac_of(OTHER)).for_each(|frame| note(&mut nodes, &frame));
+        for frame in other_hears(&mut other, Time(world.now_ns), &seen) {
+            world.inject(&frame);
+        }
+        world.inject(&syn(pair[1]));
+        for _ in 0..3 {
+            talk(&mut world, &mut other).iter().for_each(|frame| note(&mut nodes, frame));
+        }
+    }
+    assert_eq!(nodes.len(), ports.len());
+    for port in ports {
+        world.inject(&segment(port, ACK, 9));
+        let frames = talk(&mut world, &mut other);
+        assert_eq!(frames.len(), 1);
+        assert_eq!(frames[0][..6], mac_of(NODES[nodes[&port]]), "{port}");
+    }
     // Gone, it is not waited for.
     world.tell(News::Parted(met));
     world.pass();

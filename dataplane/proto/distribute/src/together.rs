@@ -162,9 +162,11 @@ impl Distributor {
         busy | self.walk(now)
     }
 
-    /// A held packet whose wait is over, and what becomes of it.
+    /// A held packet whose wait is over, and what becomes of it; the caller takes it from its place, which may be another
+    /// one's next.
     pub fn released(&mut self) -> Option<(HoldId, Verdict)> {
         let (id, verdict) = self.peers.released.pop()?;
+        self.peers.free(id);
         self.count(verdict);
         Some((id, verdict))
     }

@@ -65,12 +65,17 @@ impl<W> Holds<W> {
         self.held.iter_mut().map(|(.., waits)| waits)
     }
 
-    /// Takes out those that need not wait any more; `go` gets each with its place.
+    /// A place is empty again.
+    pub(crate) fn free(&mut self, id: HoldId) {
+        self.free.push(id);
+    }
+
+    /// Takes out those that need not wait any more; `go` gets each with its place, which is its own until it is
+    /// [`free`](Holds::free)d: the packet is still there.
     pub(crate) fn release(&mut self, mut is_over: impl FnMut(&W) -> bool, mut go: impl FnMut(HoldId, W)) {
         for _ in 0..self.held.len() {
             let Some((id, since, waits)) = self.held.pop_front() else { return };
             if is_over(&waits) {
-                self.free.push(id);
                 go(id, waits);
             } else {
                 self.held.push_back((id, since, waits));
@@ -78,11 +83,10 @@ impl<W> Holds<W> {
         }
     }
 
-    /// Takes out the oldest if it has waited for long enough.
+    /// Takes out the oldest if it has waited for long enough, as [`release`](Holds::release) does.
     pub(crate) fn expire(&mut self, now: Time) -> Option<(HoldId, W)> {
         let is_late = self.held.front().is_some_and(|(_, since, _)| now - *since >= HOLD_TIME);
         let (id, _, waits) = is_late.then(|| self.held.pop_front())??;
-        self.free.push(id);
         Some((id, waits))
     }
 
@@ -106,10 +110,15 @@ mod tests {
         assert_eq!(holds.add(Time(1), 1), None);
         let mut gone = Vec::new();
         holds.release(|n| n % 2 == 0, |place, n| gone.push((place.index(), n)));
+        let gone_places: Vec<_> = gone.iter().map(|(place, _)| *place).collect();
         assert!(gone.iter().all(|(place, n)| places[*n as usize] == *place) && gone.len() == HOLDS_MAX / 2);
         assert_eq!(holds.expire(Time(0) + HOLD_TIME), None);
         assert_eq!(holds.expire(Time(1) + HOLD_TIME).map(|(_, n)| n), Some(1));
         assert_eq!((holds.poll_at(), holds.len()), (Some(Time(3) + HOLD_TIME), HOLDS_MAX / 2 - 1));
-        assert!(holds.add(Time(9), 9).is_some());
+        assert_eq!(holds.add(Time(9), 9), None, "the packets have not been taken");
+        for (place, _) in gone {
+            holds.free(HoldId(place as u16));
+        }
+        assert!(holds.add(Time(9), 9).is_some_and(|id| gone_places.contains(&id.index())));
     }
 }

@@ -180,6 +180,14 @@ impl Peers {
         known.drain(..)
     }
 
+    /// A packet has been taken from its place.
+    pub(crate) fn free(&mut self, id: HoldId) {
+        match holds::SYNS.contains(&(id.index() as u16)) {
+            true => self.words.free(id),
+            false => self.answers.free(id),
+        }
+    }
+
     /// Packets held.
     pub(crate) fn held(&self) -> usize {
         self.words.len() + self.answers.len()
