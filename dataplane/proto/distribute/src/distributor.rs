@@ -5,17 +5,20 @@
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_time::Time;
 use siphasher::sip::SipHasher13;
 
 use crate::counters::Counters;
+use crate::membership::Membership;
 use crate::packet::{Flow, FragmentId, Packet, Segment};
+use crate::places::{Places, Plan, Share};
 use crate::pool::{Node, Pool, State};
 use crate::reset::Reset;
 use crate::ways::{OVER, Ways};
-use crate::{Model, NodeId};
+use crate::{Model, NodeId, SERVICES_MAX};
 
 /// Datagrams whose fragments are awaited at once.
 const FRAGMENTS: usize = 4096;
@@ -25,8 +28,6 @@ const FRAGMENT_TIME: Duration = Duration::from_secs(5);
 const OPENING_TIME: Duration = Duration::from_secs(30);
 /// Silence after a FIN or a reset.
 const CLOSING_TIME: Duration = Duration::from_secs(60);
-/// Buckets of the flow table looked at in one step of a sweep.
-const SWEEP_BUCKETS: usize = 64;
 
 /// Sizes and times.
 #[derive(Clone, Copy, Debug)]
@@ -85,14 +86,14 @@ pub enum Verdict {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct FlowKey {
+pub(crate) struct FlowKey {
     client: [u8; 16],
     port: u16,
-    service: u16,
+    pub(crate) service: u16,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Stage {
+pub(crate) enum Stage {
     /// A SYN, and nothing behind it: what a flood is made of.
     Opening,
     /// A FIN or a reset.
@@ -112,70 +113,78 @@ fn ticks(time: Duration) -> Tick {
 }
 
 #[derive(Clone, Copy)]
-struct Known {
-    node: NodeId,
+pub(crate) struct Known {
+    pub(crate) node: NodeId,
     /// In which of the node's lives it began.
-    life: u8,
-    stage: Stage,
+    pub(crate) life: u8,
+    pub(crate) stage: Stage,
     seen: Tick,
     /// The client has got all before this.
-    acknowledged: u32,
+    pub(crate) acknowledged: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct ClientKey {
+pub(crate) struct ClientKey {
     client: [u8; 16],
     service: u16,
 }
 
 #[derive(Clone, Copy)]
-struct Client {
-    node: NodeId,
+pub(crate) struct Client {
+    pub(crate) node: NodeId,
     until: Tick,
     /// The node has said so, and so it has shaken hands.
     has_session: bool,
 }
 
 #[derive(Clone, Copy)]
-struct Pieces {
-    node: NodeId,
+pub(crate) struct Pieces {
+    pub(crate) node: NodeId,
     seen: Tick,
 }
 
 /// A distributor.
 pub struct Distributor {
     config: Config,
-    services: Vec<(SocketAddr, Pool)>,
-    nodes: Vec<Node>,
+    pub(crate) services: Vec<(SocketAddr, Pool)>,
+    pub(crate) nodes: Vec<Node>,
     /// How often each node has gone: what began before is lost, even when it is back.
-    lives: Vec<u8>,
-    flows: Ways<FlowKey, Known>,
-    clients: Ways<ClientKey, Client>,
-    fragments: Ways<FragmentId, Pieces>,
-    counters: Counters,
-    /// Where a sweep for connections of nodes that are gone stands.
-    sweep: Option<usize>,
+    pub(crate) lives: Vec<u8>,
+    pub(crate) flows: Ways<FlowKey, Known>,
+    pub(crate) clients: Ways<ClientKey, Client>,
+    pub(crate) fragments: Ways<FragmentId, Pieces>,
+    pub(crate) counters: Counters,
+    /// Whose each flow is of which nothing is remembered.
+    pub(crate) places: Arc<Places>,
+    /// Who has come and gone, and what of them is still in the tables.
+    pub(crate) membership: Membership,
 }
 
 impl Distributor {
     /// One that knows nobody yet; nodes are as their state says.
     ///
     /// # Panics
-    /// If a service names a node that is not there: a mistake of the caller.
+    /// If a service names a node that is not there, or there are more than [`SERVICES_MAX`]: mistakes of the caller.
     pub fn new(config: Config, services: Vec<Service>, nodes: Vec<Node>) -> Distributor {
-        let services = services
-            .into_iter()
-            .map(|service| (service.address, Pool::new(service.model, service.nodes, &nodes)))
-            .collect();
+        assert!(services.len() <= SERVICES_MAX, "{} services", services.len());
+        let share = |(id, node): (u16, &Node)| Share {
+            id: NodeId(id),
+            name: node.name.clone(),
+            weight: node.weight,
+            services: (0..services.len()).filter(|it| services[*it].nodes.contains(&NodeId(id))).collect(),
+        };
+        let up = (0..).zip(&nodes).filter(|(_, node)| node.state == State::Up);
+        let plan = Plan { revision: 0, services: services.len(), nodes: up.map(share).collect() };
         Distributor {
-            services,
+            services: services.into_iter().map(|it| (it.address, Pool::new(it.model, it.nodes))).collect(),
             lives: vec![0; nodes.len()],
+            membership: Membership::new(&nodes),
+            places: Arc::new(plan.make()),
             nodes,
             flows: Ways::new(config.flows),
             clients: Ways::new(config.clients),
             fragments: Ways::new(FRAGMENTS),
             counters: Counters::default(),
-            sweep: None,
             config,
         }
     }
@@ -198,22 +207,6 @@ impl Distributor {
     /// A node.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]
-    }
-
-    /// A node fares otherwise. Connections of one that is gone, even if it is back, are reset by
-    /// [`sweep`](Distributor::sweep), and when their clients send something.
-    pub fn set_state(&mut self, id: NodeId, state: State) {
-        let before = std::mem::replace(&mut self.nodes[id.index()].state, state);
-        if before == state {
-            return;
-        }
-        for (_, pool) in self.services.iter_mut().filter(|(_, pool)| pool.has(id)) {
-            pool.settle(&self.nodes);
-        }
-        if state == State::Down {
-            self.lives[id.index()] = self.lives[id.index()].wrapping_add(1);
-            self.sweep = Some(0);
-        }
     }
 
     /// A node says that it holds a session of a client: for so long the client is sent to it.
@@ -253,24 +246,6 @@ impl Distributor {
             Verdict::Drop(DropReason::Fragment) => &mut counters.drop_fragment,
             Verdict::Other => return,
         } += 1;
-    }
-
-    /// Tells clients of nodes that are gone, some at a time; answers whether there may be more.
-    pub fn sweep(&mut self, mut out: impl FnMut(Reset)) -> bool {
-        let Some(from) = self.sweep else { return false };
-        let (lives, services, counters) = (&self.lives, &self.services, &mut self.counters);
-        self.sweep = self.flows.sweep(from, SWEEP_BUCKETS, |key, known| {
-            if lives[known.node.index()] == known.life {
-                return true;
-            }
-            if known.stage == Stage::Open {
-                let service = services[usize::from(key.service)].0;
-                counters.resets += 1;
-                out(Reset::unasked(key.flow(service), known.acknowledged));
-            }
-            false
-        });
-        self.sweep.is_some()
     }
 
     fn service(&self, address: SocketAddr) -> Option<usize> {
@@ -334,11 +309,12 @@ impl Distributor {
             self.counters.by_client += 1;
             return Some(node);
         }
-        let place = self.place(key);
-        let (_, pool) = &mut self.services[service];
         // Of a connection that may be forgotten soon the place is what can be found again.
         let is_crowded = self.flows.used() >= self.flows.capacity();
-        let node = if is_crowded { pool.by_place(place) } else { pool.in_turn(&self.nodes) }?;
+        let node = match is_crowded {
+            true => self.by_place(service, key),
+            false => self.services[service].1.in_turn(&self.nodes),
+        }?;
         *(if is_crowded { &mut self.counters.by_place } else { &mut self.counters.in_turn }) += 1;
         if knows_clients {
             let until = tick(now).wrapping_add(ticks(self.config.client_time));
@@ -365,9 +341,15 @@ impl Distributor {
 
     /// A segment of a connection that is not known: forgotten, or of before this distributor was there.
     fn unknown(&mut self, service: usize, key: &FlowKey) -> Verdict {
-        let node = self.services[service].1.by_place(self.place(key));
+        let node = self.by_place(service, key);
         self.counters.unknown += u64::from(node.is_some());
         node.map_or(Verdict::Drop(DropReason::NoNode), Verdict::Forward)
+    }
+
+    /// Whose a flow is of which nothing is remembered.
+    fn by_place(&self, service: usize, key: &FlowKey) -> Option<NodeId> {
+        let is_up = |node: NodeId| self.nodes[node.index()].state == State::Up;
+        self.places.of(service).pick(self.place(key), is_up)
     }
 
     fn fragment(&mut self, now: Time, id: FragmentId) -> Verdict {
@@ -435,7 +417,7 @@ impl FlowKey {
         FlowKey { client: bytes(flow.client.ip()), port: flow.client.port(), service: service as u16 }
     }
 
-    fn flow(&self, service: SocketAddr) -> Flow {
+    pub(crate) fn flow(&self, service: SocketAddr) -> Flow {
         let client = std::net::Ipv6Addr::from(self.client).to_canonical();
         Flow { client: SocketAddr::new(client, self.port), service }
     }

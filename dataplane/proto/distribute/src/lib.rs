@@ -6,6 +6,7 @@
 //!
 //! - [`packet`]: what a packet is, [`maglev`] and [`Pool`](pool): whom a new connection goes to
 //! - [`Distributor`]: the flow table, the client table, fragments, and what becomes of each packet
+//! - `membership`: nodes that come and go, [`places`]: tables made off the packet path
 //! - [`reset`]: what clients of a node that is gone are told
 //!
 //! All tables have fixed sizes. What an attacker can fill is what matters least: half-open connections give way to
@@ -16,18 +17,25 @@
 mod counters;
 mod distributor;
 pub mod maglev;
+mod membership;
 pub mod packet;
+pub mod places;
 pub mod pool;
 pub mod reset;
 mod ways;
 
 pub use counters::Counters;
 pub use distributor::{Config, Distributor, DropReason, Service, Verdict};
+pub use membership::Services;
 pub use packet::{Flow, FragmentId, Packet, Segment};
+pub use places::{Places, Plan, Share};
 pub use pool::{Node, State};
 pub use reset::{RESET_BYTES_MAX, Reset};
 
-/// A node, by its place in the configuration.
+/// Services of a distributor, at most.
+pub const SERVICES_MAX: usize = 64;
+
+/// A node, by its place here: other distributors may have it at another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeId(pub u16);
 

@@ -15,6 +15,9 @@ use smoltcp::wire::{
     Ipv6Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
+#[path = "distributor/membership.rs"]
+mod membership;
+
 const SERVICE: &str = "192.0.2.1:443";
 const SERVICE6: &str = "[2001:db8::1]:443";
 const WEB: &str = "192.0.2.1:80";
