@@ -4,13 +4,15 @@
 //! place of nodes that are gone, and what a station says of itself (ARP, neighbour discovery, echo). Nodes answer clients
 //! themselves. One worker a distributor: all connections of a client have to meet in one client table.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
-use keyferry_distribute::{Distributor, NodeId, RESET_BYTES_MAX, Reset, State, Verdict};
+use keyferry_distribute::{
+    Distributor, Node, NodeId, Places, RESET_BYTES_MAX, Reset, Services, State, Verdict,
+};
 use keyferry_link::{Ingress, Link};
 use keyferry_nic::{BURST, Checksum, Nic, Packet};
 use keyferry_time::Time;
@@ -25,8 +27,16 @@ pub const NEWS_MAX: usize = 4096;
 const NEWS_A_TURN: usize = 64;
 
 /// What the control thread tells a distributor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum News {
+    /// A node comes.
+    Join(Box<Join>),
+    /// A node is none any more; [`Distribute::vacated`] says when another one may have its place.
+    Leave(NodeId),
+    /// A node is somewhere else from here on.
+    Address(NodeId, IpAddr),
+    /// Where flows go that nobody remembers. Who sends them keeps them until others are taken: memory is not freed in a turn.
+    Places(Arc<Places>),
     /// A node fares otherwise.
     State(NodeId, State),
     /// A node holds a session of a client, for so long.
@@ -40,6 +50,19 @@ pub enum News {
     },
 }
 
+/// A node that comes.
+#[derive(Debug)]
+pub struct Join {
+    /// Its place, which is free.
+    pub id: NodeId,
+    /// What it is called, and how it fares.
+    pub node: Node,
+    /// Where it is: an address on a network of the port.
+    pub address: IpAddr,
+    /// What it serves.
+    pub services: Services,
+}
+
 /// A distributor on a queue of a port.
 pub struct Distribute<N: Nic> {
     port: Port<N>,
@@ -47,6 +70,8 @@ pub struct Distribute<N: Nic> {
     /// Where each node is, by its number: an address on a network of the port, of either family.
     nodes: Vec<IpAddr>,
     news: Arc<ArrayQueue<News>>,
+    /// Places of nodes that are free again; with room for all.
+    vacated: Arc<ArrayQueue<NodeId>>,
     packets: ArrayVec<N::Packet, BURST>,
     turns: u64,
     turns_idle: u64,
@@ -98,15 +123,19 @@ impl<N: Nic> Distribute<N> {
         nic: N,
         link: Link<N::Packet>,
         distributor: Distributor,
-        nodes: Vec<IpAddr>,
+        mut nodes: Vec<IpAddr>,
         news: Arc<ArrayQueue<News>>,
     ) -> Distribute<N> {
+        let room = distributor.room();
+        nodes.resize(room, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let vacated = Arc::new(ArrayQueue::new(room.max(1)));
         let port = Port::new(nic, link);
         Distribute {
             port,
             distributor,
             nodes,
             news,
+            vacated,
             packets: ArrayVec::new(),
             turns: 0,
             turns_idle: 0,
@@ -125,9 +154,21 @@ impl<N: Nic> Distribute<N> {
         &self.port
     }
 
+    /// Where it says which places are free again, for the control thread.
+    pub fn vacated(&self) -> Arc<ArrayQueue<NodeId>> {
+        Arc::clone(&self.vacated)
+    }
+
     fn read_news(&mut self, now: Time) -> bool {
         for taken in 0..NEWS_A_TURN {
             match self.news.pop() {
+                Some(News::Join(join)) => {
+                    self.nodes[join.id.index()] = join.address;
+                    self.distributor.join(join.id, join.node, join.services);
+                }
+                Some(News::Leave(node)) => self.distributor.leave(node),
+                Some(News::Address(node, address)) => self.nodes[node.index()] = address,
+                Some(News::Places(places)) => self.distributor.set_places(places),
                 Some(News::State(node, state)) => self.distributor.set_state(node, state),
                 Some(News::Session { client, node, lifetime }) => {
                     self.distributor.announce(now, client, node, lifetime);
@@ -188,6 +229,9 @@ impl<N: Nic> Turning for Distribute<N> {
         self.packets = packets;
         let port = &mut self.port;
         busy |= self.distributor.sweep(|reset| send(port, &reset));
+        while let Some(node) = self.distributor.vacated() {
+            self.vacated.push(node).expect("there is room for each place once");
+        }
         self.port.link_turn();
         busy |= self.port.flush() > 0 || received > 0;
         self.turns_idle += u64::from(!busy);

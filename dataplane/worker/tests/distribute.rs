@@ -10,16 +10,18 @@ use arrayvec::ArrayVec;
 use common::frame::{self, ACK, ETHERNET, SYN, Segment};
 use common::node::{ADDRESS, GATEWAY, MAC, PORT};
 use crossbeam_queue::ArrayQueue;
-use keyferry_distribute::{Config, Distributor, Model, Node, NodeId, Service, State};
+use keyferry_distribute::{Config, Distributor, Model, Node, NodeId, Plan, Service, Services, State};
 use keyferry_link::{Link, Route};
 use keyferry_nic::sim::{Net, PortOptions, Queue};
 use keyferry_nic::{BURST, Nic, Packet as _};
 use keyferry_time::Time;
 use keyferry_worker::Turning;
-use keyferry_worker::distribute::{Distribute, NEWS_MAX, News};
+use keyferry_worker::distribute::{Distribute, Join, NEWS_MAX, News};
 
 /// Where the nodes are, each with a MAC address that ends as its own does.
 const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 11), Ipv4Addr::new(10, 0, 0, 12)];
+/// Where others come to be.
+const LATER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 13), Ipv4Addr::new(10, 0, 0, 14)];
 const CLIENT: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 1), 4000);
 
 fn mac_of(address: Ipv4Addr) -> [u8; 6] {
@@ -60,11 +62,11 @@ impl World {
         };
         let service = Service { address: (ADDRESS, PORT).into(), model, nodes: vec![NodeId(0), NodeId(1)] };
         let node = |name: &str| Node { name: name.to_owned(), weight: 1, state: State::Up };
-        let distributor = Distributor::new(config, vec![service], vec![node("a"), node("b")]);
+        let distributor = Distributor::new(config, vec![service], vec![node("a"), node("b")]).with_room(3);
         let news = Arc::new(ArrayQueue::new(NEWS_MAX));
         let nodes = NODES.map(IpAddr::V4).to_vec();
         let it = Distribute::new(inside, link, distributor, nodes, Arc::clone(&news));
-        World { net, outside, it, news, stations: [&NODES[..], &[GATEWAY]].concat(), now_ns: 0 }
+        World { net, outside, it, news, stations: [&NODES[..], &LATER[..], &[GATEWAY]].concat(), now_ns: 0 }
     }
 
     fn inject(&mut self, frame: &[u8]) {
@@ -107,7 +109,7 @@ impl World {
         assert_eq!(seen.len(), 1, "{seen:?}");
         assert_eq!(seen[0][6..12], MAC, "from the distributor");
         assert_eq!(seen[0][12..], frame[12..]);
-        NODES.iter().position(|node| seen[0][..6] == mac_of(*node)).expect("to a node")
+        NODES.iter().chain(&LATER).position(|node| seen[0][..6] == mac_of(*node)).expect("to a node")
     }
 }
 
@@ -154,6 +156,45 @@ fn clients_of_a_node_that_goes_are_reset() {
     assert_eq!(frame::destination(&seen[0]), Some((CLIENT.0, 1)));
     assert_eq!(seen[0][ETHERNET + 24..ETHERNET + 28], 0x1234u32.to_be_bytes());
     assert_eq!(world.forwarded(&segment(1, SYN, 0)), 1 - node);
+}
+
+#[test]
+fn nodes_come_go_and_move() {
+    let mut world = World::new(Model::RoundRobin);
+    let third = NodeId(2);
+    let node = |name: &str| Node { name: name.to_owned(), weight: 1, state: State::Up };
+    let join = |name, address| {
+        News::Join(Box::new(Join {
+            id: third,
+            node: node(name),
+            address: IpAddr::V4(address),
+            services: Services::from_iter([0]),
+        }))
+    };
+    for id in [0, 1] {
+        world.news.push(News::State(NodeId(id), State::Draining)).unwrap();
+    }
+    world.news.push(join("c", LATER[0])).unwrap();
+    world.pass();
+    assert_eq!(world.forwarded(&segment(1, SYN, 0)), 2);
+    world.news.push(News::Address(third, IpAddr::V4(LATER[1]))).unwrap();
+    world.pass();
+    assert_eq!(world.forwarded(&segment(1, ACK, 9)), 3, "it has moved");
+    // Of a flow that is not known.
+    let plan = Plan { revision: 1, services: 1, nodes: Vec::new() };
+    world.inject(&segment(7, ACK, 9));
+    assert!(world.pass().is_empty(), "nobody has places");
+    world.news.push(News::Leave(third)).unwrap();
+    world.news.push(News::Places(Arc::new(Plan { revision: 2, ..plan }.make()))).unwrap();
+    let seen = world.pass();
+    assert_eq!(frame::destination(&seen[0]), Some((CLIENT.0, 1)), "its client is told");
+    for _ in 0..20 {
+        world.pass();
+    }
+    assert_eq!(world.it.vacated().pop(), Some(third));
+    world.news.push(join("d", LATER[0])).unwrap();
+    world.pass();
+    assert_eq!(world.forwarded(&segment(1, SYN, 0)), 2);
 }
 
 #[test]
