@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
-use keyferry_distribute::{self as distribute, State};
+use keyferry_distribute::{self as distribute, NodeId, State};
 use keyferry_link::Cidr;
 use keyferry_nic::Nic as _;
 use keyferry_nic::dpdk;
@@ -22,10 +22,13 @@ use siphasher::sip::SipHasher13;
 use tracing::{info, warn};
 
 use crate::admin::{Admin, document, refusal};
-use crate::config::{Cluster, Distributor, Nic};
+use crate::config::{Cluster, DistributedNode, DistributedService, Distributor, Etcd, Nic};
 use crate::counters::{Registry, Snapshot};
-use crate::links::{Duty, Links, Local, NodeReport, Nodes, Others, Peer, Tally};
+use crate::links::{Duty, Links, Local, NodeReport, Nodes, Others, Peer, Placed, Tally};
+use crate::members::{Member, Members, Role};
+use crate::membership::Membership;
 use crate::metrics::{Exporter, Metrics, export};
+use crate::places::tend;
 use crate::runtime::Control;
 use crate::{node, port};
 
@@ -50,6 +53,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let link = port::link(&nic, &queue.caps());
     let addresses: Vec<IpAddr> = config.nodes.iter().map(|node| node.address).collect();
     let it = Distribute::new(queue, link, distributor(config)?, addresses, Arc::clone(&news));
+    let vacated = it.vacated();
     let block = registry.block(names(), "worker 0".to_owned());
     let (core, idle, stopping) =
         (config.cores.workers[0].0, port::idle(config.cores.idle), Arc::clone(&stop));
@@ -60,26 +64,59 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         keyferry_worker::run(&mut it, clock, idle, &stopping, |counters| block.publish(counters));
     });
     let worker = worker.context("cannot start the worker's thread")?;
-    let states = config.nodes.iter().map(|node| (node.name.clone(), first_state(node)));
-    let nodes = Rc::new(Nodes::new(states, news));
+    let of_file = config.nodes.iter().zip(0..).map(|(node, place)| placed(config, node, NodeId(place)));
+    let nodes = Rc::new(Nodes::new(of_file, config.room(), config.services.len(), news));
+    let (mut roster, incarnation) = (None, node::incarnation());
     let links = match &config.cluster {
         None => None,
-        Some(cluster) => Some(control.within(|| links(config, cluster, &nodes, &registry))?),
+        Some(cluster) => {
+            let tally = Tally::new(&registry);
+            roster = Some(tally.roster().clone());
+            Some(control.within(|| links(config, cluster, &nodes, incarnation, tally))?)
+        }
     };
     let about = [("distributor", config.name.clone()), ("version", version.to_owned())];
     let metrics = Metrics::new(Arc::clone(&registry), &about);
-    let desk = Desk { version, name: config.name.clone(), registry, nodes, started: Instant::now() };
+    let desk = Desk {
+        version,
+        name: config.name.clone(),
+        registry: Arc::clone(&registry),
+        nodes: Rc::clone(&nodes),
+        started: Instant::now(),
+    };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
     eprintln!("keyferry: distributor {} ready", config.name);
+    let mut outcome = Ok(());
     control.run(async |mut signals| {
-        let links = links.map(Links::start);
+        let mut links = links.map(Links::start);
+        let members = config.etcd().zip(roster).map(|(etcd, roster)| {
+            let is_linked = Rc::new(move |name: &str| roster.is_up(name));
+            Members::start(etcd, own(config, etcd, incarnation), is_linked, &registry)
+        });
+        let members = match members.transpose() {
+            Ok(members) => members,
+            Err(error) => return outcome = Err(error),
+        };
+        let follow = async {
+            match (&members, &mut links) {
+                (Some(members), Some(links)) => {
+                    Membership::new(config, &nodes, vacated, &registry).follow(members.list(), links).await;
+                }
+                _ => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = admin.serve(async move |command: &str| desk.answer(command)) => {}
             () = export(exporter, metrics) => {}
+            () = follow => {}
+            () = tend(&nodes) => {}
             () = signals.end() => {}
         }
         admin.end().await;
+        if let Some(members) = members {
+            members.leave().await;
+        }
         if let Some(links) = links {
             links.end().await;
         }
@@ -87,7 +124,27 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     stop.store(true, Ordering::Relaxed);
     let _ = worker.join();
     drop(opened);
-    Ok(())
+    Ok(outcome?)
+}
+
+/// This distributor as others find it in etcd.
+fn own(config: &Distributor, etcd: &Etcd, incarnation: u64) -> Member {
+    Member {
+        name: config.name.clone(),
+        role: Role::Distributor,
+        addresses: etcd.advertise.clone(),
+        incarnation,
+        port_addresses: Vec::new(),
+        weight: 1,
+    }
+}
+
+/// A node of the file, and how it fares until its link says otherwise.
+fn placed(config: &Distributor, node: &DistributedNode, id: NodeId) -> (Placed, State) {
+    let services = config.services.iter().enumerate().filter(|(_, service)| service.nodes.contains(&id));
+    let services = services.map(|(place, _)| place).collect();
+    let (name, address, weight) = (node.name.clone(), node.address, node.weight);
+    (Placed { name, address, weight, services }, first_state(node))
 }
 
 /// What a distributor answers its operators.
@@ -134,7 +191,7 @@ impl Desk {
 }
 
 /// How a node fares until its link says otherwise.
-fn first_state(node: &crate::config::DistributedNode) -> State {
+fn first_state(node: &DistributedNode) -> State {
     if node.link.is_some() { State::Down } else { State::Up }
 }
 
@@ -163,19 +220,19 @@ fn distributor(config: &Distributor) -> anyhow::Result<distribute::Distributor> 
         seed: u64::from_le_bytes(seed),
         places_seed: places_seed(config),
     };
-    let service = |it: &crate::config::DistributedService| distribute::Service {
+    let service = |it: &DistributedService| distribute::Service {
         address: it.address,
         model: it.model,
         nodes: it.nodes.clone(),
     };
-    let node = |it: &crate::config::DistributedNode| distribute::Node {
+    let node = |it: &DistributedNode| distribute::Node {
         name: it.name.clone(),
         weight: it.weight,
         state: first_state(it),
     };
     let (services, nodes) =
         (config.services.iter().map(service).collect(), config.nodes.iter().map(node).collect());
-    Ok(distribute::Distributor::new(settings, services, nodes))
+    Ok(distribute::Distributor::new(settings, services, nodes).with_room(config.room()))
 }
 
 /// The key of flows' places: the same at all distributors, so it follows from what they have in common.
@@ -191,13 +248,14 @@ fn links(
     config: &Distributor,
     cluster: &Cluster,
     nodes: &Rc<Nodes>,
-    registry: &Registry,
+    incarnation: u64,
+    tally: Tally,
 ) -> anyhow::Result<Links> {
     let local = Local {
         node: config.name.clone(),
-        incarnation: node::incarnation(),
+        incarnation,
         heartbeat_timeout: cluster.heartbeat_timeout,
-        tally: Tally::new(registry),
+        tally,
         duty: Duty::Distributor(Rc::clone(nodes)),
     };
     let trust = cluster.trust(&config.name)?;

@@ -45,7 +45,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 pub use announce::Announcer;
 pub use life::{Duty, Local, Node};
-pub use nodes::{NodeReport, Nodes};
+pub use nodes::{Listed, NodeReport, Nodes, Placed};
 pub use others::Others;
 pub use roster::{Roster, Row};
 pub(crate) use said::Said;

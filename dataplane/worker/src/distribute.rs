@@ -27,7 +27,7 @@ pub const NEWS_MAX: usize = 4096;
 const NEWS_A_TURN: usize = 64;
 
 /// What the control thread tells a distributor.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub enum News {
     /// A node comes.
     Join(Box<Join>),
@@ -51,7 +51,7 @@ pub enum News {
 }
 
 /// A node that comes.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Join {
     /// Its place, which is free.
     pub id: NodeId,

@@ -34,7 +34,7 @@ pub struct Place<'a> {
 }
 
 /// A table of places.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Maglev {
     places: Box<[NodeId]>,
     /// Who has some.

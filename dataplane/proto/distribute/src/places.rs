@@ -53,7 +53,7 @@ impl Plan {
 }
 
 /// A table for each service.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Places {
     revision: u64,
     tables: Vec<Arc<Maglev>>,
@@ -71,7 +71,7 @@ impl Places {
     }
 
     /// Whether a node has places in any.
-    pub(crate) fn has(&self, node: NodeId) -> bool {
+    pub fn has(&self, node: NodeId) -> bool {
         self.tables.iter().any(|table| table.has(node))
     }
 }

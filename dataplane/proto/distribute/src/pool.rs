@@ -17,7 +17,7 @@ pub enum State {
 }
 
 /// A node.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
     /// What it is called everywhere.
     pub name: String,
