@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use keyferry_cluster::Etcd;
 use keyferry_cluster::certificates::Certificates;
 
 use super::fabric;
