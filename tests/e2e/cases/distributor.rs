@@ -62,6 +62,15 @@ fn curl_gets_whole_replies_by_either_family() {
     cluster.stop();
 }
 
+/// Stops a load when it is dropped.
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What a load of keep-alive connections from all addresses saw while `during` happened to the cluster.
 pub(super) fn load(cluster: &mut Cluster, during: impl FnOnce(&mut Cluster)) -> Report {
     let args = Args::parse_from([
@@ -81,8 +90,10 @@ pub(super) fn load(cluster: &mut Cluster, during: impl FnOnce(&mut Cluster)) -> 
     let (clients, stopping) = (cluster.clients().clone(), Arc::clone(&stop));
     std::thread::scope(|scope| {
         let load = scope.spawn(move || clients.enter(|| keyferry_load::run(&args, &stopping)));
+        // It ends with what it is there for, also where that fails.
+        let stopped = Stopped(&stop);
         during(cluster);
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         load.join().expect("the load ends").expect("the load starts")
     })
 }
