@@ -7,13 +7,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{self as distribute, NodeId, State};
 use keyferry_link::Cidr;
-use keyferry_nic::Nic as _;
+use keyferry_nic::Nic;
 use keyferry_nic::dpdk;
 use keyferry_worker::Clock;
 use keyferry_worker::distribute::{Distribute, NEWS_MAX, names};
@@ -22,9 +23,9 @@ use siphasher::sip::SipHasher13;
 use tracing::{info, warn};
 
 use crate::admin::{Admin, document, refusal};
-use crate::config::{Cluster, DistributedNode, DistributedService, Distributor, Etcd, Nic};
+use crate::config::{self, Cluster, DistributedNode, DistributedService, Distributor, Etcd};
 use crate::counters::{Registry, Snapshot};
-use crate::links::{Duty, Links, Local, NodeReport, Nodes, Others, Peer, Placed, Tally};
+use crate::links::{Duty, Links, Local, NodeReport, Nodes, Others, Peer, Placed, Running, Tally};
 use crate::members::{Member, Members, Role};
 use crate::membership::Membership;
 use crate::metrics::{Exporter, Metrics, export};
@@ -54,16 +55,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let addresses: Vec<IpAddr> = config.nodes.iter().map(|node| node.address).collect();
     let it = Distribute::new(queue, link, distributor(config)?, addresses, Arc::clone(&news));
     let vacated = it.vacated();
-    let block = registry.block(names(), "worker 0".to_owned());
-    let (core, idle, stopping) =
-        (config.cores.workers[0].0, port::idle(config.cores.idle), Arc::clone(&stop));
-    let worker = std::thread::Builder::new().name("worker 0".to_owned()).spawn(move || {
-        let _registered = dpdk::register_worker_thread();
-        core_affinity::set_for_current(core_affinity::CoreId { id: core });
-        let mut it = it;
-        keyferry_worker::run(&mut it, clock, idle, &stopping, |counters| block.publish(counters));
-    });
-    let worker = worker.context("cannot start the worker's thread")?;
+    let worker = start_worker(config, it, clock, &registry, &stop)?;
     let of_file = config.nodes.iter().zip(0..).map(|(node, place)| placed(config, node, NodeId(place)));
     let nodes = Rc::new(Nodes::new(of_file, config.room(), config.services.len(), news));
     let (mut roster, incarnation) = (None, node::incarnation());
@@ -98,18 +90,10 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
             Ok(members) => members,
             Err(error) => return outcome = Err(error),
         };
-        let follow = async {
-            match (&members, &mut links) {
-                (Some(members), Some(links)) => {
-                    Membership::new(config, &nodes, vacated, &registry).follow(members.list(), links).await;
-                }
-                _ => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = admin.serve(async move |command: &str| desk.answer(command)) => {}
             () = export(exporter, metrics) => {}
-            () = follow => {}
+            () = follow(Membership::new(config, &nodes, vacated, &registry), &members, &mut links) => {}
             () = tend(&nodes) => {}
             () = signals.end() => {}
         }
@@ -125,6 +109,35 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let _ = worker.join();
     drop(opened);
     Ok(outcome?)
+}
+
+/// Starts the one worker on its core.
+fn start_worker<N: Nic + Send + 'static>(
+    config: &Distributor,
+    mut it: Distribute<N>,
+    clock: Clock,
+    registry: &Registry,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<JoinHandle<()>>
+where
+    N::Packet: Send,
+{
+    let block = registry.block(names(), "worker 0".to_owned());
+    let (core, idle, stop) = (config.cores.workers[0].0, port::idle(config.cores.idle), Arc::clone(stop));
+    let worker = std::thread::Builder::new().name("worker 0".to_owned()).spawn(move || {
+        let _registered = dpdk::register_worker_thread();
+        core_affinity::set_for_current(core_affinity::CoreId { id: core });
+        keyferry_worker::run(&mut it, clock, idle, &stop, |counters| block.publish(counters));
+    });
+    worker.context("cannot start the worker's thread")
+}
+
+/// Does what members want, where etcd lists them.
+async fn follow(mut membership: Membership<'_>, members: &Option<Members>, links: &mut Option<Running>) {
+    match (members, links) {
+        (Some(members), Some(links)) => membership.follow(members.list(), links).await,
+        _ => std::future::pending().await,
+    }
 }
 
 /// This distributor as others find it in etcd.
@@ -196,7 +209,7 @@ fn first_state(node: &DistributedNode) -> State {
 }
 
 /// The port's table with the services' addresses, which the distributor answers for besides its own.
-fn with_services(config: &Distributor) -> Nic {
+fn with_services(config: &Distributor) -> config::Nic {
     let mut nic = config.nic.clone();
     for service in &config.services {
         let address = service.address.ip();
