@@ -101,10 +101,6 @@ fn etcd_comes_and_goes_under_load_and_links_tell_who_is_dead() {
         cluster.kill("n2");
         fares(cluster, "n2", "down");
         serve(cluster, &["n1", "n3"], 100);
-        cluster.start_one("n2");
-        fares(cluster, "n2", "up");
-        cluster.kill("n2");
-        fares(cluster, "n2", "down");
 
         cluster.etcd_mut().run();
         etcd_is(cluster, true);
@@ -119,8 +115,8 @@ fn etcd_comes_and_goes_under_load_and_links_tell_who_is_dead() {
             "connections of live nodes are untouched"
         );
     });
-    // Each connection of the dead node had one request under way at most, each of the two times.
-    assert!(report.failures() <= 2 * CONNECTIONS, "{report}");
+    // Each connection of the dead node had one request under way at most.
+    assert!(report.failures() <= CONNECTIONS, "{report}");
     assert_eq!(report.mismatches, 0, "{report}");
     cluster.stop();
 }
