@@ -68,7 +68,7 @@ fn nodes_come_and_go_under_load_and_no_request_fails() {
 
 #[test]
 fn etcd_comes_and_goes_under_load_and_links_tell_who_is_dead() {
-    let mut cluster = started(3, Model::Session);
+    let mut cluster = started(3, Model::Rr);
     knows(&cluster, 3, 3);
     let report = load(&mut cluster, |cluster| {
         serve(cluster, &["n1", "n2", "n3"], 20);
