@@ -8,13 +8,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
-use keyferry_distribute::{self as distribute, State};
+use keyferry_distribute::{self as distribute, NodeId, State};
 use keyferry_link::Cidr;
-use keyferry_nic::Nic as _;
+use keyferry_nic::Nic;
 use keyferry_nic::dpdk;
 use keyferry_worker::Clock;
 use keyferry_worker::distribute::{Distribute, NEWS_MAX, names};
@@ -23,10 +24,15 @@ use siphasher::sip::SipHasher13;
 use tracing::{info, warn};
 
 use crate::admin::{Admin, document, refusal};
-use crate::config::{Cluster, Distributor, Nic};
+use crate::config::{self, Cluster, DistributedNode, DistributedService, Distributor, Etcd};
 use crate::counters::{Registry, Snapshot};
-use crate::links::{Companions, Duty, Front, Links, Local, NodeReport, Nodes, Others, Peer, Tally};
+use crate::links::{
+    Companions, Duty, Front, Links, Local, NodeReport, Nodes, Others, Peer, Placed, Running, Tally,
+};
+use crate::members::{Member, Members, Role};
+use crate::membership::Membership;
 use crate::metrics::{Exporter, Metrics, export};
+use crate::places::tend;
 use crate::runtime::Control;
 use crate::{node, port};
 
@@ -51,35 +57,46 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let link = port::link(&nic, &queue.caps());
     let addresses: Vec<IpAddr> = config.nodes.iter().map(|node| node.address).collect();
     let it = Distribute::new(queue, link, distributor(config)?, addresses, Arc::clone(&news));
-    let block = registry.block(names(), "worker 0".to_owned());
-    let (core, idle, stopping) =
-        (config.cores.workers[0].0, port::idle(config.cores.idle), Arc::clone(&stop));
-    let worker = std::thread::Builder::new().name("worker 0".to_owned()).spawn(move || {
-        let _registered = dpdk::register_worker_thread();
-        core_affinity::set_for_current(core_affinity::CoreId { id: core });
-        let mut it = it;
-        keyferry_worker::run(&mut it, clock, idle, &stopping, |counters| block.publish(counters));
-    });
-    let worker = worker.context("cannot start the worker's thread")?;
-    let states = config.nodes.iter().map(|node| (node.name.clone(), first_state(node)));
-    let nodes = Rc::new(Nodes::new(states, Arc::clone(&news)));
+    let vacated = it.vacated();
+    let worker = start_worker(config, it, clock, &registry, &stop)?;
+    let of_file = config.nodes.iter().zip(0..).map(|(node, place)| placed(config, node, NodeId(place)));
+    let nodes = Rc::new(Nodes::new(of_file, config.room(), config.services.len(), Arc::clone(&news)));
     let companions = Rc::new(Companions::new(config.nic.addresses.clone(), news));
+    let (mut roster, incarnation) = (None, node::incarnation());
     let links = match &config.cluster {
         None => None,
         Some(cluster) => {
+            let tally = Tally::new(&registry);
+            roster = Some(tally.roster().clone());
             let front = Front { nodes: Rc::clone(&nodes), companions };
-            Some(control.within(|| links(config, cluster, front, &registry))?)
+            Some(control.within(|| links(config, cluster, front, incarnation, tally))?)
         }
     };
     let about = [("distributor", config.name.clone()), ("version", version.to_owned())];
     let metrics = Metrics::new(Arc::clone(&registry), &about);
     let phase = Rc::new(Cell::new(Phase::Learning));
     let meet = meet(config, Arc::clone(&registry), Rc::clone(&phase));
-    let desk = Desk { version, name: config.name.clone(), registry, nodes, phase, started: Instant::now() };
+    let desk = Desk {
+        version,
+        name: config.name.clone(),
+        registry: Arc::clone(&registry),
+        nodes: Rc::clone(&nodes),
+        phase,
+        started: Instant::now(),
+    };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
+    let mut outcome = Ok(());
     control.run(async |mut signals| {
-        let links = links.map(Links::start);
+        let mut links = links.map(Links::start);
+        let members = config.etcd().zip(roster).map(|(etcd, roster)| {
+            let is_linked = Rc::new(move |name: &str| roster.is_up(name));
+            Members::start(etcd, own(config, etcd, incarnation), is_linked, &registry)
+        });
+        let members = match members.transpose() {
+            Ok(members) => members,
+            Err(error) => return outcome = Err(error),
+        };
         let meet = async {
             meet.await;
             eprintln!("keyferry: distributor {} ready", config.name);
@@ -89,9 +106,14 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
             () = meet => {}
             () = admin.serve(async move |command: &str| desk.answer(command)) => {}
             () = export(exporter, metrics) => {}
+            () = follow(Membership::new(config, &nodes, vacated, &registry), &members, &mut links) => {}
+            () = tend(&nodes) => {}
             () = signals.end() => {}
         }
         admin.end().await;
+        if let Some(members) = members {
+            members.leave().await;
+        }
         if let Some(links) = links {
             links.end().await;
         }
@@ -99,7 +121,56 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     stop.store(true, Ordering::Relaxed);
     let _ = worker.join();
     drop(opened);
-    Ok(())
+    Ok(outcome?)
+}
+
+/// Starts the one worker on its core.
+fn start_worker<N: Nic + Send + 'static>(
+    config: &Distributor,
+    mut it: Distribute<N>,
+    clock: Clock,
+    registry: &Registry,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<JoinHandle<()>>
+where
+    N::Packet: Send,
+{
+    let block = registry.block(names(), "worker 0".to_owned());
+    let (core, idle, stop) = (config.cores.workers[0].0, port::idle(config.cores.idle), Arc::clone(stop));
+    let worker = std::thread::Builder::new().name("worker 0".to_owned()).spawn(move || {
+        let _registered = dpdk::register_worker_thread();
+        core_affinity::set_for_current(core_affinity::CoreId { id: core });
+        keyferry_worker::run(&mut it, clock, idle, &stop, |counters| block.publish(counters));
+    });
+    worker.context("cannot start the worker's thread")
+}
+
+/// Does what members want, where etcd lists them.
+async fn follow(mut membership: Membership<'_>, members: &Option<Members>, links: &mut Option<Running>) {
+    match (members, links) {
+        (Some(members), Some(links)) => membership.follow(members.list(), links).await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// This distributor as others find it in etcd.
+fn own(config: &Distributor, etcd: &Etcd, incarnation: u64) -> Member {
+    Member {
+        name: config.name.clone(),
+        role: Role::Distributor,
+        addresses: etcd.advertise.clone(),
+        incarnation,
+        port_addresses: Vec::new(),
+        weight: 1,
+    }
+}
+
+/// A node of the file, and how it fares until its link says otherwise.
+fn placed(config: &Distributor, node: &DistributedNode, id: NodeId) -> (Placed, State) {
+    let services = config.services.iter().enumerate().filter(|(_, service)| service.nodes.contains(&id));
+    let services = services.map(|(place, _)| place).collect();
+    let (name, address, weight) = (node.name.clone(), node.address, node.weight);
+    (Placed { name, address, weight, services }, first_state(node))
 }
 
 /// How long others are awaited of which none has been met: they may not run.
@@ -122,7 +193,10 @@ enum Phase {
 /// Waits until the other distributors have told what they know, so that nobody sends this one clients before.
 async fn meet(config: &Distributor, registry: Arc<Registry>, phase: Rc<Cell<Phase>>) {
     let started = Instant::now();
-    while !config.peers.is_empty() {
+    if config.peers.is_empty() && config.etcd().is_none() {
+        return phase.set(Phase::Serving);
+    }
+    loop {
         let total = registry.snapshot().total;
         let of = |name| total.get(name).copied().unwrap_or(0);
         let (peers, copied) = (of("peers"), of("peers_copied"));
@@ -185,12 +259,12 @@ impl Desk {
 }
 
 /// How a node fares until its link says otherwise.
-fn first_state(node: &crate::config::DistributedNode) -> State {
+fn first_state(node: &DistributedNode) -> State {
     if node.link.is_some() { State::Down } else { State::Up }
 }
 
 /// The port's table with the services' addresses, which the distributor answers for besides its own.
-fn with_services(config: &Distributor) -> Nic {
+fn with_services(config: &Distributor) -> config::Nic {
     let mut nic = config.nic.clone();
     for service in &config.services {
         let address = service.address.ip();
@@ -214,19 +288,19 @@ fn distributor(config: &Distributor) -> anyhow::Result<distribute::Distributor> 
         seed: u64::from_le_bytes(seed),
         places_seed: places_seed(config),
     };
-    let service = |it: &crate::config::DistributedService| distribute::Service {
+    let service = |it: &DistributedService| distribute::Service {
         address: it.address,
         model: it.model,
         nodes: it.nodes.clone(),
     };
-    let node = |it: &crate::config::DistributedNode| distribute::Node {
+    let node = |it: &DistributedNode| distribute::Node {
         name: it.name.clone(),
         weight: it.weight,
         state: first_state(it),
     };
     let (services, nodes) =
         (config.services.iter().map(service).collect(), config.nodes.iter().map(node).collect());
-    Ok(distribute::Distributor::new(settings, services, nodes))
+    Ok(distribute::Distributor::new(settings, services, nodes).with_room(config.room()))
 }
 
 /// The key of flows' places: the same at all distributors, so it follows from what they have in common.
@@ -242,13 +316,14 @@ fn links(
     config: &Distributor,
     cluster: &Cluster,
     front: Front,
-    registry: &Registry,
+    incarnation: u64,
+    tally: Tally,
 ) -> anyhow::Result<Links> {
     let local = Local {
         node: config.name.clone(),
-        incarnation: node::incarnation(),
+        incarnation,
         heartbeat_timeout: cluster.heartbeat_timeout,
-        tally: Tally::new(registry),
+        tally,
         duty: Duty::Distributor(front),
     };
     let trust = cluster.trust(&config.name)?;

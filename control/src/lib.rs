@@ -12,7 +12,9 @@
 //! - [`node`], [`distributor`]: start everything and end it; [`port`]: the port of either
 //! - [`runtime`]: the control thread's runtime and the signals that end it
 //! - [`links`]: links to the other nodes, and the queue pairs made with them
-//! - [`members`]: who is in the cluster, as etcd has it; `peers`: what a node does about it
+//! - [`members`]: who is in the cluster, as etcd has it; `peers`, `membership`: what a node and a
+//!   distributor do about it
+//! - `places`: keeps a distributor's tables of places up to date
 //! - [`ca`]: certificates for those links
 
 #![forbid(unsafe_code)]
@@ -31,10 +33,12 @@ pub mod drain;
 pub mod key_log;
 pub mod links;
 pub mod members;
+mod membership;
 pub mod memory;
 pub mod metrics;
 pub mod node;
 mod peers;
+mod places;
 pub mod port;
 pub mod runtime;
 pub mod socket;

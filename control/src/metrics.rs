@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::counters::{Registry, Snapshot};
 use crate::links::Tally;
-use crate::members;
+use crate::{members, membership};
 
 /// Connections served at once; more wait.
 const CONNECTIONS_MAX: usize = 8;
@@ -138,6 +138,9 @@ const GAUGES: &[&str] = &[
     "sessions_moving",
     "members",
     "etcd_connected",
+    "nodes",
+    "nodes_up",
+    "nodes_refused",
 ];
 
 /// Where a counter goes.
@@ -192,7 +195,9 @@ impl Metrics {
         }
         let own = Counters::NAMES.iter().copied().zip(Counters::HELP.iter().copied());
         let distributed = Distributed::NAMES.iter().copied().zip(Distributed::HELP.iter().copied());
-        for (name, help) in own.chain(distributed).chain(Tally::help()).chain(members::help()) {
+        for (name, help) in
+            own.chain(distributed).chain(Tally::help()).chain(members::help()).chain(membership::help())
+        {
             match class(name) {
                 Class::Counter => counter(format!("keyferry_{name}_total"), help),
                 Class::Gauge => {

@@ -156,7 +156,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
                 tally: tally.clone(),
                 duty: Duty::Node(Box::new(duty)),
             };
-            let own = own(&local, cluster);
+            let own = own(config, &local, cluster);
             let trust = cluster.trust(&config.node.name)?;
             if let Some(warning) = trust.warning() {
                 warn!("peers will refuse {}: it {warning}", cluster.certificate.display());
@@ -189,7 +189,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     control.run(async |mut signals| {
         let (mut links, etcd) = links.map(|(links, etcd)| (links.start(), etcd)).unzip();
         let members = etcd.flatten().map(|(etcd, own, tally)| {
-            let is_linked = Rc::new(move |name: &str| tally.is_up(name));
+            let is_linked = Rc::new(move |name: &str| tally.roster().is_up(name));
             Members::start(etcd, own, is_linked, &registry)
         });
         let members = match members.transpose() {
@@ -232,12 +232,14 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
 }
 
 /// This node as others find it in etcd.
-fn own(local: &links::Local, cluster: &Cluster) -> Member {
+fn own(config: &Config, local: &links::Local, cluster: &Cluster) -> Member {
     Member {
         name: local.node.clone(),
         role: Role::Node,
         addresses: cluster.etcd.as_ref().map(|etcd| etcd.advertise.clone()).unwrap_or_default(),
         incarnation: local.incarnation,
+        port_addresses: config.nic.addresses.iter().map(|cidr| cidr.address()).collect(),
+        weight: config.node.weight,
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::config::Driver;
-use crate::links::{Address, Others, Peer, Running};
+use crate::links::{Others, Peer, Running};
 use crate::members::{List, Member, Role};
 
 /// How soon a worker whose mailbox is full is told again.
@@ -68,16 +68,10 @@ impl Followed<'_> {
 
     /// Where a node is reached over this fabric.
     fn peer(&self, member: &Member) -> Option<Peer> {
-        let is_local = |address: &&Address| matches!(address, Address::Unix(_));
-        let addresses = || member.addresses.iter();
-        let address = match self.driver {
-            Driver::Shm => addresses().find(is_local),
-            // Paths are of use on one machine only.
-            Driver::Verbs => addresses().find(|address| !is_local(address)).or_else(|| addresses().next()),
-        };
-        if address.is_none() {
+        let peer = member.reached(self.driver == Driver::Shm);
+        if peer.is_none() {
             warn!(member = member.name, "it has no address that suits this node's [fabric] driver");
         }
-        Some(Peer { name: member.name.clone(), address: address?.clone() })
+        peer
     }
 }

@@ -49,17 +49,28 @@ pub(super) fn read(mut section: Section<'_, '_>, node: &str, has_peers: bool) ->
     let wants = "a list of their names, such as [\"d1\"]";
     let distributors = section.parsed_list("distributors", wants, 0..=DISTRIBUTORS_MAX, name);
     let distributors = distributors.unwrap_or_default();
-    let members = section.section("etcd");
-    let has_etcd = section.context.is_set(&section.path("etcd"));
-    let has_others = has_peers || has_etcd || !distributors.is_empty();
-    let cluster = read_common(section, node, has_others);
-    let listen = cluster.as_ref().map(|cluster| cluster.listen.clone()).unwrap_or_default();
-    let etcd = etcd::read(members, has_etcd, &listen);
-    Some(Cluster { distributors, etcd, ..cluster? })
+    let has_others = has_peers || !distributors.is_empty();
+    let cluster = read_with_etcd(section, node, has_others, etcd::OF_A_NODE);
+    Some(Cluster { distributors, ..cluster? })
 }
 
-/// What the table has in common with a distributor's, which has links if `has_peers`.
-pub(super) fn read_common(mut section: Section<'_, '_>, own: &str, has_peers: bool) -> Option<Cluster> {
+/// The table but for keys that nodes only have; it is needed where there are others, or etcd lists them.
+pub(super) fn read_with_etcd(
+    mut section: Section<'_, '_>,
+    own: &str,
+    has_others: bool,
+    nodes: (u64, u64),
+) -> Option<Cluster> {
+    let members = section.section("etcd");
+    let has_etcd = section.context.is_set(&section.path("etcd"));
+    let cluster = read_common(section, own, has_others || has_etcd);
+    let listen = cluster.as_ref().map(|cluster| cluster.listen.clone()).unwrap_or_default();
+    let etcd = etcd::read(members, has_etcd, &listen, nodes);
+    Some(Cluster { etcd, ..cluster? })
+}
+
+/// Files, addresses and times, which are needed if it has links.
+fn read_common(mut section: Section<'_, '_>, own: &str, has_peers: bool) -> Option<Cluster> {
     let mut file = |key, wants| {
         let path = section.file(key);
         if has_peers { section.required(key, path, wants) } else { path }
@@ -145,7 +156,7 @@ pub(super) fn check(
             context.report("cluster.distributors", error.to_string());
         }
     }
-    if let (Some(etcd), Some(driver)) = (&cluster.etcd, driver) {
+    if let Some(etcd) = &cluster.etcd {
         etcd::check(context, etcd, driver, !peers.is_empty());
     }
     for address in &cluster.listen {

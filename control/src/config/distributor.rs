@@ -13,13 +13,15 @@ use keyferry_nic_config::{Host, Wanted};
 use super::node::name;
 use super::problem::Problems;
 use super::reader::{Context, Section};
-use super::{Admin, Cluster, Cores, Nic, admin, cluster, cores, each, lending, nic, read_file, wanted};
+use super::{
+    Admin, Cluster, Cores, Etcd, Nic, admin, cluster, cores, each, etcd, lending, nic, read_file, wanted,
+};
 use crate::links::{Address, Peer};
 
 /// Nodes behind a distributor, at most.
 pub const NODES_MAX: usize = 1024;
 /// Services of a distributor, at most.
-pub const SERVICES_MAX: usize = 64;
+pub const SERVICES_MAX: usize = keyferry_distribute::SERVICES_MAX;
 /// Largest share of a node.
 const WEIGHT_MAX: u64 = keyferry_distribute::maglev::WEIGHT_MAX as u64;
 
@@ -38,11 +40,11 @@ pub struct Distributor {
     pub nic: Nic,
     /// What clients come to.
     pub services: Vec<Service>,
-    /// Who serves it.
+    /// Who serves it, but for those that etcd lists.
     pub nodes: Vec<Node>,
     /// How nodes and distributors know each other; `None` where no node has a link and there is no other distributor.
     pub cluster: Option<Cluster>,
-    /// The other distributors.
+    /// The other distributors, where the file lists them.
     pub peers: Vec<Peer>,
     /// Where an operator asks.
     pub admin: Admin,
@@ -70,6 +72,15 @@ pub struct Service {
     pub model: Model,
     /// Over whom, by their places in [`Distributor::nodes`].
     pub nodes: Vec<NodeId>,
+    /// Over whom of those that come later; `None`: whoever does.
+    pub names: Option<Vec<String>>,
+}
+
+impl Service {
+    /// Whether a node of this name serves it.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.as_ref().is_none_or(|names| names.iter().any(|it| it == name))
+    }
 }
 
 /// A node.
@@ -97,7 +108,21 @@ impl Distributor {
         let host = Host::read(Path::new("/"));
         parse(&read_file(file)?, file, host.cores.usable()).0
     }
+
+    /// Where nodes are listed, if not in this file.
+    pub fn etcd(&self) -> Option<&Etcd> {
+        self.cluster.as_ref().and_then(|cluster| cluster.etcd.as_ref())
+    }
+
+    /// Nodes there is room for: those of the file, those that etcd may list, and as many that have just left and are not
+    /// forgotten yet.
+    pub fn room(&self) -> usize {
+        self.nodes.len() + self.etcd().map_or(0, |etcd| 2 * etcd.nodes_max)
+    }
 }
+
+// A node's place is a number of 16 bits.
+const _: () = assert!(NODES_MAX + 2 * crate::members::MEMBERS_MAX <= u16::MAX as usize);
 
 /// What was read of a file, before it is known to be whole.
 pub(super) struct Draft {
@@ -157,7 +182,7 @@ pub(super) fn read(mut root: Section<'_, '_>) -> Draft {
         nic: nic::read(root.section("nic")),
         services: each(root.sections("service", SERVICES_MAX), read_service),
         nodes,
-        cluster: cluster::read_common(root.section("cluster"), &called, has_links),
+        cluster: cluster::read_with_etcd(root.section("cluster"), &called, has_links, etcd::OF_A_DISTRIBUTOR),
         peers,
         admin: admin::read(root.section("admin"), &called),
     };
@@ -270,7 +295,8 @@ fn check_services(context: &Context<'_>, draft: &Draft) {
             context.report(&path, format!("{} is another service's too: remove one", service.address));
         }
         for wanted in service.nodes.iter().flatten() {
-            if !draft.nodes.iter().any(|(_, node)| node.name == *wanted) {
+            // One that etcd lists may come at any time.
+            if !draft.has_etcd() && !draft.nodes.iter().any(|(_, node)| node.name == *wanted) {
                 let path = format!("service[{index}].nodes");
                 context.report(
                     &path,
@@ -282,8 +308,15 @@ fn check_services(context: &Context<'_>, draft: &Draft) {
 }
 
 fn check_nodes(context: &Context<'_>, draft: &Draft) {
-    if draft.nodes.is_empty() && !context.is_set("node[0]") {
-        context.report("node", "there is no [[node]]: write one for each server");
+    if draft.nodes.is_empty() && !context.is_set("node[0]") && !draft.has_etcd() {
+        context.report(
+            "node",
+            "there is no [[node]]: write one for each server, or say in [cluster.etcd] where they are listed",
+        );
+    }
+    for (index, _) in draft.nodes.iter().filter(|(_, node)| node.link.is_some() && draft.has_etcd()) {
+        let what = "nodes with a link come from etcd or from this file: remove [cluster.etcd], or this link";
+        context.report(&format!("node[{index}].link"), what);
     }
     for (position, (index, node)) in draft.nodes.iter().enumerate() {
         let before = &draft.nodes[..position];
@@ -302,6 +335,10 @@ fn check_nodes(context: &Context<'_>, draft: &Draft) {
 }
 
 impl Draft {
+    fn has_etcd(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.etcd.is_some())
+    }
+
     fn finish(self, file: &Path) -> Option<Distributor> {
         let nodes: Vec<Node> = self.nodes.into_iter().map(|(_, node)| node).collect();
         let place = |name: &String| {
@@ -312,7 +349,11 @@ impl Draft {
         let service = |text: ServiceText| Service {
             address: text.address,
             model: text.model,
-            nodes: text.nodes.map_or_else(everyone, |names| names.iter().filter_map(place).collect()),
+            nodes: match &text.nodes {
+                Some(names) => names.iter().filter_map(place).collect(),
+                None => everyone(),
+            },
+            names: text.nodes,
         };
         let services = self.services.into_iter().map(|(_, text)| service(text)).collect();
         Some(Distributor {

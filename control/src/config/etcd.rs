@@ -1,4 +1,5 @@
-//! `[cluster.etcd]`: where the members are listed, in place of every `[[peer]]`.
+//! `[cluster.etcd]`: where the members are listed, in place of every `[[peer]]`, and of a distributor's `[[node]]` with a
+//! link. Nodes and distributors have the same keys.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,9 +9,14 @@ use super::files::{self, FileError};
 use super::lending::{Driver, PEERS_MAX};
 use super::reader::{Context, Section};
 use crate::links::Address;
+use crate::members::MEMBERS_MAX;
 
 /// Endpoints of an etcd cluster, at most.
 pub const ENDPOINTS_MAX: usize = 16;
+/// Other nodes at most, and as many unless the file says otherwise. Of a node: it makes buffers for so many.
+pub(super) const OF_A_NODE: (u64, u64) = (PEERS_MAX as u64, 8);
+/// Of a distributor, for which a node is a few bytes: as many as there may be members.
+pub(super) const OF_A_DISTRIBUTOR: (u64, u64) = (MEMBERS_MAX as u64, 64);
 /// Longest prefix, in bytes.
 const PREFIX_BYTES_MAX: usize = 255;
 
@@ -42,15 +48,21 @@ pub struct EtcdTls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// The table, if the file has it. `listen`: where this process listens for others.
-pub(super) fn read(mut section: Section<'_, '_>, is_there: bool, listen: &[Address]) -> Option<Etcd> {
+/// The table, if the file has it. `listen`: where this process listens for others; `nodes`: the most there may be, and the
+/// default.
+pub(super) fn read(
+    mut section: Section<'_, '_>,
+    is_there: bool,
+    listen: &[Address],
+    nodes: (u64, u64),
+) -> Option<Etcd> {
     let wants = "a list such as [\"http://192.0.2.5:2379\", \"http://192.0.2.6:2379\"]";
     let endpoints = section.parsed_list("endpoints", wants, 1..=ENDPOINTS_MAX, endpoint);
     let endpoints = if is_there { section.required("endpoints", endpoints, wants) } else { endpoints };
     let wants = "the beginning of this cluster's keys, such as \"/keyferry\"";
     let prefix = section.parsed("prefix", wants, prefix).unwrap_or_else(|| "/keyferry".to_owned());
     let ttl = Duration::from_secs(section.number("ttl_s", 10, 2..=3600));
-    let nodes_max = section.number("nodes_max", 8, 1..=PEERS_MAX as u64);
+    let nodes_max = section.number("nodes_max", nodes.1 as usize, 1..=nodes.0);
     let wants = "a list such as [\"192.0.2.10:7411\"]: what others find in etcd";
     let folder = section.folder().to_owned();
     let advertise =
@@ -102,8 +114,8 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whether it is of use with the rest of the file.
-pub(super) fn check(context: &Context<'_>, etcd: &Etcd, driver: Driver, has_peers: bool) {
+/// Whether it is of use with the rest of the file; `driver`: what queue pairs are made on, if any are.
+pub(super) fn check(context: &Context<'_>, etcd: &Etcd, driver: Option<Driver>, has_peers: bool) {
     let report = |key: &str, what: String| context.report(&format!("cluster.etcd.{key}"), what);
     if has_peers {
         let what = "members come from etcd or from this file: remove this table, or every [[peer]]";
@@ -136,16 +148,17 @@ pub(super) fn check(context: &Context<'_>, etcd: &Etcd, driver: Driver, has_peer
         check_file(&report, "password_file", files::password(password).err());
     }
     for address in &etcd.advertise {
-        match (address, driver) {
-            (Address::Tcp(address), _) if address.ip().is_unspecified() => {
-                report("advertise", format!("nobody reaches {address}: write this machine's own address"));
-            }
-            (Address::Unix(_), _) | (Address::Tcp(_), Driver::Verbs) => {}
-            (Address::Tcp(address), Driver::Shm) => {
-                let what = "[fabric] driver \"shm\" passes memory to peers: write \"unix:PATH\"";
-                report("advertise", format!("{address} is of no use: {what}"));
-            }
+        if let Address::Tcp(address) = address
+            && address.ip().is_unspecified()
+        {
+            report("advertise", format!("nobody reaches {address}: write this machine's own address"));
         }
+    }
+    // Distributors may be on other machines, so other addresses are of use besides.
+    let is_local = |address: &Address| matches!(address, Address::Unix(_));
+    if driver == Some(Driver::Shm) && !etcd.advertise.iter().any(is_local) {
+        let what = "[fabric] driver \"shm\" passes memory to peers: write a \"unix:PATH\" too";
+        report("advertise", what.to_owned());
     }
 }
 

@@ -139,6 +139,12 @@ pub fn read_text(text: &str, file: &Path, cores: &BTreeSet<usize>) -> Result<Con
     parse(text, file, cores).0
 }
 
+/// A distributor of a file's text, for tests of what follows from it.
+#[cfg(test)]
+pub(crate) fn read_distributor(text: &str, file: &Path) -> Result<Distributor, Problems> {
+    distributor::parse(text, file, &BTreeSet::from([0, 1])).0
+}
+
 /// Reads and validates a file; also what it asks of the host as far as that can be told, valid or not.
 pub(crate) fn examine(file: &Path, cores: &BTreeSet<usize>) -> (Result<Kind, Problems>, Wanted) {
     match read_file(file) {

@@ -1,5 +1,7 @@
 //! `[node]`: who this node is in its cluster.
 
+use keyferry_distribute::maglev::WEIGHT_MAX;
+
 use super::reader::{Context, Section};
 
 /// Longest name, in bytes.
@@ -12,6 +14,8 @@ pub struct Node {
     pub name: String,
     /// How the cluster spreads its load.
     pub model: Model,
+    /// Its share of new clients beside the others', for distributors that find it in etcd.
+    pub weight: u8,
     /// Core dumps may be written, keys and all.
     pub core_dumps: bool,
 }
@@ -34,9 +38,10 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Node> {
     let name = section.parsed("name", wants, name);
     let name = section.required("name", name, wants);
     let model = section.choice("model", MODELS, Model::Bf);
+    let weight = section.number("weight", 1, 1..=WEIGHT_MAX.into());
     let core_dumps = section.flag("core_dumps", false);
     section.finish();
-    Some(Node { name: name?, model, core_dumps })
+    Some(Node { name: name?, model, weight, core_dumps })
 }
 
 /// Names go into file names, logs and metrics, so they are plain.

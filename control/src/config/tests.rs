@@ -576,7 +576,12 @@ address = "192.0.2.3:7411"
         for path in context.into_parts().1 {
             let key = path.rsplit('.').next().unwrap();
             // What a distributor has no use for is refused, not shown.
-            let is_shown = EXAMPLE.contains(&format!("{key} =")) || EXAMPLE.contains(&format!("[{key}]"));
+            let shown = match path.strip_prefix("cluster.etcd.") {
+                Some(key) => format!("# {key} ="),
+                None => format!("{key} ="),
+            };
+            let is_shown =
+                [shown, format!("[{key}]"), format!("[{path}]")].iter().any(|it| EXAMPLE.contains(it));
             assert!(
                 is_shown || ["apps", "service_addresses", "drain_timeout_ms"].contains(&key),
                 "{path} is not shown"
@@ -625,6 +630,80 @@ address = "192.0.2.3:7411"
             assert_eq!(problems.list().len(), 1, "{to}: {problems}");
             let problem = &problems.list()[0];
             assert_eq!(problem.place, *place, "{problems}");
+            assert!(problem.what.contains(what) && problem.line.is_some(), "{problems}");
+        }
+    }
+
+    /// The example with `[cluster.etcd]` as it is shown, in place of nodes with links and of the other distributor.
+    fn with_etcd() -> String {
+        let text = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
+            Some(rest)
+                if rest.starts_with("[cluster.etcd]") || ETCD.iter().any(|key| rest.starts_with(key)) =>
+            {
+                rest
+            }
+            _ => line,
+        });
+        let text = text.collect::<Vec<_>>().join("\n").replace("http://", "https://");
+        let mut tables: Vec<_> = text.split("\n[").map(ToOwned::to_owned).collect();
+        tables.retain(|table| !table.starts_with("[peer]") && !table.contains("link = "));
+        tables.join("\n[")
+    }
+
+    #[test]
+    fn nodes_come_from_etcd_or_from_the_file() {
+        let folder = Folder::new();
+        let read = parsed(&folder, &with_etcd()).unwrap();
+        let etcd = read.etcd().unwrap();
+        assert_eq!(
+            (etcd.nodes_max, etcd.prefix.as_str(), etcd.ttl),
+            (64, "/keyferry", Duration::from_secs(10))
+        );
+        assert_eq!(etcd.advertise, read.cluster.as_ref().unwrap().listen);
+        assert!(etcd.user.is_some() && etcd.tls.as_ref().unwrap().identity.is_some());
+        // What the example shows is the default, where there is one.
+        let least = LEAST[..LEAST.find("[[node]]").unwrap()].to_owned()
+            + "[[node]]\nname = \"w\"\naddress = \"192.0.2.80\"\n"
+            + &LEAST[LEAST.find("[cluster]").unwrap()..LEAST.find("[[peer]]").unwrap()]
+            + "[cluster.etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
+        let least_read = parsed(&folder, &least).unwrap();
+        let (endpoints, tls, user) = (etcd.endpoints.clone(), etcd.tls.clone(), etcd.user.clone());
+        assert_eq!(*etcd, Etcd { endpoints, tls, user, ..least_read.etcd().unwrap().clone() });
+        assert_eq!((read.nodes.len(), read.room()), (1, 1 + 2 * 64));
+        let services = &read.services;
+        assert!(services[0].has("a") && !services[0].has("c") && services[0].nodes.is_empty());
+        let everyone = least.replacen("nodes = [\"a\", \"b\"]\n", "", 1);
+        let everyone = &parsed(&folder, &everyone).unwrap().services[0];
+        assert!(everyone.has("c") && everyone.nodes == [NodeId(0)]);
+        // Nobody has to be there at the start.
+        let nobody = least.replacen("[[node]]\nname = \"w\"\naddress = \"192.0.2.80\"\n", "", 1);
+        assert_eq!(parsed(&folder, &nobody).unwrap().nodes, []);
+    }
+
+    #[test]
+    fn mistakes_with_etcd_are_named() {
+        let folder = Folder::new();
+        let linked = "[[node]]\nname = \"w\"\nlink = \"192.0.2.80:7411\"\n";
+        let peer = "[[peer]]\nname = \"d2\"\naddress = \"192.0.2.3:7411\"\n[admin]";
+        for (from, to, place, what) in [
+            ("[[node]]\nname = \"w\"\n", linked, "[[node]] link", "remove [cluster.etcd], or this link"),
+            ("[admin]", peer, "[cluster] etcd", "remove this table, or every [[peer]]"),
+            ("nodes_max = 64", "nodes_max = 257", "[cluster.etcd] nodes_max", "from 1 to 256"),
+            ("https://", "http://", "[cluster.etcd] ca", "have no TLS"),
+            ("endpoints = ", "prefix2 = ", "[cluster.etcd] endpoints", "required"),
+            ("ttl_s = 10", "ttl_s = 1", "[cluster.etcd] ttl_s", "from 2"),
+            (
+                "\"unix:/run/keyferry/d1.sock\"]  # where other distributors reach this one; w",
+                "\"0.0.0.0:1\"] # w",
+                "[cluster.etcd] advertise",
+                "nobody reaches",
+            ),
+        ] {
+            let text = with_etcd();
+            assert!(text.contains(from), "the example has no {from}");
+            let problems = parsed(&folder, &text.replacen(from, to, 1)).expect_err(to);
+            let problem = problems.list().iter().find(|problem| problem.place == place);
+            let problem = problem.unwrap_or_else(|| panic!("{to}: {problems}"));
             assert!(problem.what.contains(what) && problem.line.is_some(), "{problems}");
         }
     }

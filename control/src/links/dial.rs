@@ -32,7 +32,8 @@ pub(super) async fn dial(
     let mut backoff = Backoff::new(BACKOFF);
     while !*stop.borrow() {
         let (lived, error) = attempt(&shared, role, &peer, &name, &mut stop).await;
-        if matches!(error, LinkError::Stopping) {
+        // Who was told to stop tells nothing any more: another of that name may have come.
+        if matches!(error, LinkError::Stopping) || *stop.borrow() {
             return;
         }
         if let (Duty::Distributor(it), Role::Node) = (&shared.local.duty, role) {

@@ -47,7 +47,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 pub use announce::Announcer;
 pub use companions::Companions;
 pub use life::{Duty, Front, Local, Node};
-pub use nodes::{NodeReport, Nodes};
+pub use nodes::{Listed, NodeReport, Nodes, Placed};
 pub use others::Others;
 pub use roster::{Roster, Row};
 pub(crate) use said::Said;

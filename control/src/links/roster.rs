@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-/// Peers remembered at most; more than a node may have.
+/// Peers remembered at most; more than a process may have at a time. Of more, those are forgotten that are down.
 const PEERS_MAX: usize = 1024;
 
 /// The links of a node, by peer; shared by their tasks.
@@ -48,6 +48,9 @@ pub struct Row {
 impl Roster {
     fn note(&self, peer: &str, what: impl FnOnce(&mut Seen)) {
         let mut peers = self.0.borrow_mut();
+        if !peers.contains_key(peer) && peers.len() >= PEERS_MAX {
+            peers.retain(|_, seen| seen.lives > 0);
+        }
         if peers.contains_key(peer) || peers.len() < PEERS_MAX {
             what(peers.entry(peer.to_owned()).or_default());
         }
@@ -83,6 +86,11 @@ impl Roster {
                 seen.problem = Some(sentence.to_owned());
             }
         });
+    }
+
+    /// Whether a link to this peer lives.
+    pub(crate) fn is_up(&self, peer: &str) -> bool {
+        self.0.borrow().get(peer).is_some_and(|seen| seen.lives > 0)
     }
 
     /// A row for each peer of the configuration, and for each other that was seen.
@@ -134,5 +142,12 @@ mod tests {
         assert_eq!((row.link, row.queue_pairs, row.problem.as_deref()), ("down", 0, Some("it is ending")));
         roster.up("z", 1);
         assert_eq!(roster.rows(&configured).len(), 2, "one that is not configured is seen as well");
+        // Peers come and go under other names for ever.
+        for number in 0..2 * PEERS_MAX {
+            roster.up(&number.to_string(), 1);
+            assert!(roster.is_up(&number.to_string()) && roster.is_up("z"));
+            roster.down(&number.to_string());
+        }
+        assert!(roster.rows(&[]).len() <= PEERS_MAX);
     }
 }

@@ -94,11 +94,6 @@ impl Tally {
         self.0.up.borrow().keys().next().is_none_or(|first| node < first.as_str())
     }
 
-    /// Whether a link to this peer lives.
-    pub(crate) fn is_up(&self, peer: &str) -> bool {
-        self.0.up.borrow().contains_key(peer)
-    }
-
     /// What has become of tickets.
     pub(super) fn tickets(&self, tickets: TicketCounts) {
         self.count(|counts| counts.tickets = tickets);

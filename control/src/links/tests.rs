@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use keyferry_distribute::{NodeId, State};
+use keyferry_distribute::{NodeId, Services, State};
 use keyferry_fabric::{Limits, QueuePair, shm};
 use keyferry_lease::{Channel, Message as LeaseMessage};
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
@@ -446,7 +446,9 @@ fn a_distributor_hears_of_nodes() {
         };
         let (there, phase) = start(b);
         let news = Arc::new(ArrayQueue::new(16));
-        let nodes = Rc::new(Nodes::new([("b".to_owned(), State::Down)], Arc::clone(&news)));
+        let (address, services) = (std::net::IpAddr::from([192, 0, 2, 1]), Services::default());
+        let placed = Placed { name: "b".to_owned(), address, weight: 1, services };
+        let nodes = Rc::new(Nodes::new([(placed, State::Down)], 1, 1, Arc::clone(&news)));
         let (certificate, key) = (folder.file("d.pem"), folder.file("d.key"));
         let trust = Trust::load(&folder.file("ca.pem"), &certificate, &key, "d").unwrap();
         let peer = Peer { name: "b".to_owned(), address: socket.clone() };
@@ -491,7 +493,7 @@ fn distributors_meet_and_part() {
         let start = |at: usize| {
             let (own, other) = [("d", "e"), ("e", "d")][at];
             let news = Arc::new(ArrayQueue::new(16));
-            let nodes = Rc::new(Nodes::new([], Arc::clone(&news)));
+            let nodes = Rc::new(Nodes::new([], 0, 0, Arc::clone(&news)));
             let addresses = vec![format!("10.0.0.{}/24", at + 1).parse().unwrap()];
             let companions = Rc::new(Companions::new(addresses, Arc::clone(&news)));
             let file = |ending| folder.file(&format!("{own}.{ending}"));

@@ -3,7 +3,7 @@
 //! A member that etcd no longer lists goes at once if its link is down as well: nobody has a use for it. One whose link
 //! lives has `grace` to be listed again: etcd may have lost its data, or have stood still for longer than registrations
 //! last, and then everybody registers anew. That time is counted only while etcd can be read. Nobody goes while it
-//! cannot.
+//! cannot. A distributor stays for as long as its link lives: to end that would end the connections that come by it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -85,7 +85,10 @@ impl Book {
         let grace = self.grace;
         self.known.retain(|name, known| match known.absent_since {
             None => true,
-            Some(since) => is_linked(name) && now.duration_since(since) < grace,
+            Some(since) => {
+                let has_time = known.member.role == Role::Distributor || now.duration_since(since) < grace;
+                is_linked(name) && has_time
+            }
         });
         self.refused && self.known.len() < before
     }
@@ -111,7 +114,8 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(10);
 
     fn member(name: &str) -> Member {
-        Member { name: name.into(), role: Role::Node, addresses: Vec::new(), incarnation: 1 }
+        let (addresses, port_addresses) = (Vec::new(), Vec::new());
+        Member { name: name.into(), role: Role::Node, addresses, incarnation: 1, port_addresses, weight: 1 }
     }
 
     fn names(book: &Book) -> Vec<&str> {
@@ -146,6 +150,17 @@ mod tests {
         book.delete("a", now + GRACE / 2);
         book.settle(now + GRACE, |_| true);
         assert_eq!(names(&book), ["b"]);
+    }
+
+    #[test]
+    fn a_distributor_stays_while_its_link_lives() {
+        let (mut book, now) = book(&["a"]);
+        book.put(Member { role: Role::Distributor, ..member("d") }).unwrap();
+        book.read(Vec::new(), now).unwrap();
+        book.settle(now + 2 * GRACE, |_| true);
+        assert_eq!(names(&book), ["d"]);
+        book.settle(now + 2 * GRACE, |_| false);
+        assert_eq!(names(&book), [""; 0]);
     }
 
     #[test]

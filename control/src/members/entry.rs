@@ -3,16 +3,19 @@
 
 use std::path::Path;
 
+use keyferry_distribute::maglev::WEIGHT_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::{Member, Role};
-use crate::config::{member_name, peer_address};
+use crate::config::{self, member_name, peer_address};
 use crate::links::trust;
 
 /// Longest value read, in bytes.
 pub const VALUE_BYTES_MAX: usize = 4096;
 /// Addresses of a member, at most.
 pub const ADDRESSES_MAX: usize = 8;
+/// Addresses of its port, at most.
+pub const PORT_ADDRESSES_MAX: usize = config::ADDRESSES_MAX;
 
 /// Why a key is no member's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +41,20 @@ struct Value {
     role: Role,
     addresses: Vec<String>,
     incarnation: u64,
+    /// Of a node; not there in earlier releases.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    port_addresses: Vec<String>,
+    /// Of a node; 1 where it is not there.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    weight: u64,
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn is_one(weight: &u64) -> bool {
+    *weight == 1
 }
 
 /// What the keys of all members begin with.
@@ -52,6 +69,8 @@ pub fn value(member: &Member) -> String {
         role: member.role,
         addresses: member.addresses.iter().map(ToString::to_string).collect(),
         incarnation: member.incarnation,
+        port_addresses: member.port_addresses.iter().map(ToString::to_string).collect(),
+        weight: member.weight.into(),
     };
     serde_json::to_string(&value).expect("a member is plain data")
 }
@@ -84,7 +103,23 @@ pub fn member(name: &str, value: &[u8]) -> Result<Member, EntryError> {
     }
     let address = |text: &String| peer_address(text, Path::new("/")).map_err(EntryError::Address);
     let addresses = value.addresses.iter().map(address).collect::<Result<_, _>>()?;
-    Ok(Member { name: value.name, role: value.role, addresses, incarnation: value.incarnation })
+    if value.port_addresses.len() > PORT_ADDRESSES_MAX {
+        return Err(EntryError::Address(format!("there are {} of its port", value.port_addresses.len())));
+    }
+    let port_address = |text: &String| {
+        text.parse().map_err(|_| EntryError::Address(format!("\"{text}\" is none of a port")))
+    };
+    let port_addresses = value.port_addresses.iter().map(port_address).collect::<Result<_, _>>()?;
+    // A later release may have larger ones.
+    let weight = value.weight.clamp(1, WEIGHT_MAX.into()) as u8;
+    Ok(Member {
+        name: value.name,
+        role: value.role,
+        addresses,
+        incarnation: value.incarnation,
+        port_addresses,
+        weight,
+    })
 }
 
 #[cfg(test)]
@@ -104,11 +139,26 @@ mod tests {
                 Address::Unix("/run/keyferry/7.sock".into()),
             ],
             incarnation: u64::MAX,
+            port_addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+            weight: 7,
         };
         let key = format!("{}node-7", folder("/keyferry/"));
         assert_eq!(key, "/keyferry/nodes/node-7");
         let name = name("/keyferry/nodes/", key.as_bytes()).unwrap();
         assert_eq!(member(name, value(&written).as_bytes()), Ok(written));
+    }
+
+    /// What a node of an earlier release writes, and what one writes that has nothing to say to distributors, is the same.
+    #[test]
+    fn what_is_not_there_has_a_default() {
+        let text = r#"{"name":"a","role":"node","addresses":[],"incarnation":1}"#;
+        let read = member("a", text.as_bytes()).unwrap();
+        assert_eq!((&read.port_addresses[..], read.weight), (&[][..], 1));
+        assert_eq!(value(&read), text);
+        for (written, weight) in [(0, 1), (16, 16), (17, 16), (u64::MAX, 16)] {
+            let text = text.replace("}", &format!(r#","weight":{written}}}"#));
+            assert_eq!(member("a", text.as_bytes()).unwrap().weight, weight);
+        }
     }
 
     #[test]
@@ -133,6 +183,12 @@ mod tests {
         let many = ["\"10.0.0.1:1\""; ADDRESSES_MAX + 1].join(",");
         let many = format!(r#"{{"name":"a","role":"node","addresses":[{many}],"incarnation":1}}"#);
         assert!(matches!(member("a", many.as_bytes()), Err(EntryError::Address(_))));
+        let many = vec!["\"10.0.0.1\""; PORT_ADDRESSES_MAX + 1].join(",");
+        for port in ["\"10.0.0.1/24\"", "\"host\"", &many] {
+            let text =
+                text("a", "node", "10.0.0.1:1").replace("}", &format!(r#","port_addresses":[{port}]}}"#));
+            assert!(matches!(member("a", text.as_bytes()), Err(EntryError::Address(_))), "{text}");
+        }
     }
 
     proptest! {

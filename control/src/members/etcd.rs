@@ -348,7 +348,7 @@ impl Follower {
 
     fn tell_full(&mut self) {
         self.tell(
-            "etcd lists more nodes than there are buffers for: raise [cluster.etcd] nodes_max".to_owned(),
+            "etcd lists more nodes than this process has room for: raise [cluster.etcd] nodes_max".to_owned(),
         );
     }
 

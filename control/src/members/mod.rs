@@ -16,6 +16,7 @@ pub mod entry;
 mod etcd;
 mod tally;
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Etcd, FileError};
 use crate::counters::Registry;
-use crate::links::Address;
+use crate::links::{Address, Peer};
 
 pub(crate) use tally::help;
 
@@ -53,6 +54,24 @@ pub struct Member {
     pub addresses: Vec<Address>,
     /// When it started: tells its lives apart.
     pub incarnation: u64,
+    /// A node's own addresses on its port's network, where distributors send packets.
+    pub port_addresses: Vec<IpAddr>,
+    /// A node's share of new clients beside the others'.
+    pub weight: u8,
+}
+
+impl Member {
+    /// Where to connect to it: on this machine, if memory is passed to it, else by a network if that can be.
+    pub(crate) fn reached(&self, passes_memory: bool) -> Option<Peer> {
+        let is_local = |address: &&Address| matches!(address, Address::Unix(_));
+        let addresses = || self.addresses.iter();
+        let address = match passes_memory {
+            true => addresses().find(is_local),
+            // Paths are of use on one machine only.
+            false => addresses().find(|address| !is_local(address)).or_else(|| addresses().next()),
+        };
+        Some(Peer { name: self.name.clone(), address: address?.clone() })
+    }
 }
 
 /// All members but this one, in the order of their names.

@@ -103,7 +103,7 @@ fn all_names() -> impl Iterator<Item = &'static str> {
         .iter()
         .chain(distributor)
         .copied()
-        .chain(Tally::help().chain(members::help()).map(|(name, _)| name))
+        .chain(Tally::help().chain(members::help()).chain(membership::help()).map(|(name, _)| name))
 }
 
 #[test]

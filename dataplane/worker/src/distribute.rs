@@ -5,15 +5,15 @@
 //! discovery, echo). Nodes answer clients themselves. One worker a distributor: all connections of a client have to meet in
 //! one client table.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{
-    Distributor, Ends, HOLDS_MAX, HoldId, NodeId, PACKET_BYTES_MAX, PeerId, RESET_BYTES_MAX, Reset, Secrets,
-    State, Verdict,
+    Distributor, Ends, HOLDS_MAX, HoldId, Node, NodeId, PACKET_BYTES_MAX, PeerId, Places, RESET_BYTES_MAX,
+    Reset, Secrets, Services, State, Verdict,
 };
 use keyferry_link::{Ingress, Link};
 use keyferry_nic::{BURST, Checksum, Nic, Packet};
@@ -30,6 +30,14 @@ const NEWS_A_TURN: usize = 64;
 
 /// What the control thread tells a distributor.
 pub enum News {
+    /// A node comes.
+    Join(Box<Join>),
+    /// A node is none any more; [`Distribute::vacated`] says when another one may have its place.
+    Leave(NodeId),
+    /// A node is somewhere else from here on.
+    Address(NodeId, IpAddr),
+    /// Where flows go that nobody remembers. Who sends them keeps them until others are taken: memory is not freed in a turn.
+    Places(Arc<Places>),
     /// A node fares otherwise.
     State(NodeId, State),
     /// A node holds a session of a client, for so long.
@@ -54,6 +62,19 @@ pub enum News {
     Parted(PeerId),
 }
 
+/// A node that comes.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Join {
+    /// Its place, which is free.
+    pub id: NodeId,
+    /// What it is called, and how it fares.
+    pub node: Node,
+    /// Where it is: an address on a network of the port.
+    pub address: IpAddr,
+    /// What it serves.
+    pub services: Services,
+}
+
 /// A distributor on a queue of a port.
 pub struct Distribute<N: Nic> {
     port: Port<N>,
@@ -61,6 +82,8 @@ pub struct Distribute<N: Nic> {
     /// Where each node is, by its number: an address on a network of the port, of either family.
     nodes: Vec<IpAddr>,
     news: Arc<ArrayQueue<News>>,
+    /// Places of nodes that are free again; with room for all.
+    vacated: Arc<ArrayQueue<NodeId>>,
     packets: ArrayVec<N::Packet, BURST>,
     /// Packets that wait for other distributors' answers, each at its place.
     held: Box<[Option<N::Packet>]>,
@@ -124,15 +147,19 @@ impl<N: Nic> Distribute<N> {
         nic: N,
         link: Link<N::Packet>,
         distributor: Distributor,
-        nodes: Vec<IpAddr>,
+        mut nodes: Vec<IpAddr>,
         news: Arc<ArrayQueue<News>>,
     ) -> Distribute<N> {
+        let room = distributor.room();
+        nodes.resize(room, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let vacated = Arc::new(ArrayQueue::new(room.max(1)));
         let port = Port::new(nic, link);
         Distribute {
             port,
             distributor,
             nodes,
             news,
+            vacated,
             packets: ArrayVec::new(),
             held: (0..HOLDS_MAX).map(|_| None).collect(),
             turns: 0,
@@ -152,9 +179,21 @@ impl<N: Nic> Distribute<N> {
         &self.port
     }
 
+    /// Where it says which places are free again, for the control thread.
+    pub fn vacated(&self) -> Arc<ArrayQueue<NodeId>> {
+        Arc::clone(&self.vacated)
+    }
+
     fn read_news(&mut self, now: Time) -> bool {
         for taken in 0..NEWS_A_TURN {
             match self.news.pop() {
+                Some(News::Join(join)) => {
+                    self.nodes[join.id.index()] = join.address;
+                    self.distributor.join(join.id, join.node, join.services);
+                }
+                Some(News::Leave(node)) => self.distributor.leave(node),
+                Some(News::Address(node, address)) => self.nodes[node.index()] = address,
+                Some(News::Places(places)) => self.distributor.set_places(places),
                 Some(News::State(node, state)) => self.distributor.set_state(node, state),
                 Some(News::Session { client, node, lifetime }) => {
                     self.distributor.announce(now, client, node, lifetime);
@@ -252,6 +291,9 @@ impl<N: Nic> Turning for Distribute<N> {
         self.packets = packets;
         let port = &mut self.port;
         busy |= self.distributor.sweep(|reset| send(port, &reset));
+        while let Some(node) = self.distributor.vacated() {
+            self.vacated.push(node).expect("there is room for each place once");
+        }
         busy |= self.keep_together(now);
         self.port.link_turn();
         busy |= self.port.flush() > 0 || received > 0;

@@ -11,20 +11,22 @@ use common::frame::{self, ACK, ETHERNET, SYN, Segment};
 use common::node::{ADDRESS, GATEWAY, MAC, PORT};
 use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{
-    Config, Distributor, Ends, Model, Node, NodeId, PACKET_BYTES_MAX, PeerId, Secrets, Service, State,
-    Verdict,
+    Config, Distributor, Ends, Model, Node, NodeId, PACKET_BYTES_MAX, PeerId, Plan, Secrets, Service,
+    Services, State, Verdict,
 };
 use keyferry_link::{Link, Route};
 use keyferry_nic::sim::{Net, PortOptions, Queue};
 use keyferry_nic::{BURST, Nic, Packet as _};
 use keyferry_time::Time;
 use keyferry_worker::Turning;
-use keyferry_worker::distribute::{Distribute, NEWS_MAX, News};
+use keyferry_worker::distribute::{Distribute, Join, NEWS_MAX, News};
 
 /// Where the nodes are, each with a MAC address that ends as its own does.
 const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 11), Ipv4Addr::new(10, 0, 0, 12)];
 /// Where the other distributor is.
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 20);
+/// Where others come to be.
+const LATER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 13), Ipv4Addr::new(10, 0, 0, 14)];
 const CLIENT: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 1), 4000);
 
 fn mac_of(address: Ipv4Addr) -> [u8; 6] {
@@ -71,8 +73,9 @@ impl World {
         });
         let news = Arc::new(ArrayQueue::new(NEWS_MAX));
         let nodes = NODES.map(IpAddr::V4).to_vec();
-        let it = Distribute::new(inside, link, distributor(model), nodes, Arc::clone(&news));
-        World { net, outside, it, news, stations: [&NODES[..], &[GATEWAY, OTHER]].concat(), now_ns: 0 }
+        let it = Distribute::new(inside, link, distributor(model).with_room(3), nodes, Arc::clone(&news));
+        let stations = [&NODES[..], &LATER[..], &[GATEWAY, OTHER]].concat();
+        World { net, outside, it, news, stations, now_ns: 0 }
     }
 
     fn tell(&self, news: News) {
@@ -119,7 +122,7 @@ impl World {
         assert_eq!(seen.len(), 1, "{seen:?}");
         assert_eq!(seen[0][6..12], MAC, "from the distributor");
         assert_eq!(seen[0][12..], frame[12..]);
-        NODES.iter().position(|node| seen[0][..6] == mac_of(*node)).expect("to a node")
+        NODES.iter().chain(&LATER).position(|node| seen[0][..6] == mac_of(*node)).expect("to a node")
     }
 }
 
@@ -166,6 +169,45 @@ fn clients_of_a_node_that_goes_are_reset() {
     assert_eq!(frame::destination(&seen[0]), Some((CLIENT.0, 1)));
     assert_eq!(seen[0][ETHERNET + 24..ETHERNET + 28], 0x1234u32.to_be_bytes());
     assert_eq!(world.forwarded(&segment(1, SYN, 0)), 1 - node);
+}
+
+#[test]
+fn nodes_come_go_and_move() {
+    let mut world = World::new(Model::RoundRobin);
+    let third = NodeId(2);
+    let node = |name: &str| Node { name: name.to_owned(), weight: 1, state: State::Up };
+    let join = |name, address| {
+        News::Join(Box::new(Join {
+            id: third,
+            node: node(name),
+            address: IpAddr::V4(address),
+            services: Services::from_iter([0]),
+        }))
+    };
+    for id in [0, 1] {
+        world.tell(News::State(NodeId(id), State::Draining));
+    }
+    world.tell(join("c", LATER[0]));
+    world.pass();
+    assert_eq!(world.forwarded(&segment(1, SYN, 0)), 2);
+    world.tell(News::Address(third, IpAddr::V4(LATER[1])));
+    world.pass();
+    assert_eq!(world.forwarded(&segment(1, ACK, 9)), 3, "it has moved");
+    // Of a flow that is not known.
+    let plan = Plan { revision: 1, services: 1, nodes: Vec::new() };
+    world.inject(&segment(7, ACK, 9));
+    assert!(world.pass().is_empty(), "nobody has places");
+    world.tell(News::Leave(third));
+    world.tell(News::Places(Arc::new(Plan { revision: 2, ..plan }.make())));
+    let seen = world.pass();
+    assert_eq!(frame::destination(&seen[0]), Some((CLIENT.0, 1)), "its client is told");
+    for _ in 0..20 {
+        world.pass();
+    }
+    assert_eq!(world.it.vacated().pop(), Some(third));
+    world.tell(join("d", LATER[0]));
+    world.pass();
+    assert_eq!(world.forwarded(&segment(1, SYN, 0)), 2);
 }
 
 #[test]

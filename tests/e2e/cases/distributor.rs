@@ -19,14 +19,14 @@ const SOON: Duration = Duration::from_secs(10);
 /// Requests a second of the load, which leaves a shared machine room.
 const RATE: f64 = 200.0;
 /// Connections of it.
-const CONNECTIONS: u64 = 24;
+pub(super) const CONNECTIONS: u64 = 24;
 
 fn started(nodes: usize, model: Model) -> Cluster {
     Cluster::start(&keyferry(), &Description { nodes, model, ..Description::default() })
 }
 
 /// Bytes of a reply by curl, from a client address, to the service.
-fn curl(cluster: &Cluster, from: &str, service: &str, path: &str) -> Result<Vec<u8>, String> {
+pub(super) fn curl(cluster: &Cluster, from: &str, service: &str, path: &str) -> Result<Vec<u8>, String> {
     let resolve = format!("{NAME}:443:{service}");
     let ca: PathBuf = cluster.ca().to_owned();
     let mut curl = cluster.client("curl");
@@ -62,8 +62,17 @@ fn curl_gets_whole_replies_by_either_family() {
     cluster.stop();
 }
 
+/// Stops a load when it is dropped.
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What a load of keep-alive connections from all addresses saw while `during` happened to the cluster.
-fn load(cluster: &mut Cluster, during: impl FnOnce(&mut Cluster)) -> Report {
+pub(super) fn load(cluster: &mut Cluster, during: impl FnOnce(&mut Cluster)) -> Report {
     let args = Args::parse_from([
         "keyferry-load".to_owned(),
         format!("https://{NAME}/"),
@@ -81,14 +90,16 @@ fn load(cluster: &mut Cluster, during: impl FnOnce(&mut Cluster)) -> Report {
     let (clients, stopping) = (cluster.clients().clone(), Arc::clone(&stop));
     std::thread::scope(|scope| {
         let load = scope.spawn(move || clients.enter(|| keyferry_load::run(&args, &stopping)));
+        // It ends with what it is there for, also where that fails.
+        let stopped = Stopped(&stop);
         during(cluster);
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         load.join().expect("the load ends").expect("the load starts")
     })
 }
 
 /// Waits until each of these nodes has replied to so many more requests.
-fn serve(cluster: &Cluster, nodes: &[&str], more: u64) {
+pub(super) fn serve(cluster: &Cluster, nodes: &[&str], more: u64) {
     let replies = |node: &str| {
         let status = cluster.status(node);
         status.total("replies_local") + status.total("replies_lent")
@@ -100,17 +111,20 @@ fn serve(cluster: &Cluster, nodes: &[&str], more: u64) {
 }
 
 /// Waits until the distributor has a node in this state.
-fn fares(cluster: &Cluster, node: &str, state: &str) {
+pub(super) fn fares(cluster: &Cluster, node: &str, state: &str) {
     let expected = format!("\"node\":{node:?},\"state\":{state:?}");
-    cluster.wait_until(&format!("{node} is {state}"), |cluster| {
-        let mut line = keyferry_control::admin::Line::connect(&cluster.config("d1").with_extension("ctl"))
-            .expect("the distributor answers");
-        line.ask("peers").expect("the distributor answers").contains(&expected)
-    });
+    cluster.wait_until(&format!("{node} is {state}"), |cluster| peers(cluster, "d1").contains(&expected));
+}
+
+/// What a distributor answers of its nodes.
+pub(super) fn peers(cluster: &Cluster, distributor: &str) -> String {
+    let socket = cluster.config(distributor).with_extension("ctl");
+    let mut line = keyferry_control::admin::Line::connect(&socket).expect("the distributor answers");
+    line.ask("peers").expect("the distributor answers")
 }
 
 /// Connections at a node that the distributor gave it and that were reset, by either end.
-fn resets(cluster: &Cluster, node: &str) -> u64 {
+pub(super) fn resets(cluster: &Cluster, node: &str) -> u64 {
     cluster.status(node).total("closed_reset")
 }
 
@@ -168,14 +182,7 @@ fn all_nodes_are_restarted_one_by_one_and_no_request_fails() {
     let report = load(&mut cluster, |cluster| {
         for node in ["n1", "n2", "n3"] {
             serve(cluster, &[node], 20);
-            let mut ctl = Command::new(keyferry());
-            ctl.args(["ctl", "drain", "--deadline", "20s", "--config"]).arg(cluster.config(node));
-            let before = Instant::now();
-            let output = ctl.output().expect("keyferry starts");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            assert!(before.elapsed() < Duration::from_secs(25), "a drain ends");
-            let log = cluster.take(node).wait_ended();
-            assert!(log.contains("drained"), "{log}");
+            drain(cluster, node);
             cluster.start_one(node);
             fares(cluster, node, "up");
             spread(cluster, node);
@@ -216,8 +223,20 @@ fn distributors_come_and_go_and_no_connection_notices() {
     cluster.stop();
 }
 
+/// Ends a node as its operator does who has time.
+pub(super) fn drain(cluster: &mut Cluster, node: &str) {
+    let mut ctl = Command::new(keyferry());
+    ctl.args(["ctl", "drain", "--deadline", "20s", "--config"]).arg(cluster.config(node));
+    let before = Instant::now();
+    let output = ctl.output().expect("keyferry starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(before.elapsed() < Duration::from_secs(25), "a drain ends");
+    let log = cluster.take(node).wait_ended();
+    assert!(log.contains("drained"), "{log}");
+}
+
 /// Some new clients come, until the node has replied to one.
-fn spread(cluster: &Cluster, node: &str) {
+pub(super) fn spread(cluster: &Cluster, node: &str) {
     let clients = cluster.client_addresses();
     cluster.wait_until(&format!("{node} gets a new client"), |cluster| {
         for client in &clients {

@@ -2,6 +2,7 @@
 //! from it to each node.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -12,12 +13,11 @@ use clap::Parser;
 use keyferry_cluster::certificates::{self, Certificates, NAME};
 use keyferry_cluster::netns::Link;
 use keyferry_cluster::process::PAUSE;
-use keyferry_cluster::{Guard, Netns, Process as Node, Status};
+use keyferry_cluster::{Etcd, Guard, Netns, Process as Node, Status};
 use keyferry_load::args::Args;
 use keyferry_load::report::Report;
 
 use super::config::{self, Options, Place};
-use super::etcd::Etcd;
 use super::fabric;
 use super::keyferry;
 use crate::faulty;
@@ -102,7 +102,9 @@ impl Cluster {
             None => [Netns::new(a_name), Netns::new(b_name)],
         };
         let c_netns = Netns::here();
-        let etcd = options.members_in_etcd.then(|| Etcd::start(&directory, options.secure_etcd));
+        let etcd = options
+            .members_in_etcd
+            .then(|| Etcd::start(&Netns::here(), Ipv4Addr::LOCALHOST, &directory, options.secure_etcd));
         let certificates = Certificates::issue(&directory);
         let names = PLACES.each_ref().map(|place| place.name);
         certificates::for_links(&keyferry(), &directory.join(config::CLUSTER), &names);

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use keyferry_cluster::Etcd;
 use keyferry_cluster::certificates::Certificates;
 
-use super::etcd::Etcd;
 use super::fabric;
 
 /// The folder of the nodes' certificates, in the test's.
@@ -223,7 +223,7 @@ pub fn text(
         let _ = writeln!(text, "[[certificate]]\nchain = {chain:?}\nkey = {key:?}");
     }
     let _ = match etcd {
-        Some(etcd) => writeln!(text, "[cluster.etcd]\n{}", etcd.table()),
+        Some(etcd) => writeln!(text, "[cluster.etcd]\n{}", etcd.table(2)),
         None => writeln!(
             text,
             "[[peer]]\nname = {:?}\naddress = \"unix:{}\"",

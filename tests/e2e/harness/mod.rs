@@ -5,15 +5,14 @@
 
 mod cluster;
 mod config;
-mod etcd;
 pub mod fabric;
 
 use std::path::PathBuf;
 
 pub use cluster::{A4, A6, B4, C4, Cluster};
 pub use config::{Decide, Options};
-pub use etcd::TTL_S;
 pub use keyferry_cluster::certificates::{NAME, NAME_OTHER, NAME_RSA};
+pub use keyferry_cluster::etcd::TTL_S;
 pub use keyferry_cluster::{Netns, Process as Node, Status};
 
 /// The executable under test: cargo's, unless `KEYFERRY_E2E_EXECUTABLE` names another build.

@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::certificates::{self, Certificates};
-use crate::description::Description;
+use crate::description::{Description, Members};
 use crate::netns::Switch;
 use crate::process::PAUSE;
-use crate::{Guard, Netns, Process, Status};
+use crate::{Etcd, Guard, Netns, Process, Status};
 
 /// Where clients find the service.
 pub const SERVICE4: &str = "10.99.0.1";
@@ -23,6 +24,10 @@ pub const SERVICE_PORT: u16 = 443;
 pub(crate) const PORT: &str = "kf0";
 /// The clients' interface.
 const CLIENTS: &str = "eth0";
+/// The interface by which a member reaches etcd.
+const OFFICE: &str = "office0";
+/// Where etcd is, on a network of its own: what is between clients and nodes is DPDK's.
+const ETCD: Ipv4Addr = Ipv4Addr::new(10, 90, 255, 1);
 
 /// Longest time until all have found each other.
 const LINKED_MAX: Duration = Duration::from_secs(30);
@@ -30,7 +35,7 @@ const LINKED_MAX: Duration = Duration::from_secs(30);
 /// numbers, one XOR the other, are the same. Far apart they never are.
 const INDEX_STEP: u32 = 10_000;
 /// Indexes of one cluster.
-const INDEXES: u32 = 64;
+const INDEXES: u32 = 256;
 
 /// Who has which address on the switch.
 #[derive(Clone, Copy)]
@@ -61,6 +66,12 @@ impl Address {
         Ipv6Addr::new(0xfd80, 0, 0, 0, 0, 0, kind.into(), number).to_string()
     }
 
+    /// On the network of etcd, with prefix.
+    fn office(self) -> String {
+        let (kind, number) = self.place();
+        format!("{}/16", Ipv4Addr::new(10, 90, kind, u8::try_from(number).expect("a cluster is small")))
+    }
+
     /// With the switch's prefixes.
     pub(crate) fn with_prefix(self) -> [String; 2] {
         [format!("{}/12", self.v4()), format!("{}/64", self.v6())]
@@ -73,6 +84,8 @@ struct Member {
     role: &'static str,
     netns: Netns,
     process: Option<Process>,
+    /// Of a node that came later; dropped behind its process.
+    _guard: Option<Guard>,
 }
 
 /// A cluster. Dropped, nothing of it is left.
@@ -81,10 +94,19 @@ pub struct Cluster {
     description: Description,
     // Dropped before the guard, so that their end is not the guard's work in the ordinary case.
     members: Vec<Member>,
+    etcd: Option<Etcd>,
     switch: Switch,
+    /// The network of etcd.
+    office: Option<Switch>,
     clients: Netns,
+    /// What namespaces' names begin with.
+    prefix: String,
     directory: PathBuf,
     certificates: Certificates,
+    /// Indexes of interfaces that are still free.
+    indexes: Range<u32>,
+    /// Nodes there have been.
+    numbered: usize,
     _guard: Guard,
 }
 
@@ -135,54 +157,129 @@ impl Cluster {
         let made = MADE.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("kf-{}-cluster{made}", std::process::id());
         let directory = std::env::temp_dir().join(&prefix);
-        let nodes = description.node_names().into_iter().map(|name| ("node", name));
-        let distributors = description.distributor_names().into_iter().map(|name| ("distributor", name));
-        let roles: Vec<_> = nodes.chain(distributors).collect();
         let namespace = |name: &str| format!("{prefix}-{name}");
-        let namespaces: Vec<String> =
-            roles.iter().map(|(_, name)| namespace(name)).chain(["s", "c"].map(namespace)).collect();
+        let names = [description.node_names(), description.distributor_names()].concat();
+        let all = names.iter().map(String::as_str).chain(["s", "c", "o", "e"]);
+        let namespaces: Vec<String> = all.map(namespace).collect();
         let guard = Guard::new(&directory, &namespaces.iter().map(String::as_str).collect::<Vec<_>>());
         fs::create_dir(&directory).expect("the temporary directory is writable");
+        let first = 1 + INDEXES * made;
+        let mut indexes = first..first + INDEXES;
         let switch = Switch::new(namespace("s"));
         let clients = Netns::new(namespace("c"));
-        let mut indexes = (0..INDEXES).map(|number| INDEX_STEP * (1 + INDEXES * made + number));
-        let members: Vec<_> = roles
-            .into_iter()
-            .map(|(role, name)| {
-                let netns = Netns::new(namespace(&name));
-                switch.plug_port(&netns, PORT, indexes.next().expect("a cluster is small"), &name);
-                Member { name, role, netns, process: None }
-            })
-            .collect();
-        plug_clients(&switch, &clients, indexes.next().expect("a cluster is small"), description);
+        plug_clients(&switch, &clients, next_index(&mut indexes), description);
+        let (office, etcd) = match description.members {
+            Members::File => (None, None),
+            Members::Etcd => {
+                let office = Switch::new(namespace("o"));
+                let netns = Netns::new(namespace("e"));
+                let address = format!("{ETCD}/16");
+                office.plug_kernel(&netns, OFFICE, next_index(&mut indexes), "etcd", &[address]);
+                let etcd = Etcd::start(&netns, ETCD, &directory, false);
+                (Some(office), Some(etcd))
+            }
+        };
         let certificates = Certificates::issue(&directory);
-        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         certificates::for_links(executable, &directory.join("cluster"), &names);
-        let cluster = Cluster {
+        let mut cluster = Cluster {
             executable: executable.to_owned(),
             description: description.clone(),
-            members,
+            members: Vec::new(),
+            etcd,
             switch,
+            office,
             clients,
+            prefix,
             directory,
             certificates,
+            indexes,
+            numbered: description.nodes,
             _guard: guard,
         };
+        for number in 1..=description.nodes {
+            cluster.plug("node", Address::Node(number), format!("n{number}"), None);
+        }
+        for number in 1..=description.distributors {
+            cluster.plug("distributor", Address::Distributor(number), format!("d{number}"), None);
+        }
         cluster.configure();
         cluster
     }
 
+    /// A member's namespace and its cables.
+    fn plug(&mut self, role: &'static str, address: Address, name: String, guard: Option<Guard>) {
+        let netns = Netns::new(format!("{}-{name}", self.prefix));
+        self.switch.plug_port(&netns, PORT, next_index(&mut self.indexes), &name);
+        if let Some(office) = &self.office {
+            office.plug_kernel(&netns, OFFICE, next_index(&mut self.indexes), &name, &[address.office()]);
+        }
+        self.members.push(Member { name, role, netns, process: None, _guard: guard });
+    }
+
+    /// Starts one more node, which members hear of by etcd; returns what it is called.
+    ///
+    /// # Panics
+    /// If files list the members, or it does not become ready.
+    pub fn add_node(&mut self) -> String {
+        assert!(self.etcd.is_some(), "members are in files");
+        self.numbered += 1;
+        let number = self.numbered;
+        let name = format!("n{number}");
+        // With no directory of its own: its files are the cluster's.
+        let nothing = self.directory.join(format!("{name}.guarded"));
+        let guard = Guard::new(&nothing, &[&format!("{}-{name}", self.prefix)]);
+        self.plug("node", Address::Node(number), name.clone(), Some(guard));
+        certificates::for_links(&self.executable, &self.directory.join("cluster"), &[&name]);
+        self.configure_node(number);
+        self.start_one(&name);
+        name
+    }
+
+    /// Removes a node that does not run any more, and its cables.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn remove(&mut self, name: &str) {
+        let index = self.index(name);
+        assert!(self.members[index].process.is_none(), "{name} runs");
+        self.switch.unplug(name);
+        self.members.remove(index);
+    }
+
+    /// Where members are listed.
+    ///
+    /// # Panics
+    /// If files list them.
+    pub fn etcd(&self) -> &Etcd {
+        self.etcd.as_ref().expect("the description says so")
+    }
+
+    /// Where members are listed, to be killed or started.
+    ///
+    /// # Panics
+    /// If files list them.
+    pub fn etcd_mut(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("the description says so")
+    }
+
     /// Writes every configuration.
     fn configure(&self) {
-        let nodes = (1..=self.description.nodes).map(|number| {
-            let text = self.description.node_text(number, &self.directory, &self.certificates);
-            (format!("n{number}"), text)
-        });
-        let distributors = (1..=self.description.distributors)
-            .map(|number| (format!("d{number}"), self.description.distributor_text(number, &self.directory)));
-        for (name, text) in nodes.chain(distributors) {
-            fs::write(self.config(&name), text).expect("the cluster's directory is writable");
+        (1..=self.description.nodes).for_each(|number| self.configure_node(number));
+        for number in 1..=self.description.distributors {
+            let text = self.description.distributor_text(number, &self.directory, self.etcd.as_ref());
+            self.write(&format!("d{number}"), &text);
         }
+    }
+
+    fn configure_node(&self, number: usize) {
+        let (certificates, etcd) = (&self.certificates, self.etcd.as_ref());
+        let text = self.description.node_text(number, &self.directory, certificates, etcd);
+        self.write(&format!("n{number}"), &text);
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.config(name), text).expect("the cluster's directory is writable");
     }
 
     /// Ends every process, and starts the same cluster with another description of as many members.
@@ -190,8 +287,10 @@ impl Cluster {
     /// # Panics
     /// As [`start`](Cluster::start).
     pub fn restart(&mut self, description: &Description) {
-        let size = |description: &Description| (description.nodes, description.distributors);
+        let size =
+            |description: &Description| (description.nodes, description.distributors, description.members);
         assert_eq!(size(description), size(&self.description), "as many members as before");
+        assert_eq!(self.numbered, self.description.nodes, "no node has come since");
         self.stop();
         self.description = description.clone();
         self.configure();
@@ -360,6 +459,11 @@ impl Cluster {
             .position(|member| member.name == name)
             .unwrap_or_else(|| panic!("no member is called {name}: there are {}", self.names().join(", ")))
     }
+}
+
+/// The index of the next interface.
+fn next_index(indexes: &mut Range<u32>) -> u32 {
+    INDEX_STEP * indexes.next().expect("a cluster is small")
 }
 
 /// The clients' interface with all their addresses, and their routes to the service: by all distributors alike.

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::Etcd;
 use crate::certificates::Certificates;
 use crate::cluster::{Address, SERVICE_PORT, SERVICE4, SERVICE6};
 
@@ -31,6 +32,19 @@ impl Model {
     }
 }
 
+/// Where a cluster's members are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Members {
+    /// In every file.
+    File,
+    /// In an etcd that the cluster brings along: nodes may come and go.
+    Etcd,
+}
+
+/// Other nodes that members have room for, where etcd lists them.
+const NODES_MAX: usize = 8;
+
 /// What a cluster is made of. Tables of configuration are laid over those that the cluster writes itself.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -43,6 +57,8 @@ pub struct Description {
     pub clients: usize,
     /// Of the service, and of the nodes.
     pub model: Model,
+    /// Where they are listed.
+    pub members: Members,
     /// Further keys of every node.
     pub node: Table,
     /// Further keys of every distributor.
@@ -56,6 +72,7 @@ impl Default for Description {
             distributors: 1,
             clients: 8,
             model: Model::Bf,
+            members: Members::File,
             node: Table::new(),
             distributor: Table::new(),
         }
@@ -91,21 +108,27 @@ impl Description {
         (1..=self.distributors).map(|number| format!("d{number}")).collect()
     }
 
-    /// A node's configuration.
-    pub(crate) fn node_text(&self, number: usize, directory: &Path, certificates: &Certificates) -> String {
+    /// A node's configuration; `etcd`: the one that members are listed in.
+    pub(crate) fn node_text(
+        &self,
+        number: usize,
+        directory: &Path,
+        certificates: &Certificates,
+        etcd: Option<&Etcd>,
+    ) -> String {
         let name = format!("n{number}");
-        let peers = self.node_names().into_iter().filter(|peer| *peer != name);
-        let peers = peers.map(|peer| text_table(&[("name", &peer), ("address", &link(directory, &peer))]));
         let (chain, key) = &certificates.leaves[0];
         let mut nic = nic(Address::Node(number));
         nic.insert("service_addresses".to_owned(), strings([SERVICE4, SERVICE6]));
-        let mut cluster = links(directory, &name);
-        cluster.insert("distributors".to_owned(), strings(self.distributor_names()));
+        let mut cluster = links(directory, &name, etcd);
         let mut root = common(directory, &name, number);
+        if etcd.is_none() {
+            cluster.insert("distributors".to_owned(), strings(self.distributor_names()));
+            root.insert("peer".to_owned(), peers(directory, &name, self.node_names()));
+        }
         root.insert("node".to_owned(), text_table(&[("name", &name), ("model", self.model.name())]));
         root.insert("nic".to_owned(), Value::Table(nic));
         root.insert("cluster".to_owned(), Value::Table(cluster));
-        root.insert("peer".to_owned(), Value::Array(peers.collect()));
         let files = text_table(&[("chain", path(chain)), ("key", path(key))]);
         root.insert("certificate".to_owned(), Value::Array(vec![files]));
         root.insert("app".to_owned(), text_table(&[("kind", "synthetic")]));
@@ -117,7 +140,7 @@ impl Description {
     }
 
     /// A distributor's configuration.
-    pub(crate) fn distributor_text(&self, number: usize, directory: &Path) -> String {
+    pub(crate) fn distributor_text(&self, number: usize, directory: &Path, etcd: Option<&Etcd>) -> String {
         let name = format!("d{number}");
         let service = |address: &str| {
             let address = std::net::SocketAddr::new(address.parse().expect("an address"), SERVICE_PORT);
@@ -131,18 +154,25 @@ impl Description {
                 ("link", &link(directory, &node)),
             ])
         });
-        let peers = self.distributor_names().into_iter().filter(|peer| *peer != name);
-        let peers = peers.map(|peer| text_table(&[("name", &peer), ("address", &link(directory, &peer))]));
         let mut root = common(directory, &name, 0);
         root.insert("distributor".to_owned(), text_table(&[("name", &name)]));
         root.insert("nic".to_owned(), Value::Table(nic(Address::Distributor(number))));
-        root.insert("cluster".to_owned(), Value::Table(links(directory, &name)));
-        root.insert("peer".to_owned(), Value::Array(peers.collect()));
+        root.insert("cluster".to_owned(), Value::Table(links(directory, &name, etcd)));
         root.insert("service".to_owned(), Value::Array(vec![service(SERVICE4), service(SERVICE6)]));
-        root.insert("node".to_owned(), Value::Array(nodes.collect()));
+        if etcd.is_none() {
+            root.insert("peer".to_owned(), peers(directory, &name, self.distributor_names()));
+            root.insert("node".to_owned(), Value::Array(nodes.collect()));
+        }
         lay_over(&mut root, self.distributor.clone());
         root.to_string()
     }
+}
+
+/// `[[peer]]` for each of these but oneself.
+fn peers(directory: &Path, own: &str, names: Vec<String>) -> Value {
+    let others = names.into_iter().filter(|name| name != own);
+    let peer = |name: String| text_table(&[("name", &name), ("address", &link(directory, &name))]);
+    Value::Array(others.map(peer).collect())
 }
 
 /// What nodes and distributors have in common. Cores are shared: whoever has nothing to do lets others run.
@@ -169,7 +199,7 @@ fn nic(address: Address) -> Table {
     nic
 }
 
-fn links(directory: &Path, name: &str) -> Table {
+fn links(directory: &Path, name: &str, etcd: Option<&Etcd>) -> Table {
     let file = |ending: &str| directory.join("cluster").join(format!("{name}.{ending}"));
     let mut table = Table::new();
     for (key, file) in
@@ -178,6 +208,10 @@ fn links(directory: &Path, name: &str) -> Table {
         table.insert(key.to_owned(), Value::String(path(&file).to_owned()));
     }
     table.insert("listen".to_owned(), strings([link(directory, name)]));
+    if let Some(etcd) = etcd {
+        let members: Table = etcd.table(NODES_MAX).parse().expect("the keys are TOML");
+        table.insert("etcd".to_owned(), Value::Table(members));
+    }
     table
 }
 
@@ -226,14 +260,14 @@ mod tests {
             .with_node("[lease]\ndecide = \"never\"\n[limits]\nconnections = 9")
             .with_node("[lease]\ndecide = \"always\"");
         let certificates = Certificates { ca: "ca".into(), leaves: vec![("chain".into(), "key".into())] };
-        let text = description.node_text(2, Path::new("/tmp/kf"), &certificates);
+        let text = description.node_text(2, Path::new("/tmp/kf"), &certificates, None);
         let table: Table = text.parse().unwrap();
         assert_eq!(table["lease"]["decide"].as_str(), Some("always"));
         assert_eq!(table["lease"]["silence_timeout_ms"].as_integer(), Some(20_000));
         assert_eq!(table["limits"]["connections"].as_integer(), Some(9));
         assert_eq!(table["node"]["name"].as_str(), Some("n2"));
         assert_eq!(table["peer"][0]["address"].as_str(), Some("unix:/tmp/kf/n1.sock"));
-        let distributor: Table = description.distributor_text(1, Path::new("/tmp/kf")).parse().unwrap();
+        let distributor: Table = description.distributor_text(1, Path::new("/tmp/kf"), None).parse().unwrap();
         assert_eq!(distributor["node"].as_array().map(Vec::len), Some(2));
     }
 }

@@ -9,6 +9,7 @@
 pub mod certificates;
 mod cluster;
 mod description;
+pub mod etcd;
 mod guard;
 pub mod models;
 pub mod netns;
@@ -16,7 +17,8 @@ pub mod process;
 mod status;
 
 pub use cluster::{Cluster, SERVICE4, SERVICE6};
-pub use description::{Description, Model};
+pub use description::{Description, Members, Model};
+pub use etcd::Etcd;
 pub use guard::Guard;
 pub use netns::{Netns, Switch};
 pub use process::Process;

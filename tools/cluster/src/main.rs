@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use keyferry_cluster::models::{self, Ratio, Workload};
-use keyferry_cluster::{Cluster, Description, Model};
+use keyferry_cluster::{Cluster, Description, Members, Model};
 
 /// Nodes, distributors and clients in network namespaces of one machine
 #[derive(Parser)]
@@ -23,9 +23,10 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Start what a description says, and do to it what lines of standard input say: start, stop, kill, freeze, resume,
-    /// cut or mend NAME; status [NAME]; its end ends all
+    /// cut, mend or remove NAME; status [NAME]; add, a node, where members are in etcd; its end ends all
     Run {
-        /// A TOML file: nodes, distributors, clients, model, and tables of configuration; none: two nodes
+        /// A TOML file: nodes, distributors, clients, model, members ("file" or "etcd"), and tables of configuration; none:
+        /// two nodes
         description: Option<PathBuf>,
     },
     /// Find the highest of some rates at which a model meets a p99, in each of some rounds
@@ -192,11 +193,14 @@ fn run(arguments: &Arguments, description: Option<&PathBuf>) -> anyhow::Result<(
                     println!("{}", cluster.status(name));
                 }
             }
+            "add" if description.members == Members::Etcd => println!("{} runs", cluster.add_node()),
             _ if !is_known => println!(
-                "write start, stop, kill, freeze, resume, cut, mend or status, and one of {}",
+                "write start, stop, kill, freeze, resume, cut, mend, remove or status, and one of {}; or add, where \
+                 members are in etcd",
                 names.join(", ")
             ),
             "start" if !cluster.is_running(name) => cluster.start_one(name),
+            "remove" if !cluster.is_running(name) => cluster.remove(name),
             "cut" => cluster.set_plugged(name, false),
             "mend" => cluster.set_plugged(name, true),
             _ if !cluster.is_running(name) => println!("{name} does not run"),
@@ -206,7 +210,8 @@ fn run(arguments: &Arguments, description: Option<&PathBuf>) -> anyhow::Result<(
             "freeze" => cluster.process(name).freeze(),
             "resume" => cluster.process(name).resume(),
             "status" => println!("{}", cluster.status(name)),
-            _ => println!("unknown: write start, stop, kill, freeze, resume, cut, mend or status"),
+            "remove" => println!("{name} runs: stop it first"),
+            _ => println!("unknown: write start, stop, kill, freeze, resume, cut, mend, remove or status"),
         }
     }
     cluster.stop();

@@ -165,6 +165,11 @@ impl Switch {
         self.netns.ip(&["link", "set", at, if up { "up" } else { "down" }]);
     }
 
+    /// Takes a port away, and with it the interface at its other end.
+    pub fn unplug(&self, at: &str) {
+        self.netns.ip(&["link", "del", at]);
+    }
+
     fn attach(&self, at: &str) {
         make_plain(&self.netns, at);
         self.netns.ip(&["link", "set", at, "master", BRIDGE]);

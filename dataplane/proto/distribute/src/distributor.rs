@@ -5,6 +5,7 @@
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_time::Time;
@@ -12,23 +13,23 @@ use siphasher::sip::SipHasher13;
 
 use crate::counters::Counters;
 use crate::flow::{FlowKey, Known, Tick, Times, bytes, is_past, tick, ticks};
+use crate::membership::Membership;
 use crate::packet::{Flow, FragmentId, Packet, Segment};
 use crate::peers::Peers;
 use crate::peers::channel::NOTICES_A_DATAGRAM;
 use crate::peers::holds::HoldId;
 use crate::peers::notice::{Notice, Stage};
+use crate::places::{Places, Plan, Share};
 use crate::pool::{Node, Pool, State};
 use crate::reset::Reset;
 use crate::together::Names;
 use crate::ways::{OVER, Ways};
-use crate::{Model, NodeId};
+use crate::{Model, NodeId, SERVICES_MAX};
 
 /// Datagrams whose fragments are awaited at once.
 const FRAGMENTS: usize = 4096;
 /// Longest wait for a datagram's other fragments (RFC 8200 4.5 allows more; a segment is sent again sooner).
 const FRAGMENT_TIME: Duration = Duration::from_secs(5);
-/// Buckets of the flow table looked at in one step of a sweep.
-const SWEEP_BUCKETS: usize = 64;
 
 /// Sizes and times.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +109,7 @@ pub enum Verdict {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct ClientKey {
+pub(crate) struct ClientKey {
     client: [u8; 16],
     service: u16,
 }
@@ -130,8 +131,8 @@ enum Choice {
 }
 
 #[derive(Clone, Copy)]
-struct Pieces {
-    node: NodeId,
+pub(crate) struct Pieces {
+    pub(crate) node: NodeId,
     seen: Tick,
 }
 
@@ -139,35 +140,44 @@ struct Pieces {
 pub struct Distributor {
     pub(crate) config: Config,
     pub(crate) services: Vec<(SocketAddr, Pool)>,
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     pub(crate) names: Names,
     /// How often each node has gone: what began before is lost, even when it is back.
     pub(crate) lives: Vec<u8>,
     pub(crate) flows: Ways<FlowKey, Known>,
-    clients: Ways<ClientKey, Client>,
-    fragments: Ways<FragmentId, Pieces>,
+    pub(crate) clients: Ways<ClientKey, Client>,
+    pub(crate) fragments: Ways<FragmentId, Pieces>,
     pub(crate) peers: Peers,
     /// Notices of one datagram.
     pub(crate) heard: Vec<Notice>,
     pub(crate) counters: Counters,
-    /// Where a sweep for connections of nodes that are gone stands.
-    sweep: Option<usize>,
+    /// Whose each flow is of which nothing is remembered.
+    pub(crate) places: Arc<Places>,
+    /// Who has come and gone, and what of them is still in the tables.
+    pub(crate) membership: Membership,
 }
 
 impl Distributor {
     /// One that knows nobody yet; nodes are as their state says.
     ///
     /// # Panics
-    /// If a service names a node that is not there: a mistake of the caller.
+    /// If a service names a node that is not there, or there are more than [`SERVICES_MAX`]: mistakes of the caller.
     pub fn new(config: Config, services: Vec<Service>, nodes: Vec<Node>) -> Distributor {
-        let services: Vec<_> = services
-            .into_iter()
-            .map(|service| (service.address, Pool::new(service.model, service.nodes, &nodes)))
-            .collect();
+        assert!(services.len() <= SERVICES_MAX, "{} services", services.len());
+        let share = |(id, node): (u16, &Node)| Share {
+            id: NodeId(id),
+            name: node.name.clone(),
+            weight: node.weight,
+            services: (0..services.len()).filter(|it| services[*it].nodes.contains(&NodeId(id))).collect(),
+        };
+        let up = (0..).zip(&nodes).filter(|(_, node)| node.state == State::Up);
+        let plan = Plan { revision: 0, services: services.len(), nodes: up.map(share).collect() };
         Distributor {
-            names: Names::new(&nodes, services.iter().map(|(address, _)| *address)),
-            services,
+            names: Names::new(&nodes, services.iter().map(|service| service.address)),
+            services: services.into_iter().map(|it| (it.address, Pool::new(it.model, it.nodes))).collect(),
             lives: vec![0; nodes.len()],
+            membership: Membership::new(&nodes),
+            places: Arc::new(plan.make()),
             nodes,
             peers: Peers::new(),
             heard: Vec::with_capacity(NOTICES_A_DATAGRAM),
@@ -175,7 +185,6 @@ impl Distributor {
             clients: Ways::new(config.clients),
             fragments: Ways::new(FRAGMENTS),
             counters: Counters::default(),
-            sweep: None,
             config,
         }
     }
@@ -198,22 +207,6 @@ impl Distributor {
     /// A node.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.index()]
-    }
-
-    /// A node fares otherwise. Connections of one that is gone, even if it is back, are reset by
-    /// [`sweep`](Distributor::sweep), and when their clients send something.
-    pub fn set_state(&mut self, id: NodeId, state: State) {
-        let before = std::mem::replace(&mut self.nodes[id.index()].state, state);
-        if before == state {
-            return;
-        }
-        for (_, pool) in self.services.iter_mut().filter(|(_, pool)| pool.has(id)) {
-            pool.settle(&self.nodes);
-        }
-        if state == State::Down {
-            self.lives[id.index()] = self.lives[id.index()].wrapping_add(1);
-            self.sweep = Some(0);
-        }
     }
 
     /// A node says that it holds a session of a client: for so long the client is sent to it.
@@ -257,25 +250,6 @@ impl Distributor {
             Verdict::Hold(_) => &mut counters.held,
             Verdict::Datagram { .. } | Verdict::Other => return,
         } += 1;
-    }
-
-    /// Tells clients of nodes that are gone, some at a time; answers whether there may be more.
-    pub fn sweep(&mut self, mut out: impl FnMut(Reset)) -> bool {
-        let Some(from) = self.sweep else { return false };
-        let (lives, services, counters) = (&self.lives, &self.services, &mut self.counters);
-        self.sweep = self.flows.sweep(from, SWEEP_BUCKETS, |key, known| {
-            if lives[known.node.index()] == known.life {
-                return true;
-            }
-            // Of a connection that another distributor has told of it is that one's to say so.
-            if known.stage == Stage::Open && known.is_ours {
-                let service = services[usize::from(key.service)].0;
-                counters.resets += 1;
-                out(Reset::unasked(key.flow(service), known.acknowledged));
-            }
-            false
-        });
-        self.sweep.is_some()
     }
 
     fn service(&self, address: SocketAddr) -> Option<usize> {
@@ -327,7 +301,7 @@ impl Distributor {
     fn begin(&mut self, now: Time, segment: &Segment, hash: u64, key: FlowKey) -> Verdict {
         let service = usize::from(key.service);
         let client = segment.flow.client.ip();
-        let place = self.services[service].1.by_place(self.place(&key));
+        let place = self.by_place(service, &key);
         let Some((mut node, mut choice)) = self.choose(now, client, service, place) else {
             return Verdict::Drop(DropReason::NoNode);
         };
@@ -405,6 +379,12 @@ impl Distributor {
         }
     }
 
+    /// Whose a flow is of which nothing is remembered.
+    pub(crate) fn by_place(&self, service: usize, key: &FlowKey) -> Option<NodeId> {
+        let is_up = |node: NodeId| self.nodes[node.index()].state == State::Up;
+        self.places.of(service).pick(self.place(key), is_up)
+    }
+
     fn fragment(&mut self, now: Time, id: FragmentId) -> Verdict {
         let hash = self.hash_fragment(&id);
         match self.fragments.find(hash, &id) {
@@ -434,7 +414,7 @@ impl Distributor {
             Some(known) if self.lives[known.node.index()] == known.life => Verdict::Forward(known.node),
             Some(_) => Verdict::Drop(DropReason::Stray),
             None => {
-                let node = self.services[service].1.by_place(self.place(&key));
+                let node = self.by_place(service, &key);
                 self.counters.unknown += u64::from(node.is_some());
                 node.map_or(Verdict::Drop(DropReason::NoNode), Verdict::Forward)
             }

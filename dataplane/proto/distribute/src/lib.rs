@@ -6,6 +6,7 @@
 //!
 //! - [`packet`]: what a packet is, [`maglev`] and [`Pool`](pool): whom a new connection goes to
 //! - [`Distributor`]: the flow table, the client table, fragments, and what becomes of each packet
+//! - `membership`: nodes that come and go, [`places`]: tables made off the packet path
 //! - [`reset`]: what clients of a node that is gone are told
 //! - `together`, `peers`: several distributors that know each other's connections
 //!
@@ -18,8 +19,10 @@ mod counters;
 mod distributor;
 mod flow;
 pub mod maglev;
+mod membership;
 pub mod packet;
 mod peers;
+pub mod places;
 pub mod pool;
 pub mod reset;
 mod together;
@@ -27,15 +30,20 @@ mod ways;
 
 pub use counters::Counters;
 pub use distributor::{Config, Distributor, DropReason, Service, Verdict};
+pub use membership::Services;
 pub use packet::{Flow, FragmentId, Packet, Segment};
 pub use peers::datagram::{FLOWS_PORT, PACKET_BYTES_MAX};
 pub use peers::holds::{HOLDS_MAX, HoldId};
 pub use peers::seal::Secrets;
 pub use peers::{Ends, PEERS_MAX, PeerId};
+pub use places::{Places, Plan, Share};
 pub use pool::{Node, State};
 pub use reset::{RESET_BYTES_MAX, Reset};
 
-/// A node, by its place in the configuration.
+/// Services of a distributor, at most.
+pub const SERVICES_MAX: usize = 64;
+
+/// A node, by its place here: other distributors may have it at another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeId(pub u16);
 

@@ -15,6 +15,9 @@ pub const PLACES: usize = 65_537;
 /// Largest weight of a node.
 pub const WEIGHT_MAX: u8 = 16;
 
+/// Places looked at for a node of use, at most: a table lacks one only until it is made anew.
+const TRIES: usize = 64;
+
 /// Keys of the two hashes of a name: fixed, since all distributors must agree.
 const OFFSET_KEY: (u64, u64) = (0x6b65_7966_6572_7279, 1);
 const SKIP_KEY: (u64, u64) = (0x6b65_7966_6572_7279, 2);
@@ -31,9 +34,11 @@ pub struct Place<'a> {
 }
 
 /// A table of places.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Maglev {
     places: Box<[NodeId]>,
+    /// Who has some.
+    nodes: Box<[NodeId]>,
 }
 
 impl Maglev {
@@ -62,13 +67,28 @@ impl Maglev {
                 }
             }
         }
-        Maglev { places: places.into_iter().flatten().collect() }
+        Maglev {
+            places: places.into_iter().flatten().collect(),
+            nodes: nodes.iter().map(|node| node.id).collect(),
+        }
     }
 
-    /// The node of a flow with this hash; `None` without nodes.
-    pub fn pick(&self, hash: u64) -> Option<NodeId> {
-        let place = hash % u64::try_from(self.places.len()).ok().filter(|places| *places > 0)?;
-        Some(self.places[place as usize])
+    /// The node of a flow with this hash. Until the table is made anew without them, flows of nodes that cannot be used are
+    /// those of the next places; `None` without nodes, and where none of [`TRIES`] places has one of use.
+    pub fn pick(&self, hash: u64, is_of_use: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let first = (hash % PLACES as u64) as usize;
+        // A distance of each flow's own, since neighbours of a node's places are not anybody's.
+        let distance = ((hash >> 32) % (PLACES as u64 - 1)) as usize + 1;
+        let place = |step: usize| self.places[(first + step * distance) % PLACES];
+        (0..TRIES).map(place).find(|node| is_of_use(*node))
+    }
+
+    /// Whether a node has places.
+    pub fn has(&self, node: NodeId) -> bool {
+        self.nodes.contains(&node)
     }
 }
 
@@ -146,6 +166,29 @@ mod tests {
         }
     }
 
+    /// Until the table is made anew, flows of a node that is gone go to all others alike, and theirs stay.
+    #[test]
+    fn flows_of_a_node_that_is_gone_are_spread_over_the_others() {
+        let names = names(5);
+        let table = Maglev::new(&places(&names));
+        let mut counts = [0; 5];
+        for flow in 0..PLACES as u64 {
+            let mut hasher = SipHasher13::new();
+            hasher.write_u64(flow);
+            let hash = hasher.finish();
+            let owner = table.pick(hash, |_| true).unwrap();
+            let node = table.pick(hash, |id| id != NodeId(2)).unwrap();
+            assert!(owner == NodeId(2) || node == owner);
+            counts[node.index()] += usize::from(owner == NodeId(2));
+        }
+        assert!(
+            counts.iter().enumerate().all(|(id, count)| id == 2 || (2900..3700).contains(count)),
+            "{counts:?}"
+        );
+        assert_eq!(table.pick(7, |_| false), None);
+        assert!(table.has(NodeId(4)) && !table.has(NodeId(5)));
+    }
+
     #[test]
     fn weights_are_shares() {
         let names = names(3);
@@ -154,6 +197,6 @@ mod tests {
         let table = Maglev::new(&list);
         assert!((share(&table, NodeId(1)) - 0.6).abs() < 0.01);
         assert!((share(&table, NodeId(2)) - 0.2).abs() < 0.01);
-        assert_eq!(Maglev::new(&[]).pick(7), None);
+        assert_eq!(Maglev::new(&[]).pick(7, |_| true), None);
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! In: which nodes there are and how they fare. Out: one of them. Pure.
 
-use crate::maglev::{Maglev, Place};
 use crate::{Model, NodeId};
 
 /// How a node fares.
@@ -18,7 +17,7 @@ pub enum State {
 }
 
 /// A node.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
     /// What it is called everywhere.
     pub name: String,
@@ -34,14 +33,16 @@ pub(crate) struct Pool {
     members: Vec<NodeId>,
     /// Whose turn it is.
     next: usize,
-    places: Maglev,
 }
 
 impl Pool {
-    pub(crate) fn new(model: Model, members: Vec<NodeId>, nodes: &[Node]) -> Pool {
-        let mut pool = Pool { model, members, next: 0, places: Maglev::default() };
-        pool.settle(nodes);
-        pool
+    pub(crate) fn new(model: Model, members: Vec<NodeId>) -> Pool {
+        Pool { model, members, next: 0 }
+    }
+
+    /// Takes the memory for so many members.
+    pub(crate) fn reserve(&mut self, members: usize) {
+        self.members.reserve(members.saturating_sub(self.members.len()));
     }
 
     /// Whether a node is one of its members.
@@ -49,13 +50,18 @@ impl Pool {
         self.members.contains(&node)
     }
 
-    /// Makes the places anew: a node has come or gone.
-    pub(crate) fn settle(&mut self, nodes: &[Node]) {
-        let up = self.members.iter().filter(|id| nodes[id.index()].state == State::Up);
-        let places: Vec<_> = up
-            .map(|id| Place { id: *id, name: &nodes[id.index()].name, weight: nodes[id.index()].weight })
-            .collect();
-        self.places = Maglev::new(&places);
+    /// One more.
+    pub(crate) fn join(&mut self, node: NodeId) {
+        self.members.push(node);
+    }
+
+    /// One less, if it was one.
+    pub(crate) fn leave(&mut self, node: NodeId) {
+        let Some(at) = self.members.iter().position(|member| *member == node) else { return };
+        self.members.remove(at);
+        // Whose turn it was, it still is.
+        self.next -= usize::from(at < self.next);
+        self.next %= self.members.len().max(1);
     }
 
     /// The next node in turn that takes new connections.
@@ -68,10 +74,5 @@ impl Pool {
             }
         }
         None
-    }
-
-    /// Whose a flow is of which nothing is remembered.
-    pub(crate) fn by_place(&self, hash: u64) -> Option<NodeId> {
-        self.places.pick(hash)
     }
 }

@@ -55,6 +55,26 @@ impl Names {
         Names { nodes, services: services.map(|address| Name::of(&address.to_string())).collect(), node_ids }
     }
 
+    /// With room for so many nodes.
+    pub(crate) fn reserve(&mut self, nodes: usize) {
+        self.nodes.resize(nodes, Name::of(""));
+    }
+
+    /// A node has come.
+    pub(crate) fn join(&mut self, id: NodeId, name: &str) {
+        self.nodes[id.index()] = Name::of(name);
+        self.node_ids.insert(Name::of(name), id);
+    }
+
+    /// A node is none any more.
+    pub(crate) fn leave(&mut self, id: NodeId) {
+        // Another one of that name may have come before.
+        let name = self.nodes[id.index()];
+        if self.node_ids.get(&name) == Some(&id) {
+            self.node_ids.remove(&name);
+        }
+    }
+
     fn node(&self, id: NodeId) -> Name {
         self.nodes[id.index()]
     }
@@ -360,7 +380,7 @@ impl Distributor {
 
     /// A connection that nobody knows belongs to its place, and stays there.
     fn put_in_place(&mut self, now: Time, key: FlowKey, stage: Stage) -> Verdict {
-        let Some(node) = self.services[usize::from(key.service)].1.by_place(self.place(&key)) else {
+        let Some(node) = self.by_place(usize::from(key.service), &key) else {
             return Verdict::Drop(DropReason::NoNode);
         };
         let life = self.lives[node.index()];

@@ -32,6 +32,11 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
         self.used
     }
 
+    /// Buckets, for who sweeps them.
+    pub(crate) fn buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
     /// Entries of which none is forgotten.
     pub(crate) fn capacity(&self) -> usize {
         self.buckets.len() * FULL

@@ -7,13 +7,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use common::{CONFIG, SERVICE, SERVICE6, Sent, WEB, ack, at, distributor, node_of, sent, syn};
-use keyferry_distribute::{Config, DropReason, Model, NodeId, RESET_BYTES_MAX, Reset, State, Verdict};
+use keyferry_distribute::{
+    Config, Distributor, DropReason, Model, Node, NodeId, RESET_BYTES_MAX, Reset, Service, State, Verdict,
+};
 use proptest::prelude::*;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet,
     TcpControl, TcpPacket,
 };
+
+#[path = "distributor/membership.rs"]
+mod membership;
 
 /// Sequence and acknowledgement number of a reset that is a good packet to `to`.
 fn read_reset(reset: &Reset, to: &str) -> (u32, Option<u32>) {

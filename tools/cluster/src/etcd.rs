@@ -1,17 +1,19 @@
-//! A server of Debian's etcd-server for one test: started, killed, stopped where it is, started again with its data or
+//! A server of Debian's etcd-server for one cluster: started, killed, stopped where it is, started again with its data or
 //! without.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Netns;
 
 /// Longest start.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -21,8 +23,10 @@ pub const TTL_S: u64 = 3;
 /// Authority, certificate, key.
 const TLS_FILES: [&str; 3] = ["ca.pem", "etcd.pem", "etcd.key"];
 
-/// A server on this machine's loopback, of one member.
+/// A server of one member, in some namespace.
 pub struct Etcd {
+    netns: Netns,
+    address: Ipv4Addr,
     data: PathBuf,
     log: PathBuf,
     ports: [u16; 2],
@@ -32,22 +36,27 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts one that keeps its files in `directory`.
-    pub fn start(directory: &Path, secure: bool) -> Etcd {
-        // Held together, so that they differ; free again before etcd takes them.
-        let held = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports"));
-        let ports = held.each_ref().map(|listener| listener.local_addr().expect("it is bound").port());
-        drop(held);
+    /// Starts one that is reached at `address`, which `netns` has, and keeps its files in `directory`.
+    ///
+    /// # Panics
+    /// If it does not start; with its log.
+    pub fn start(netns: &Netns, address: Ipv4Addr, directory: &Path, secure: bool) -> Etcd {
+        let ports = netns.enter(|| {
+            // Held together, so that they differ; free again before etcd takes them.
+            let held = [0; 2].map(|_| TcpListener::bind((address, 0)).expect("there are free ports"));
+            held.each_ref().map(|listener| listener.local_addr().expect("it is bound").port())
+        });
         let (data, log) = (directory.join("etcd"), directory.join("etcd.log"));
-        let tls = secure.then(|| certify(directory));
-        let mut etcd = Etcd { data, log, ports, tls, child: None };
+        let tls = secure.then(|| certify(directory, address));
+        let mut etcd = Etcd { netns: netns.clone(), address, data, log, ports, tls, child: None };
         etcd.run();
         etcd
     }
 
-    /// `[cluster.etcd]` of a node that is to follow it.
-    pub fn table(&self) -> String {
-        let mut table = format!("endpoints = [{:?}]\nttl_s = {TTL_S}\nnodes_max = 2", self.endpoint());
+    /// `[cluster.etcd]` of a process that is to follow it, with room for so many other nodes.
+    pub fn table(&self, nodes_max: usize) -> String {
+        let mut table =
+            format!("endpoints = [{:?}]\nttl_s = {TTL_S}\nnodes_max = {nodes_max}", self.endpoint());
         for (key, file) in ["ca", "certificate", "key"].iter().zip(TLS_FILES) {
             if let Some(tls) = &self.tls {
                 table += &format!("\n{key} = {:?}", tls.join(file));
@@ -58,10 +67,10 @@ impl Etcd {
 
     /// Starts it again, after [`kill`](Etcd::kill).
     pub fn run(&mut self) {
-        let (client, peer) = (self.endpoint(), format!("http://127.0.0.1:{}", self.ports[1]));
-        let log = fs::File::create(&self.log).expect("the test's directory is writable");
-        // It ends with the test, however that ends.
-        let mut command = Command::new("setpriv");
+        let (client, peer) = (self.endpoint(), format!("http://{}:{}", self.address, self.ports[1]));
+        let log = fs::File::create(&self.log).expect("the cluster's directory is writable");
+        // It ends with this process, however that ends.
+        let mut command = self.netns.command("setpriv");
         command
             .args(["--pdeathsig", "KILL", "etcd", "--heartbeat-interval", "50", "--election-timeout", "500"])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
@@ -126,11 +135,11 @@ impl Etcd {
 
     fn endpoint(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{}", self.ports[0])
+        format!("{scheme}://{}:{}", self.address, self.ports[0])
     }
 
     fn etcdctl(&self, arguments: &[&str]) -> std::process::Output {
-        let mut command = Command::new("etcdctl");
+        let mut command = self.netns.command("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint()]).args(arguments);
         for (option, file) in ["--cacert", "--cert", "--key"].iter().zip(TLS_FILES) {
             if let Some(tls) = &self.tls {
@@ -152,22 +161,22 @@ impl Etcd {
 }
 
 /// An authority, and one certificate that server and clients both use. Returns their folder.
-fn certify(directory: &Path) -> PathBuf {
+fn certify(directory: &Path, address: Ipv4Addr) -> PathBuf {
     let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
     params.distinguished_name.push(DnType::CommonName, "authority of etcd");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
         .expect("the authority signs itself");
     let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address");
+    let mut params = CertificateParams::new([address.to_string()]).expect("an address");
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = params.signed_by(&key, &authority).expect("the authority signs");
     let folder = directory.join("etcd-tls");
-    fs::create_dir(&folder).expect("the test's directory is writable");
+    fs::create_dir(&folder).expect("the cluster's directory is writable");
     for (name, text) in TLS_FILES.iter().zip([authority.pem(), certificate.pem(), key.serialize_pem()]) {
         let file = folder.join(name);
-        fs::write(&file, text).expect("the test's directory is writable");
+        fs::write(&file, text).expect("the cluster's directory is writable");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("it is ours");
     }
     folder

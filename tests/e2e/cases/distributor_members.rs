@@ -1,0 +1,142 @@
+//! A distributor that finds its nodes in etcd: nodes come and go under load, etcd stops and starts, and no client notices.
+
+use std::time::Duration;
+
+use keyferry_cluster::etcd::TTL_S;
+use keyferry_cluster::{Cluster, Description, Members, Model, SERVICE4};
+
+use super::distributor::{CONNECTIONS, curl, drain, fares, load, peers, resets, serve, spread};
+use crate::harness::keyferry;
+
+fn started(nodes: usize, model: Model) -> Cluster {
+    let description = Description { nodes, model, members: Members::Etcd, ..Description::default() };
+    Cluster::start(&keyferry(), &description)
+}
+
+/// Waits until the distributor knows so many others, and has so many nodes that take connections.
+fn knows(cluster: &Cluster, members: u64, up: u64) {
+    cluster.wait_until(&format!("{members} members, {up} nodes up"), |cluster| {
+        let status = cluster.status("d1");
+        [status.total("members"), status.total("nodes_up")] == [members, up]
+    });
+}
+
+/// Waits until everybody who runs follows etcd, or nobody does.
+fn etcd_is(cluster: &Cluster, followed: bool) {
+    cluster.wait_until(&format!("etcd is followed: {followed}"), |cluster| {
+        let running = cluster.names().into_iter().filter(|name| cluster.is_running(name));
+        running.map(|name| cluster.status(&name).total("etcd_connected")).all(|it| it == u64::from(followed))
+    });
+}
+
+#[test]
+fn nodes_come_and_go_under_load_and_no_request_fails() {
+    let mut cluster = started(2, Model::Rr);
+    knows(&cluster, 2, 2);
+    assert_eq!(cluster.etcd().members(), ["d1", "n1", "n2"]);
+    let report = load(&mut cluster, |cluster| {
+        serve(cluster, &["n1", "n2"], 50);
+        let added = cluster.add_node();
+        fares(cluster, &added, "up");
+        serve(cluster, &["n1", "n2"], 50);
+        assert_eq!(resets(cluster, "n1") + resets(cluster, "n2"), 0, "what is open is untouched");
+        // Some of these end in a reset, as curl ends.
+        spread(cluster, &added);
+        serve(cluster, &["n1", "n2"], 50);
+        knows(cluster, 3, 3);
+
+        let before = resets(cluster, "n1") + resets(cluster, &added);
+        // Its connections go to others by the time it ends.
+        drain(cluster, "n2");
+        knows(cluster, 2, 2);
+        cluster.wait_until("n2 is forgotten", |cluster| !peers(cluster, "d1").contains("n2"));
+        cluster.remove("n2");
+        serve(cluster, &["n1", &added], 50);
+
+        // In the room that it has left.
+        let last = cluster.add_node();
+        fares(cluster, &last, "up");
+        serve(cluster, &["n1", &added], 50);
+        let after = resets(cluster, "n1") + resets(cluster, &added);
+        assert_eq!(after, before, "what is open is untouched");
+        spread(cluster, &last);
+    });
+    assert_eq!((report.failures(), report.mismatches), (0, 0), "{report}");
+    assert!(!peers(&cluster, "d1").contains("gone"), "{}", peers(&cluster, "d1"));
+    cluster.stop();
+}
+
+#[test]
+fn etcd_comes_and_goes_under_load_and_links_tell_who_is_dead() {
+    let mut cluster = started(3, Model::Rr);
+    knows(&cluster, 3, 3);
+    let report = load(&mut cluster, |cluster| {
+        serve(cluster, &["n1", "n2", "n3"], 20);
+        cluster.etcd_mut().kill();
+        etcd_is(cluster, false);
+        // Longer than registrations last, and than who is gone is waited for.
+        std::thread::sleep(Duration::from_secs(3 * TTL_S));
+        serve(cluster, &["n1", "n2", "n3"], 20);
+        cluster.etcd_mut().run();
+        etcd_is(cluster, true);
+
+        // It has lost everything: everybody registers anew, and nobody is let go meanwhile.
+        cluster.etcd_mut().kill();
+        cluster.etcd().lose_data();
+        cluster.etcd_mut().run();
+        etcd_is(cluster, true);
+        cluster.wait_until("all are listed", |cluster| cluster.etcd().members().len() == 4);
+        std::thread::sleep(Duration::from_secs(3 * TTL_S));
+        serve(cluster, &["n1", "n2", "n3"], 20);
+        knows(cluster, 3, 3);
+        assert_eq!(cluster.status("d1").total("links_lost"), 0, "links do not hang on etcd");
+    });
+    assert_eq!((report.failures(), report.mismatches), (0, 0), "{report}");
+    assert_eq!(cluster.status("d1").total("resets"), 0);
+
+    let report = load(&mut cluster, |cluster| {
+        serve(cluster, &["n1", "n2", "n3"], 20);
+        cluster.etcd_mut().kill();
+        etcd_is(cluster, false);
+        cluster.kill("n2");
+        fares(cluster, "n2", "down");
+        serve(cluster, &["n1", "n3"], 100);
+
+        cluster.etcd_mut().run();
+        etcd_is(cluster, true);
+        let added = cluster.add_node();
+        fares(cluster, &added, "up");
+        spread(cluster, &added);
+        // Its registration has ended, and nobody answers where it was.
+        cluster.wait_until("n2 is forgotten", |cluster| !peers(cluster, "d1").contains("n2"));
+        assert_eq!(
+            resets(cluster, "n1") + resets(cluster, "n3"),
+            0,
+            "connections of live nodes are untouched"
+        );
+    });
+    // Each connection of the dead node had one request under way at most.
+    assert!(report.failures() <= CONNECTIONS, "{report}");
+    assert_eq!(report.mismatches, 0, "{report}");
+    cluster.stop();
+}
+
+/// Nodes let in whoever is a member as a distributor, though no file of theirs names one.
+#[test]
+fn a_distributor_comes_late_and_comes_back() {
+    let mut cluster = started(2, Model::Rr);
+    let clients = cluster.client_addresses();
+    let ask = |cluster: &Cluster| curl(cluster, &clients[0], SERVICE4, "/?bytes=1000").expect("a reply");
+    assert_eq!(ask(&cluster).len(), 1000);
+    cluster.take("d1").stop();
+    cluster.wait_until("it is no member", |cluster| cluster.etcd().members() == ["n1", "n2"]);
+    cluster.start_one("d1");
+    knows(&cluster, 2, 2);
+    ask(&cluster);
+    // Without a word, and back before its registration has ended.
+    cluster.kill("d1");
+    cluster.start_one("d1");
+    knows(&cluster, 2, 2);
+    ask(&cluster);
+    cluster.stop();
+}
