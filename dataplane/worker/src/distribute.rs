@@ -16,6 +16,7 @@ use keyferry_nic::{BURST, Checksum, Nic, Packet};
 use keyferry_time::Time;
 
 use crate::counters::Counters;
+use crate::lag::Lag;
 use crate::port::Port;
 use crate::run::Turning;
 
@@ -48,6 +49,9 @@ pub struct Distribute<N: Nic> {
     nodes: Vec<IpAddr>,
     news: Arc<ArrayQueue<News>>,
     packets: ArrayVec<N::Packet, BURST>,
+    lag: Lag,
+    /// More comes than can be handed on: what matters least is dropped.
+    is_behind: bool,
     turns: u64,
     turns_idle: u64,
     busy_ns: u64,
@@ -108,6 +112,8 @@ impl<N: Nic> Distribute<N> {
             nodes,
             news,
             packets: ArrayVec::new(),
+            lag: Lag::default(),
+            is_behind: false,
             turns: 0,
             turns_idle: 0,
             busy_ns: 0,
@@ -144,6 +150,8 @@ impl<N: Nic> Distribute<N> {
             return;
         }
         let verdict = match self.port.link.ip_at(packet.bytes()) {
+            // The distributor has counted it.
+            Some(at) if self.is_behind && self.distributor.sheds(now, &packet.bytes()[at..]) => return,
             Some(at) => self.distributor.route(now, &packet.bytes()[at..]),
             None => Verdict::Other,
         };
@@ -182,6 +190,7 @@ impl<N: Nic> Turning for Distribute<N> {
         let mut packets = std::mem::take(&mut self.packets);
         let received = self.port.nic.rx_burst(&mut packets);
         self.port.counters.rx_packets += received as u64;
+        self.is_behind = self.lag.note(received);
         for packet in packets.drain(..) {
             self.take(now, packet);
         }

@@ -52,4 +52,6 @@ counters! {
     drop_stray,
     /// Packets dropped: a fragment whose first one has not come.
     drop_fragment,
+    /// Packets dropped while the distributor was behind: of connections it does not know, of clients without a session.
+    drop_behind,
 }

@@ -3,6 +3,8 @@
 //! In: IP packets, news of nodes, `now`. Out: verdicts. One a worker; nothing is shared. A flow that is known stays with
 //! its node for as long as that node lives, whatever else changes.
 
+mod shed;
+
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -185,14 +187,14 @@ impl Distributor {
         &self.counters
     }
 
-    /// Connections known, those that are over included, and room for them.
+    /// Connections known, those that are over included, and places for them.
     pub fn flows(&self) -> (usize, usize) {
-        (self.flows.used(), self.flows.capacity())
+        (self.flows.used(), self.flows.places())
     }
 
-    /// Clients known, and room for them.
+    /// Clients known, and places for them.
     pub fn clients(&self) -> (usize, usize) {
-        (self.clients.used(), self.clients.capacity())
+        (self.clients.used(), self.clients.places())
     }
 
     /// A node.

@@ -429,3 +429,37 @@ proptest! {
         it.route(at(1), &good);
     }
 }
+
+#[test]
+fn tables_are_no_fuller_than_they_say() {
+    let mut it = distributor(CONFIG, Model::Session, 3);
+    for number in 0..100_000u32 {
+        let client = Ipv4Addr::from_bits(0x6440_0000 | number);
+        it.route(at(1), &syn(&format!("{client}:1000")));
+    }
+    for (used, places) in [it.flows(), it.clients()] {
+        // A flood fills what there is.
+        assert_eq!(used, places);
+        assert!((4096..4 * 4096).contains(&places), "{places} places");
+    }
+}
+
+#[test]
+fn while_it_is_behind_those_who_are_known_come_first() {
+    let mut it = distributor(CONFIG, Model::Session, 3);
+    let (known, new, served) = ("198.51.100.1:1000", "198.51.100.2:1000", "198.51.100.3:1000");
+    let node = node_of(it.route(at(1), &syn(known)));
+    it.announce(at(1), served.parse::<SocketAddr>().unwrap().ip(), NodeId(2), Duration::from_secs(60));
+    let before = *it.counters();
+    assert!(!it.sheds(at(2), &syn(known)), "a SYN that is sent again");
+    assert!(!it.sheds(at(2), &ack(known, 5)));
+    assert!(!it.sheds(at(2), &syn(served)), "a node holds its session");
+    assert!(
+        !it.sheds(at(2), &[]) && !it.sheds(at(2), &sent(new, "192.0.2.1:22", TcpControl::Syn, None).packet())
+    );
+    assert_eq!(*it.counters(), before, "the rest is counted where it is routed");
+    assert!(it.sheds(at(2), &syn(new)) && it.sheds(at(2), &ack(new, 5)));
+    assert!(it.sheds(at(90), &syn(served)), "its session is over");
+    assert_eq!(it.counters().drop_behind, 3);
+    assert_eq!(node_of(it.route(at(3), &ack(known, 6))), node);
+}
