@@ -99,7 +99,16 @@ enum Stage {
     Opening,
     /// A FIN or a reset.
     Closing,
-    Open,
+    /// Something behind the SYN, which whoever makes up an address can send as well: open, as far as one direction tells.
+    Answered,
+    /// The same, and a node has a session of its client: somebody is there.
+    Served,
+}
+
+impl Stage {
+    fn is_open(self) -> bool {
+        matches!(self, Stage::Answered | Stage::Served)
+    }
 }
 
 /// A moment, in 2^24 ns: coarse, so that it is small. It wraps after two years.
@@ -265,7 +274,7 @@ impl Distributor {
             if lives[known.node.index()] == known.life {
                 return true;
             }
-            if known.stage == Stage::Open {
+            if known.stage.is_open() {
                 let service = services[usize::from(key.service)].0;
                 counters.resets += 1;
                 out(Reset::unasked(key.flow(service), known.acknowledged));
@@ -290,7 +299,11 @@ impl Distributor {
             Some(known) if !(segment.is_open_request() && known.stage == Stage::Closing) => {
                 let node = known.node;
                 if self.lives[node.index()] == known.life {
+                    let is_unproven = known.stage == Stage::Answered && known.seen != tick(now);
                     known.hear(now, segment);
+                    if is_unproven {
+                        self.prove(now, hash, &key);
+                    }
                     Verdict::Forward(node)
                 } else {
                     self.orphan(now, segment, hash, key)
@@ -326,7 +339,7 @@ impl Distributor {
         let known = Known { node, life, stage: Stage::Opening, seen: tick(now), acknowledged: 0 };
         let times = self.times();
         let lost = self.flows.put(hash, key, known, |known| known.matters(tick(now), times));
-        self.counters.flows_lost += u64::from(lost.is_some_and(|(_, known)| known.stage == Stage::Open));
+        self.counters.flows_lost += u64::from(lost.is_some_and(|(_, known)| known.stage.is_open()));
         Verdict::Forward(node)
     }
 
@@ -404,8 +417,10 @@ impl Distributor {
         }
     }
 
-    fn times(&self) -> [Tick; 3] {
-        [ticks(OPENING_TIME), ticks(CLOSING_TIME), ticks(self.config.idle_time)]
+    /// How long each stage may be silent.
+    fn times(&self) -> [Tick; 4] {
+        let idle = ticks(self.config.idle_time);
+        [ticks(OPENING_TIME), ticks(CLOSING_TIME), idle, idle]
     }
 
     fn hash(&self, key: &FlowKey) -> u64 {
@@ -473,12 +488,13 @@ impl Known {
         if segment.fin || segment.rst {
             self.stage = Stage::Closing;
         } else if self.stage == Stage::Opening && segment.ack {
-            self.stage = Stage::Open;
+            self.stage = Stage::Answered;
         }
     }
 
-    /// Open ones matter most, half-open ones least, and those heard of lately more than others.
-    fn matters(&self, now: Tick, times: [Tick; 3]) -> u64 {
+    /// Those of clients with a session matter most, then other open ones, half-open ones least, and those heard of lately
+    /// more than others.
+    fn matters(&self, now: Tick, times: [Tick; 4]) -> u64 {
         let silence = now.wrapping_sub(self.seen);
         if silence > times[self.stage as usize] {
             return OVER;

@@ -463,3 +463,33 @@ fn while_it_is_behind_those_who_are_known_come_first() {
     assert_eq!(it.counters().drop_behind, 3);
     assert_eq!(node_of(it.route(at(3), &ack(known, 6))), node);
 }
+
+#[test]
+fn clients_that_nobody_is_push_out_nobody_a_node_has_served() {
+    let mut it = distributor(CONFIG, Model::Session, 3);
+    let client = |number: u32| format!("{}:1000", Ipv4Addr::from_bits(0xc633_6400 | number));
+    let begin = |it: &mut Distributor, number| {
+        let from = client(number);
+        let node = node_of(it.route(at(1), &syn(&from)));
+        it.announce(at(1), from.parse::<SocketAddr>().unwrap().ip(), node, Duration::from_secs(600));
+        node
+    };
+    let nodes: Vec<NodeId> = (0..100).map(|number| begin(&mut it, number)).collect();
+    // The first opens it, the second finds that its client has a session.
+    for secs in [2, 3] {
+        for (number, node) in (0..).zip(&nodes) {
+            assert_eq!(node_of(it.route(at(secs), &ack(&client(number), 1))), *node);
+        }
+    }
+    // As open as a distributor can tell, and heard of later than the others.
+    for number in 0..100_000u32 {
+        let from = format!("{}:1000", Ipv4Addr::from_bits(0x6440_0000 | number));
+        it.route(at(60), &syn(&from));
+        it.route(at(60), &ack(&from, 1));
+    }
+    assert!(it.counters().flows_lost > 0, "of those that nobody is");
+    for (number, node) in (0..).zip(&nodes) {
+        assert_eq!(it.route(at(61), &ack(&client(number), 3)), Verdict::Forward(*node));
+    }
+    assert_eq!((it.counters().unknown, it.counters().clients_lost), (0, 0));
+}

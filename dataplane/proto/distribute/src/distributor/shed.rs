@@ -1,12 +1,11 @@
-//! What a distributor does not take on while it is behind: packets of connections it does not know, of clients no node
-//! knows. Handing a packet on costs many times what telling that costs, and what a port's full ring loses it loses from
-//! everyone.
-
-use std::net::IpAddr;
+//! Who gives way: while a distributor is behind, packets of connections it does not know; where its table is full,
+//! connections of clients no node has a session of.
+//!
+//! Handing a packet on costs many times what telling that costs, and what a port's full ring loses it loses from everyone.
 
 use keyferry_time::Time;
 
-use super::{ClientKey, Distributor, FlowKey, bytes, is_past, tick};
+use super::{ClientKey, Distributor, FlowKey, Stage, is_past, tick};
 use crate::packet::Packet;
 
 impl Distributor {
@@ -18,16 +17,26 @@ impl Distributor {
         let Some(service) = self.service(segment.flow.service) else { return false };
         let key = FlowKey::of(&segment.flow, service);
         let hash = self.hash(&key);
-        if self.flows.find(hash, &key).is_some() || self.has_session(now, segment.flow.client.ip(), service) {
+        if self.flows.find(hash, &key).is_some() || self.has_session(now, &key) {
             return false;
         }
         self.counters.drop_behind += 1;
         true
     }
 
-    /// Whether a node has said that it holds a session of this client, which can still be resumed.
-    fn has_session(&mut self, now: Time, client: IpAddr, service: usize) -> bool {
-        let key = ClientKey { client: bytes(client), service: service as u16 };
+    /// A connection goes on: it matters more if a node has a session of its client. Asked once a tick at most, and no more
+    /// once it is so.
+    pub(super) fn prove(&mut self, now: Time, hash: u64, key: &FlowKey) {
+        if self.has_session(now, key)
+            && let Some(known) = self.flows.find(hash, key).filter(|known| known.stage == Stage::Answered)
+        {
+            known.stage = Stage::Served;
+        }
+    }
+
+    /// Whether a node has said that it holds a session of a connection's client, which can still be resumed.
+    fn has_session(&mut self, now: Time, flow: &FlowKey) -> bool {
+        let key = ClientKey { client: flow.client, service: flow.service };
         let hash = self.hash_client(&key);
         let client = self.clients.find(hash, &key);
         client.is_some_and(|client| client.has_session && !is_past(client.until, tick(now)))
