@@ -199,6 +199,9 @@ impl<N: Nic> Turning for Distribute<N> {
         busy |= self.distributor.sweep(|reset| send(port, &reset));
         self.port.link_turn();
         busy |= self.port.flush() > 0 || received > 0;
+        if !busy {
+            self.distributor.age(now);
+        }
         self.turns_idle += u64::from(!busy);
         self.was_busy = busy;
         busy

@@ -3,6 +3,7 @@
 //! In: IP packets, news of nodes, `now`. Out: verdicts. One a worker; nothing is shared. A flow that is known stays with
 //! its node for as long as that node lives, whatever else changes.
 
+mod age;
 mod shed;
 
 use std::hash::Hasher;
@@ -166,6 +167,8 @@ pub struct Distributor {
     counters: Counters,
     /// Where a sweep for connections of nodes that are gone stands.
     sweep: Option<usize>,
+    /// Where the walk over connections that are over stands.
+    aged: usize,
 }
 
 impl Distributor {
@@ -187,6 +190,7 @@ impl Distributor {
             fragments: Ways::new(FRAGMENTS),
             counters: Counters::default(),
             sweep: None,
+            aged: 0,
             config,
         }
     }

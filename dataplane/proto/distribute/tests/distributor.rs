@@ -493,3 +493,27 @@ fn clients_that_nobody_is_push_out_nobody_a_node_has_served() {
     }
     assert_eq!((it.counters().unknown, it.counters().clients_lost), (0, 0));
 }
+
+#[test]
+fn what_a_flood_has_filled_empties_when_it_is_over() {
+    let mut it = distributor(CONFIG, Model::RoundRobin, 3);
+    let established = "198.51.100.1:1000";
+    let node = node_of(it.route(at(1), &syn(established)));
+    it.route(at(1), &ack(established, 1));
+    for number in 0..100_000u32 {
+        it.route(at(2), &syn(&format!("{}:1000", Ipv4Addr::from_bits(0x6440_0000 | number))));
+    }
+    let (full, places) = it.flows();
+    assert_eq!(full, places);
+    let age = |it: &mut Distributor, secs| (0..places).for_each(|_| it.age(at(secs)));
+    age(&mut it, 20);
+    assert_eq!(it.flows().0, full, "they may still be going on");
+    let before = it.counters().in_turn;
+    node_of(it.route(at(20), &syn("198.51.100.2:1000")));
+    assert_eq!(it.counters().in_turn, before, "crowded: by its place");
+    age(&mut it, 60);
+    assert_eq!(it.flows().0, 1, "open, and not silent for long");
+    node_of(it.route(at(60), &syn("198.51.100.3:1000")));
+    assert_eq!(it.counters().in_turn, before + 1);
+    assert_eq!(node_of(it.route(at(60), &ack(established, 2))), node);
+}
