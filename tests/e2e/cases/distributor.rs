@@ -26,7 +26,7 @@ fn started(nodes: usize, model: Model) -> Cluster {
 }
 
 /// Bytes of a reply by curl, from a client address, to the service.
-fn curl(cluster: &Cluster, from: &str, service: &str, path: &str) -> Result<Vec<u8>, String> {
+pub(super) fn curl(cluster: &Cluster, from: &str, service: &str, path: &str) -> Result<Vec<u8>, String> {
     let resolve = format!("{NAME}:443:{service}");
     let ca: PathBuf = cluster.ca().to_owned();
     let mut curl = cluster.client("curl");
@@ -62,8 +62,17 @@ fn curl_gets_whole_replies_by_either_family() {
     cluster.stop();
 }
 
+/// Ends the load, also where a test fails that would wait for it.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What a load of keep-alive connections from all addresses saw while `during` happened to the cluster.
-fn load(cluster: &mut Cluster, during: impl FnOnce(&mut Cluster)) -> Report {
+pub(super) fn load(cluster: &mut Cluster, during: impl FnOnce(&mut Cluster)) -> Report {
     let args = Args::parse_from([
         "keyferry-load".to_owned(),
         format!("https://{NAME}/"),
@@ -81,14 +90,15 @@ fn load(cluster: &mut Cluster, during: impl FnOnce(&mut Cluster)) -> Report {
     let (clients, stopping) = (cluster.clients().clone(), Arc::clone(&stop));
     std::thread::scope(|scope| {
         let load = scope.spawn(move || clients.enter(|| keyferry_load::run(&args, &stopping)));
+        let done = Ends(&stop);
         during(cluster);
-        stop.store(true, Ordering::Relaxed);
+        drop(done);
         load.join().expect("the load ends").expect("the load starts")
     })
 }
 
 /// Waits until each of these nodes has replied to so many more requests.
-fn serve(cluster: &Cluster, nodes: &[&str], more: u64) {
+pub(super) fn serve(cluster: &Cluster, nodes: &[&str], more: u64) {
     let replies = |node: &str| {
         let status = cluster.status(node);
         status.total("replies_local") + status.total("replies_lent")

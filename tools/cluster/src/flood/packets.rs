@@ -26,13 +26,6 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
-/// More fragments follow (RFC 791 3.1).
-const MORE: u16 = 0x2000;
-/// Where the second fragment begins, in units of 8 bytes.
-const SECOND: u16 = 3;
-/// What makes a first fragment as long as that.
-const FRAGMENT_DATA: [u8; 4] = [0; 4];
-
 /// What a flood is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
@@ -41,7 +34,8 @@ pub enum Kind {
     /// A SYN and at once the acknowledgement that would open the connection, of a client that has not seen what it
     /// acknowledges: open to whoever sees one direction only.
     Opens,
-    /// What belongs to nothing: acknowledgements, ends, resets, fragments.
+    /// What belongs to nothing: acknowledgements, ends, resets. No fragments: a kernel that follows connections holds them
+    /// back on the way.
     Garbage,
     /// All of them.
     Mixed,
@@ -59,34 +53,17 @@ impl Kind {
     }
 }
 
-/// One sort of packet, and the number of its client.
-struct Sort {
-    client: u64,
-    flags: u8,
-    /// Flags and offset of a fragment, as the header has them.
-    fragment: u16,
-}
-
-impl Sort {
-    fn of(kind: Kind, number: u64) -> Sort {
-        let whole = |client, flags| Sort { client, flags, fragment: 0 };
-        match kind {
-            Kind::Syns => whole(number, SYN),
-            Kind::Opens => whole(number / 2, if number.is_multiple_of(2) { SYN } else { ACK }),
-            Kind::Garbage => match number % 5 {
-                0 => whole(number, ACK),
-                1 => whole(number, FIN | ACK),
-                2 => whole(number, RST),
-                3 => Sort { client: number, flags: ACK, fragment: MORE },
-                // Every other one has a first fragment: the packet before.
-                _ => Sort { client: number - number / 5 % 2, flags: ACK, fragment: SECOND },
-            },
-            Kind::Mixed => match number % 3 {
-                0 => Sort::of(Kind::Syns, number / 3),
-                1 => Sort::of(Kind::Opens, number / 3),
-                _ => Sort::of(Kind::Garbage, number / 3),
-            },
-        }
+/// The number of a packet's client, and its flags.
+fn sort(kind: Kind, number: u64) -> (u64, u8) {
+    match kind {
+        Kind::Syns => (number, SYN),
+        Kind::Opens => (number / 2, if number.is_multiple_of(2) { SYN } else { ACK }),
+        Kind::Garbage => (number, [ACK, FIN | ACK, RST][(number % 3) as usize]),
+        Kind::Mixed => match number % 3 {
+            0 => sort(Kind::Syns, number / 3),
+            1 => sort(Kind::Opens, number / 3),
+            _ => sort(Kind::Garbage, number / 3),
+        },
     }
 }
 
@@ -99,21 +76,15 @@ pub fn write(
     service: SocketAddrV4,
     packet: &mut [u8; PACKET_BYTES_MAX],
 ) -> usize {
-    let Sort { client, flags, fragment } = Sort::of(kind, number);
+    let (client, flags) = sort(kind, number);
     let source = source(client, sources);
-    let behind: &[u8] = match (flags, fragment) {
-        (SYN, _) => &SYN_OPTIONS,
-        (_, 0) => &[],
-        _ => &FRAGMENT_DATA,
-    };
-    let tcp_bytes = TCP_BYTES + behind.len();
-    let header_bytes = if flags == SYN { tcp_bytes } else { TCP_BYTES };
+    let options: &[u8] = if flags == SYN { &SYN_OPTIONS } else { &[] };
+    let tcp_bytes = TCP_BYTES + options.len();
     packet.fill(0);
     let (ip, tcp) = packet.split_at_mut(IP_BYTES);
     let tcp = &mut tcp[..tcp_bytes];
     ip[0] = 0x45;
     ip[4..6].copy_from_slice(&(client as u16).to_be_bytes());
-    ip[6..8].copy_from_slice(&fragment.to_be_bytes());
     ip[8] = 64;
     ip[9] = 6;
     ip[12..16].copy_from_slice(&source.ip().octets());
@@ -124,10 +95,10 @@ pub fn write(
     if flags & ACK != 0 {
         tcp[8..12].copy_from_slice(&(client as u32).to_be_bytes());
     }
-    tcp[12] = (header_bytes as u8 / 4) << 4;
+    tcp[12] = (tcp_bytes as u8 / 4) << 4;
     tcp[13] = flags;
     tcp[14..16].copy_from_slice(&64_240u16.to_be_bytes());
-    tcp[TCP_BYTES..].copy_from_slice(behind);
+    tcp[TCP_BYTES..].copy_from_slice(options);
     let sum = checksum(*source.ip(), *service.ip(), tcp);
     tcp[16..18].copy_from_slice(&sum.to_be_bytes());
     IP_BYTES + tcp_bytes
@@ -165,15 +136,11 @@ mod tests {
     const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 1), 443);
 
     /// The packet as a distributor reads it, with the length the kernel fills in.
-    fn packet(kind: Kind, number: u64) -> Packet {
+    fn segment(kind: Kind, number: u64) -> Segment {
         let mut bytes = [0; PACKET_BYTES_MAX];
         let len = write(kind, number, 1_000_000, SERVICE, &mut bytes);
         bytes[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-        Packet::parse(&bytes[..len]).expect("it is a packet")
-    }
-
-    fn segment(kind: Kind, number: u64) -> Segment {
-        match packet(kind, number) {
+        match Packet::parse(&bytes[..len]).expect("it is a packet") {
             Packet::Segment(segment) => segment,
             other => panic!("{other:?}"),
         }
@@ -197,15 +164,8 @@ mod tests {
     }
 
     #[test]
-    fn garbage_has_fragments_with_and_without_their_first() {
-        let first = segment(Kind::Garbage, 3).fragment;
-        let second = |number| match packet(Kind::Garbage, number) {
-            Packet::Fragment(id) => Some(id),
-            other => panic!("{other:?}"),
-        };
-        assert!(first.is_some());
-        assert_ne!(first, second(4), "it has none");
-        assert_eq!(segment(Kind::Garbage, 8).fragment, second(9));
+    fn garbage_opens_nothing() {
+        assert!((0..9).all(|number| !segment(Kind::Garbage, number).is_open_request()));
     }
 
     #[test]
