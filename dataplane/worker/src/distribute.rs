@@ -20,6 +20,7 @@ use keyferry_nic::{BURST, Checksum, Nic, Packet};
 use keyferry_time::Time;
 
 use crate::counters::Counters;
+use crate::lag::Lag;
 use crate::port::Port;
 use crate::run::Turning;
 
@@ -87,6 +88,9 @@ pub struct Distribute<N: Nic> {
     packets: ArrayVec<N::Packet, BURST>,
     /// Packets that wait for other distributors' answers, each at its place.
     held: Box<[Option<N::Packet>]>,
+    lag: Lag,
+    /// More comes than can be handed on: what matters least is dropped.
+    is_behind: bool,
     turns: u64,
     turns_idle: u64,
     busy_ns: u64,
@@ -162,6 +166,8 @@ impl<N: Nic> Distribute<N> {
             vacated,
             packets: ArrayVec::new(),
             held: (0..HOLDS_MAX).map(|_| None).collect(),
+            lag: Lag::default(),
+            is_behind: false,
             turns: 0,
             turns_idle: 0,
             busy_ns: 0,
@@ -212,6 +218,10 @@ impl<N: Nic> Distribute<N> {
             return;
         }
         let Some(ip) = self.port.link.ip_at(packet.bytes()) else { return self.take_own(now, packet) };
+        if self.is_behind && self.distributor.sheds(now, &packet.bytes()[ip..]) {
+            // The distributor has counted it.
+            return;
+        }
         match self.distributor.route(now, &packet.bytes()[ip..]) {
             Verdict::Hold(id) => self.held[id.index()] = Some(packet),
             Verdict::Datagram { at, len } => {
@@ -285,6 +295,7 @@ impl<N: Nic> Turning for Distribute<N> {
         let mut packets = std::mem::take(&mut self.packets);
         let received = self.port.nic.rx_burst(&mut packets);
         self.port.counters.rx_packets += received as u64;
+        self.is_behind = self.lag.note(received);
         for packet in packets.drain(..) {
             self.take(now, packet);
         }
@@ -297,6 +308,9 @@ impl<N: Nic> Turning for Distribute<N> {
         busy |= self.keep_together(now);
         self.port.link_turn();
         busy |= self.port.flush() > 0 || received > 0;
+        if !busy {
+            self.distributor.age(now);
+        }
         self.turns_idle += u64::from(!busy);
         self.was_busy = busy;
         busy

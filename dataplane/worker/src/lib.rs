@@ -18,6 +18,7 @@ mod drain;
 pub mod homes;
 mod input;
 mod job;
+mod lag;
 mod lend;
 mod load;
 pub mod mailbox;

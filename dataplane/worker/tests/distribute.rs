@@ -312,3 +312,38 @@ fn a_connection_waits_until_the_other_distributor_knows_of_it() {
     world.forwarded(&segment(10, SYN, 0));
     assert_eq!(world.it.distributor().peers(), (0, 0));
 }
+
+#[test]
+fn more_than_can_be_handed_on_takes_nothing_from_who_is_there() {
+    let mut world = World::new(Model::RoundRobin);
+    let node = world.forwarded(&segment(1, SYN, 0));
+    world.forwarded(&segment(2, SYN, 0));
+    let before = world.it.port().counters.rx_packets;
+    let (mut syns, mut acks) = (0u16, 0u16);
+    let mut seen = Vec::new();
+    for round in 0..10 {
+        // As many as the turns of a pass take, and the first time more: so there are always full bursts.
+        for number in 0..10 * BURST as u16 + if round == 0 { 100 } else { 0 } {
+            if number % 64 == 63 {
+                acks += 1;
+                world.inject(&segment(1, ACK, u32::from(number)));
+            } else {
+                syns += 1;
+                world.inject(&segment(1000 + syns, SYN, 0));
+            }
+        }
+        seen.extend(world.pass());
+    }
+    seen.extend(world.pass());
+    let is_established = |frame: &&Vec<u8>| frame[ETHERNET + 20..ETHERNET + 22] == [0, 1];
+    let established: Vec<_> = seen.iter().filter(is_established).collect();
+    assert_eq!(established.len(), usize::from(acks), "none is lost");
+    assert!(established.iter().all(|frame| frame[..6] == mac_of(NODES[node])));
+    let (counters, port) = (world.it.distributor().counters(), &world.it.port().counters);
+    assert_eq!(port.rx_packets - before, u64::from(syns + acks));
+    let begun = seen.len() - established.len();
+    assert_eq!(begun as u64 + counters.drop_behind, u64::from(syns), "each SYN once");
+    assert!(counters.drop_behind > u64::from(syns) / 2, "{} of {syns}", counters.drop_behind);
+    // It is over when the port has no more.
+    world.forwarded(&segment(9000, SYN, 0));
+}

@@ -4,6 +4,7 @@ mod bodies;
 mod commands;
 mod deciding;
 mod distributor;
+mod distributor_floods;
 mod distributor_members;
 mod floods;
 mod helper_killed;

@@ -423,6 +423,16 @@ impl Cluster {
         }
     }
 
+    /// What it is made of.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// A member's namespace.
+    pub fn netns(&self, name: &str) -> &Netns {
+        &self.members[self.index(name)].netns
+    }
+
     /// The clients' namespace.
     pub fn clients(&self) -> &Netns {
         &self.clients

@@ -2,7 +2,8 @@
 //!
 //! [`Description`] says what there is, [`Cluster`] makes it and does to it what happens to clusters: processes are
 //! started, killed and frozen, cables are pulled. The demo, end-to-end tests and benches run on it; everything it makes
-//! is removed when it is dropped, or by its [`Guard`] if nobody lives to do so. [`models`] measures what it is all about.
+//! is removed when it is dropped, or by its [`Guard`] if nobody lives to do so. [`models`] measures what it is all about,
+//! [`flood`] what is left of it under a flood.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +11,7 @@ pub mod certificates;
 mod cluster;
 mod description;
 pub mod etcd;
+pub mod flood;
 mod guard;
 pub mod models;
 pub mod netns;

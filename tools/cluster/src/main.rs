@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
+use keyferry_cluster::flood::{self, Kind, compare::Plan};
 use keyferry_cluster::models::{self, Ratio, Workload};
 use keyferry_cluster::{Cluster, Description, Members, Model};
 
@@ -46,6 +47,8 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         rounds: u64,
     },
+    /// Flood the service from a million addresses, and compare what others notice with what they notice without
+    Flood(FloodArguments),
     /// Run a workload under rr, session and bf, and compare
     Models {
         /// The workload
@@ -65,6 +68,49 @@ enum Command {
     },
 }
 
+#[derive(clap::Args)]
+struct FloodArguments {
+    /// What the flood is made of
+    #[arg(long, value_enum, default_value = "syns")]
+    kind: Kind,
+    /// Its packets a second
+    #[arg(long, default_value_t = 50_000.0)]
+    packets: f64,
+    /// Its addresses
+    #[arg(long, default_value_t = 1_000_000)]
+    sources: u32,
+    /// Trials with it, and as many without
+    #[arg(long, default_value_t = 5)]
+    rounds: u64,
+    /// Measured seconds of each
+    #[arg(long, default_value_t = 6.0)]
+    seconds: f64,
+    /// Requests a second over connections that are kept
+    #[arg(long, default_value_t = 500.0)]
+    rate: f64,
+    /// Those connections
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Clients a second that come anew
+    #[arg(long, default_value_t = 10.0)]
+    new_clients: f64,
+    /// Nodes
+    #[arg(long, default_value_t = 2)]
+    nodes: usize,
+    /// Connections, and clients, that the distributor is to know
+    #[arg(long, default_value_t = 65_536)]
+    flows: usize,
+    /// Half-open connections of a node
+    #[arg(long, default_value_t = 8_192)]
+    half_open: u32,
+    /// What idle workers do
+    #[arg(long, default_value = "sleep")]
+    idle: String,
+    /// How clients are spread over nodes
+    #[arg(long, default_value = "bf", value_parser = model)]
+    model: Model,
+}
+
 fn model(text: &str) -> Result<Model, String> {
     let all = [Model::Rr, Model::Session, Model::Bf];
     all.into_iter().find(|model| model.name() == text).ok_or_else(|| "write rr, session or bf".to_owned())
@@ -77,6 +123,7 @@ fn main() -> ExitCode {
         Command::Capacity { workload, p99_ms, rates, models, rounds } => {
             capacity(&arguments, workload, *p99_ms, rates, models, *rounds)
         }
+        Command::Flood(flood) => flooded(&arguments, flood),
         Command::Models { workload, rounds, models, seconds, rate } => {
             compare(&arguments, workload, *rounds, models, (*seconds, *rate))
         }
@@ -167,6 +214,24 @@ fn capacity(
     if let (Some(bf), Some(session)) = (of(Model::Bf), of(Model::Session)) {
         println!("capacity: bf_vs_session_rate={:.2}", bf / session);
     }
+    Ok(())
+}
+
+fn flooded(arguments: &Arguments, flood: &FloodArguments) -> anyhow::Result<()> {
+    let plan = Plan {
+        cluster: flood::compare::cluster(flood.nodes, flood.model, flood.flows, flood.half_open, &flood.idle),
+        seconds: flood.seconds,
+        rounds: flood.rounds,
+        rate: flood.rate,
+        connections: flood.connections,
+        new_clients: flood.new_clients,
+        kind: flood.kind,
+        packets: flood.packets,
+        sources: flood.sources,
+    };
+    let outcome = flood::compare::compare(&arguments.keyferry, &plan, |trial| eprintln!("{trial}"))?;
+    println!("p99 with {} / without, 90 % confidence: {}", flood.kind.name(), outcome.p99());
+    println!("{outcome}");
     Ok(())
 }
 

@@ -82,4 +82,6 @@ counters! {
     drop_unanswered,
     /// Packets dropped: for other distributors' port, and not theirs.
     drop_forged,
+    /// Packets dropped while the distributor was behind: of connections it does not know, of clients without a session.
+    drop_behind,
 }

@@ -3,6 +3,9 @@
 //! In: IP packets, news of nodes, `now`. Out: verdicts. One a worker; nothing is shared. A flow that is known stays with
 //! its node for as long as that node lives, whatever else changes.
 
+mod age;
+mod shed;
+
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -155,6 +158,8 @@ pub struct Distributor {
     pub(crate) places: Arc<Places>,
     /// Who has come and gone, and what of them is still in the tables.
     pub(crate) membership: Membership,
+    /// Where the walk over connections that are over stands.
+    aged: usize,
 }
 
 impl Distributor {
@@ -185,6 +190,7 @@ impl Distributor {
             clients: Ways::new(config.clients),
             fragments: Ways::new(FRAGMENTS),
             counters: Counters::default(),
+            aged: 0,
             config,
         }
     }
@@ -194,14 +200,14 @@ impl Distributor {
         &self.counters
     }
 
-    /// Connections known, those that are over included, and room for them.
+    /// Connections known, those that are over included, and places for them.
     pub fn flows(&self) -> (usize, usize) {
-        (self.flows.used(), self.flows.capacity())
+        (self.flows.used(), self.flows.places())
     }
 
-    /// Clients known, and room for them.
+    /// Clients known, and places for them.
     pub fn clients(&self) -> (usize, usize) {
-        (self.clients.used(), self.clients.capacity())
+        (self.clients.used(), self.clients.places())
     }
 
     /// A node.
@@ -267,7 +273,11 @@ impl Distributor {
             Some(known) if !(segment.is_open_request() && known.may_begin_again()) => {
                 if self.lives[known.node.index()] == known.life {
                     let is_opening = known.stage == Stage::Opening && segment.is_open_request();
-                    let (is_further, known) = (known.hear(now, segment), *known);
+                    let is_unproven = known.stage == Stage::Answered && known.seen != tick(now);
+                    let (mut is_further, mut known) = (known.hear(now, segment), *known);
+                    if is_unproven && self.prove(now, hash, &key) {
+                        (is_further, known.stage) = (true, Stage::Served);
+                    }
                     if is_further {
                         self.tell_of(&key, &known);
                     }
@@ -334,7 +344,7 @@ impl Distributor {
     pub(crate) fn know(&mut self, now: Time, hash: u64, key: FlowKey, known: Known) {
         let times = self.times();
         let lost = self.flows.put(hash, key, known, |known| known.matters(tick(now), times));
-        self.counters.flows_lost += u64::from(lost.is_some_and(|(_, known)| known.stage == Stage::Open));
+        self.counters.flows_lost += u64::from(lost.is_some_and(|(_, known)| known.stage.is_open()));
     }
 
     fn choose(
@@ -421,6 +431,7 @@ impl Distributor {
         }
     }
 
+    /// How long each stage may be silent.
     pub(crate) fn times(&self) -> Times {
         self.config.times()
     }

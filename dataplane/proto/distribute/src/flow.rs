@@ -112,7 +112,7 @@ impl Known {
         if segment.fin || segment.rst {
             self.stage = Stage::Closing;
         } else if self.stage < Stage::Closing && segment.ack {
-            self.stage = Stage::Open;
+            self.stage = Stage::Answered;
         }
         self.stage != before
     }
@@ -127,13 +127,15 @@ impl Known {
         self.is_ours && now.wrapping_sub(self.seen) <= ticks(time)
     }
 
-    /// Open ones matter most, half-open ones least, and those heard of lately more than others.
+    /// Those of clients with a session matter most, then other open ones, half-open ones least, and those heard of lately
+    /// more than others.
     pub(crate) fn matters(&self, now: Tick, times: Times) -> u64 {
         let silence = now.wrapping_sub(self.seen);
         let (rank, patience) = match self.stage {
             Stage::Stray | Stage::Opening => (1, times.opening),
             Stage::Closing => (2, times.closing),
-            Stage::Open => (3, times.open),
+            Stage::Answered => (3, times.open),
+            Stage::Served => (4, times.open),
         };
         if silence > patience { OVER } else { rank << 32 | u64::from(Tick::MAX - silence) }
     }

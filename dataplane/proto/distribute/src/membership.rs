@@ -9,7 +9,6 @@
 use std::sync::Arc;
 
 use crate::distributor::Distributor;
-use crate::peers::notice::Stage;
 use crate::places::Places;
 use crate::pool::{Node, State};
 use crate::reset::Reset;
@@ -235,7 +234,7 @@ impl Distributor {
                 return true;
             }
             // Of a connection that another distributor has told of it is that one's to say so.
-            if known.stage == Stage::Open && known.is_ours {
+            if known.stage.is_open() && known.is_ours {
                 let service = services[usize::from(key.service)].0;
                 counters.resets += 1;
                 out(Reset::unasked(key.flow(service), known.acknowledged));

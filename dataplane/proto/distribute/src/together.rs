@@ -413,7 +413,7 @@ impl Distributor {
             let next = flows.sweep(from, WALK_BUCKETS, |key, known| {
                 let is_alive =
                     lives[known.node.index()] == known.life && known.matters(tick(now), times) != OVER;
-                let is_fresh = known.stage == Stage::Open && known.was_heard_within(refresh_time, tick(now));
+                let is_fresh = known.stage.is_open() && known.was_heard_within(refresh_time, tick(now));
                 if is_alive && (is_copy || is_fresh) {
                     // There is room: that was looked at above.
                     let _ = channel.tell(names.notice(key, known));

@@ -42,6 +42,11 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
         self.buckets.len() * FULL
     }
 
+    /// Entries there are places for, of which some push others out.
+    pub(crate) fn places(&self) -> usize {
+        self.buckets.len() * WAYS
+    }
+
     /// The buckets of a hash, different ones.
     fn choices(&self, hash: u64) -> [usize; 2] {
         let mask = self.buckets.len() - 1;

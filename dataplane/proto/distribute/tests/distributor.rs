@@ -354,3 +354,91 @@ proptest! {
         it.route(at(1), &good);
     }
 }
+
+#[test]
+fn tables_are_no_fuller_than_they_say() {
+    let mut it = distributor(CONFIG, Model::Session, 3);
+    for number in 0..100_000u32 {
+        let client = Ipv4Addr::from_bits(0x6440_0000 | number);
+        it.route(at(1), &syn(&format!("{client}:1000")));
+    }
+    for (used, places) in [it.flows(), it.clients()] {
+        // A flood fills what there is.
+        assert_eq!(used, places);
+        assert!((4096..4 * 4096).contains(&places), "{places} places");
+    }
+}
+
+#[test]
+fn while_it_is_behind_those_who_are_known_come_first() {
+    let mut it = distributor(CONFIG, Model::Session, 3);
+    let (known, new, served) = ("198.51.100.1:1000", "198.51.100.2:1000", "198.51.100.3:1000");
+    let node = node_of(it.route(at(1), &syn(known)));
+    it.announce(at(1), served.parse::<SocketAddr>().unwrap().ip(), NodeId(2), Duration::from_secs(60));
+    let before = *it.counters();
+    assert!(!it.sheds(at(2), &syn(known)), "a SYN that is sent again");
+    assert!(!it.sheds(at(2), &ack(known, 5)));
+    assert!(!it.sheds(at(2), &syn(served)), "a node holds its session");
+    assert!(
+        !it.sheds(at(2), &[]) && !it.sheds(at(2), &sent(new, "192.0.2.1:22", TcpControl::Syn, None).packet())
+    );
+    assert_eq!(*it.counters(), before, "the rest is counted where it is routed");
+    assert!(it.sheds(at(2), &syn(new)) && it.sheds(at(2), &ack(new, 5)));
+    assert!(it.sheds(at(90), &syn(served)), "its session is over");
+    assert_eq!(it.counters().drop_behind, 3);
+    assert_eq!(node_of(it.route(at(3), &ack(known, 6))), node);
+}
+
+#[test]
+fn clients_that_nobody_is_push_out_nobody_a_node_has_served() {
+    let mut it = distributor(CONFIG, Model::Session, 3);
+    let client = |number: u32| format!("{}:1000", Ipv4Addr::from_bits(0xc633_6400 | number));
+    let begin = |it: &mut Distributor, number| {
+        let from = client(number);
+        let node = node_of(it.route(at(1), &syn(&from)));
+        it.announce(at(1), from.parse::<SocketAddr>().unwrap().ip(), node, Duration::from_secs(600));
+        node
+    };
+    let nodes: Vec<NodeId> = (0..100).map(|number| begin(&mut it, number)).collect();
+    // The first opens it, the second finds that its client has a session.
+    for secs in [2, 3] {
+        for (number, node) in (0..).zip(&nodes) {
+            assert_eq!(node_of(it.route(at(secs), &ack(&client(number), 1))), *node);
+        }
+    }
+    // As open as a distributor can tell, and heard of later than the others.
+    for number in 0..100_000u32 {
+        let from = format!("{}:1000", Ipv4Addr::from_bits(0x6440_0000 | number));
+        it.route(at(60), &syn(&from));
+        it.route(at(60), &ack(&from, 1));
+    }
+    assert!(it.counters().flows_lost > 0, "of those that nobody is");
+    for (number, node) in (0..).zip(&nodes) {
+        assert_eq!(it.route(at(61), &ack(&client(number), 3)), Verdict::Forward(*node));
+    }
+    assert_eq!((it.counters().unknown, it.counters().clients_lost), (0, 0));
+}
+
+#[test]
+fn what_a_flood_has_filled_empties_when_it_is_over() {
+    let mut it = distributor(CONFIG, Model::RoundRobin, 3);
+    let established = "198.51.100.1:1000";
+    let node = node_of(it.route(at(1), &syn(established)));
+    it.route(at(1), &ack(established, 1));
+    for number in 0..100_000u32 {
+        it.route(at(2), &syn(&format!("{}:1000", Ipv4Addr::from_bits(0x6440_0000 | number))));
+    }
+    let (full, places) = it.flows();
+    assert_eq!(full, places);
+    let age = |it: &mut Distributor, secs| (0..places).for_each(|_| it.age(at(secs)));
+    age(&mut it, 20);
+    assert_eq!(it.flows().0, full, "they may still be going on");
+    let before = it.counters().in_turn;
+    node_of(it.route(at(20), &syn("198.51.100.2:1000")));
+    assert_eq!(it.counters().in_turn, before, "crowded: by its place");
+    age(&mut it, 60);
+    assert_eq!(it.flows().0, 1, "open, and not silent for long");
+    node_of(it.route(at(60), &syn("198.51.100.3:1000")));
+    assert_eq!(it.counters().in_turn, before + 1);
+    assert_eq!(node_of(it.route(at(60), &ack(established, 2))), node);
+}

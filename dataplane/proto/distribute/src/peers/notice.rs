@@ -44,7 +44,16 @@ pub(crate) enum Stage {
     Opening,
     /// A FIN or a reset.
     Closing,
-    Open,
+    /// Something behind the SYN, which whoever makes up an address can send as well: open, as far as one direction tells.
+    Answered,
+    /// The same, and a node has a session of its client: somebody is there.
+    Served,
+}
+
+impl Stage {
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Stage::Answered | Stage::Served)
+    }
 }
 
 /// One thing told.
@@ -62,10 +71,11 @@ pub(crate) enum Notice {
 
 const OPENING: u8 = 0;
 const CLOSING: u8 = 1;
-const OPEN: u8 = 2;
+const ANSWERED: u8 = 2;
 const ASK: u8 = 3;
 const UNKNOWN: u8 = 4;
 const COPIED: u8 = 5;
+const SERVED: u8 = 6;
 
 impl Notice {
     pub(crate) fn encode(&self) -> [u8; NOTICE_BYTES] {
@@ -75,7 +85,8 @@ impl Notice {
                 let kind = match stage {
                     Stage::Stray | Stage::Opening => OPENING,
                     Stage::Closing => CLOSING,
-                    Stage::Open => OPEN,
+                    Stage::Answered => ANSWERED,
+                    Stage::Served => SERVED,
                 };
                 (kind, flow, node)
             }
@@ -107,7 +118,8 @@ impl Notice {
         match bytes[0] {
             OPENING => Some(Notice::Flow { flow, node, stage: Stage::Opening }),
             CLOSING => Some(Notice::Flow { flow, node, stage: Stage::Closing }),
-            OPEN => Some(Notice::Flow { flow, node, stage: Stage::Open }),
+            ANSWERED => Some(Notice::Flow { flow, node, stage: Stage::Answered }),
+            SERVED => Some(Notice::Flow { flow, node, stage: Stage::Served }),
             ASK => Some(Notice::Ask { flow }),
             UNKNOWN => Some(Notice::Unknown { flow }),
             COPIED => Some(Notice::Copied),
@@ -124,7 +136,7 @@ mod tests {
     fn notices_survive_the_wire() {
         let flow = FlowName { client: [7; 16], port: 443, service: Name::of("192.0.2.1:443") };
         let node = Name::of("a");
-        let stages = [Stage::Opening, Stage::Closing, Stage::Open];
+        let stages = [Stage::Opening, Stage::Closing, Stage::Answered, Stage::Served];
         let flows = stages.map(|stage| Notice::Flow { flow, node, stage });
         let others = [Notice::Ask { flow }, Notice::Unknown { flow }, Notice::Copied];
         for notice in flows.into_iter().chain(others) {
