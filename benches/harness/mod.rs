@@ -6,6 +6,7 @@ pub mod client;
 pub mod keys;
 pub mod node;
 pub mod pair;
+pub mod traffic;
 pub mod wallet;
 
 /// The sample below which this share of all lies; sorts them.
