@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each bench uses its part")]
 
 pub mod client;
+pub mod front;
 pub mod keys;
 pub mod node;
 pub mod pair;
