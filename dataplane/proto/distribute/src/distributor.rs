@@ -85,10 +85,10 @@ pub enum Verdict {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct FlowKey {
-    client: [u8; 16],
-    port: u16,
-    service: u16,
+pub(crate) struct FlowKey {
+    pub(crate) client: [u8; 16],
+    pub(crate) port: u16,
+    pub(crate) service: u16,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -112,10 +112,10 @@ fn ticks(time: Duration) -> Tick {
 }
 
 #[derive(Clone, Copy)]
-struct Known {
-    node: NodeId,
+pub(crate) struct Known {
+    pub(crate) node: NodeId,
     /// In which of the node's lives it began.
-    life: u8,
+    pub(crate) life: u8,
     stage: Stage,
     seen: Tick,
     /// The client has got all before this.
@@ -145,14 +145,14 @@ struct Pieces {
 /// A distributor.
 pub struct Distributor {
     config: Config,
-    services: Vec<(SocketAddr, Pool)>,
+    pub(crate) services: Vec<(SocketAddr, Pool)>,
     nodes: Vec<Node>,
     /// How often each node has gone: what began before is lost, even when it is back.
-    lives: Vec<u8>,
-    flows: Ways<FlowKey, Known>,
+    pub(crate) lives: Vec<u8>,
+    pub(crate) flows: Ways<FlowKey, Known>,
     clients: Ways<ClientKey, Client>,
     fragments: Ways<FragmentId, Pieces>,
-    counters: Counters,
+    pub(crate) counters: Counters,
     /// Where a sweep for connections of nodes that are gone stands.
     sweep: Option<usize>,
 }
@@ -406,7 +406,7 @@ impl Distributor {
         [ticks(OPENING_TIME), ticks(CLOSING_TIME), ticks(self.config.idle_time)]
     }
 
-    fn hash(&self, key: &FlowKey) -> u64 {
+    pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
         key.hash(self.config.seed)
     }
 
@@ -441,10 +441,10 @@ impl FlowKey {
     }
 
     fn hash(&self, seed: u64) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(seed, 0);
-        hasher.write(&self.client);
-        hasher.write_u32(u32::from(self.port) << 16 | u32::from(self.service));
-        hasher.finish()
+        let mut bytes = [0; 20];
+        bytes[..16].copy_from_slice(&self.client);
+        bytes[16..].copy_from_slice(&(u32::from(self.port) << 16 | u32::from(self.service)).to_le_bytes());
+        SipHasher13::new_with_keys(seed, 0).hash(&bytes)
     }
 }
 
@@ -464,13 +464,22 @@ fn is_past(until: Tick, now: Tick) -> bool {
 impl Known {
     /// Takes note of a segment.
     fn hear(&mut self, now: Time, segment: &Segment) {
+        if segment.ack && !segment.fin && !segment.rst {
+            return self.hear_ack(now, segment.acknowledges);
+        }
         self.seen = tick(now);
         if segment.ack {
             self.acknowledged = segment.acknowledges;
         }
         if segment.fin || segment.rst {
             self.stage = Stage::Closing;
-        } else if self.stage == Stage::Opening && segment.ack {
+        }
+    }
+
+    /// Takes note of a segment in the midst of a connection.
+    pub(crate) fn hear_ack(&mut self, now: Time, acknowledges: u32) {
+        (self.seen, self.acknowledged) = (tick(now), acknowledges);
+        if self.stage == Stage::Opening {
             self.stage = Stage::Open;
         }
     }

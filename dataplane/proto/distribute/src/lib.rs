@@ -6,6 +6,7 @@
 //!
 //! - [`packet`]: what a packet is, [`maglev`] and [`Pool`](pool): whom a new connection goes to
 //! - [`Distributor`]: the flow table, the client table, fragments, and what becomes of each packet
+//! - [`Midst`]: the common packet, of which a burst is gone through at once
 //! - [`reset`]: what clients of a node that is gone are told
 //!
 //! All tables have fixed sizes. What an attacker can fill is what matters least: half-open connections give way to
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod burst;
 mod counters;
 mod distributor;
 pub mod maglev;
@@ -21,6 +23,7 @@ pub mod pool;
 pub mod reset;
 mod ways;
 
+pub use burst::Midst;
 pub use counters::Counters;
 pub use distributor::{Config, Distributor, DropReason, Service, Verdict};
 pub use packet::{Flow, FragmentId, Packet, Segment};
