@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
-use keyferry_distribute::{Distributor, NodeId, RESET_BYTES_MAX, Reset, State, Verdict};
+use keyferry_distribute::{Distributor, Midst, NodeId, RESET_BYTES_MAX, Reset, State, Verdict};
 use keyferry_link::{Ingress, Link};
-use keyferry_nic::{BURST, Checksum, Nic, Packet};
+use keyferry_nic::{BURST, Checksum, Nic, Packet, prefetch};
 use keyferry_time::Time;
 
 use crate::counters::Counters;
+use crate::hops::Hops;
 use crate::port::Port;
 use crate::run::Turning;
 
@@ -44,8 +45,7 @@ pub enum News {
 pub struct Distribute<N: Nic> {
     port: Port<N>,
     distributor: Distributor,
-    /// Where each node is, by its number: an address on a network of the port, of either family.
-    nodes: Vec<IpAddr>,
+    nodes: Hops,
     news: Arc<ArrayQueue<News>>,
     packets: ArrayVec<N::Packet, BURST>,
     turns: u64,
@@ -93,7 +93,7 @@ pub fn names() -> &'static [&'static str] {
 }
 
 impl<N: Nic> Distribute<N> {
-    /// A distributor that has not turned yet; `nodes`: where each is.
+    /// A distributor that has not turned yet; `nodes`: where each is, an address on a network of the port.
     pub fn new(
         nic: N,
         link: Link<N::Packet>,
@@ -105,7 +105,7 @@ impl<N: Nic> Distribute<N> {
         Distribute {
             port,
             distributor,
-            nodes,
+            nodes: Hops::new(nodes),
             news,
             packets: ArrayVec::new(),
             turns: 0,
@@ -138,17 +138,33 @@ impl<N: Nic> Distribute<N> {
         true
     }
 
-    fn take(&mut self, now: Time, mut packet: N::Packet) {
+    /// Reads a burst before any of it is routed, so that it waits for the tables' memory once.
+    fn read(&self, packets: &[N::Packet]) -> [Option<Midst>; BURST] {
+        let mut burst = [None; BURST];
+        for (packet, midst) in packets.iter().zip(&mut burst) {
+            let frame = packet.bytes();
+            *midst = self.port.link.ip_at(frame).and_then(|at| self.distributor.read(&frame[at..], prefetch));
+        }
+        for midst in burst[..packets.len()].iter_mut().flatten() {
+            self.distributor.spot(midst, prefetch);
+        }
+        burst
+    }
+
+    fn take(&mut self, now: Time, mut packet: N::Packet, midst: Option<&Midst>) {
         if packet.rx().checksum == Checksum::Bad {
             self.port.counters.drop_checksum += 1;
             return;
+        }
+        if let Some(node) = midst.and_then(|midst| self.distributor.route_midst(now, midst)) {
+            return self.forward(now, packet, node);
         }
         let verdict = match self.port.link.ip_at(packet.bytes()) {
             Some(at) => self.distributor.route(now, &packet.bytes()[at..]),
             None => Verdict::Other,
         };
         match verdict {
-            Verdict::Forward(node) => self.port.route_by(packet, self.nodes[node.index()]),
+            Verdict::Forward(node) => self.forward(now, packet, node),
             Verdict::Reset(reset) => send(&mut self.port, &reset),
             // The distributor has counted it.
             Verdict::Drop(_) => {}
@@ -168,6 +184,18 @@ impl<N: Nic> Distribute<N> {
             },
         }
     }
+
+    /// Hands a packet on in the frame it came in.
+    #[inline]
+    fn forward(&mut self, now: Time, mut packet: N::Packet, node: NodeId) {
+        match self.nodes.mac(now, node, &mut self.port.link) {
+            Some(mac) => {
+                self.port.link.readdress(packet.bytes_mut(), mac);
+                self.port.transmit(packet);
+            }
+            None => self.port.route_by(packet, self.nodes.address(node)),
+        }
+    }
 }
 
 impl<N: Nic> Turning for Distribute<N> {
@@ -182,8 +210,9 @@ impl<N: Nic> Turning for Distribute<N> {
         let mut packets = std::mem::take(&mut self.packets);
         let received = self.port.nic.rx_burst(&mut packets);
         self.port.counters.rx_packets += received as u64;
-        for packet in packets.drain(..) {
-            self.take(now, packet);
+        let burst = self.read(&packets);
+        for (packet, midst) in packets.drain(..).zip(&burst) {
+            self.take(now, packet, midst.as_ref());
         }
         self.packets = packets;
         let port = &mut self.port;
