@@ -9,9 +9,11 @@ use std::hint::black_box;
 
 use arrayvec::ArrayVec;
 use harness::client::{self, Client};
+use harness::front::Front;
 use harness::keys;
 use harness::node::{self, Node};
 use harness::pair;
+use harness::traffic::Template;
 use keyferry_app::synthetic;
 use keyferry_decide::Policy;
 use keyferry_nic::{BURST, Nic, Packet as _};
@@ -37,10 +39,11 @@ fn main() {
         "handshake" => handshakes(),
         "request" => requests(client::REQUEST_LOCAL),
         "lease" => requests(client::REQUEST),
+        "distribute" => distribute(),
         // `cargo bench` runs every bench without a case.
         _ => {
             println!(
-                "usage: instructions seal_1k|seal_16k|handshake|request|lease; tools/instructions counts them all"
+                "usage: instructions seal_1k|seal_16k|handshake|request|lease|distribute; tools/instructions counts them all"
             )
         }
     }
@@ -84,6 +87,22 @@ fn handshakes() {
         assert!(bench.client.is_ready(), "the handshake is done");
     }
     println!("{TIMES}");
+}
+
+/// Packets of open flows through a distributor, in whole bursts: its turn, with the driver's part of the simulated port.
+fn distribute() {
+    const FLOWS: u32 = 4_096;
+    let mut front = Front::new(FLOWS);
+    let template = Template::data(node::MAC, 64);
+    let packets = TIMES * BURST as u32;
+    for number in 0..WARM_UP + TIMES {
+        let first = number * BURST as u32 % FLOWS;
+        let passed = front.pass(&template, first..first + BURST as u32, |turn| {
+            if number < WARM_UP { turn() } else { measured(turn) }
+        });
+        assert_eq!(passed, BURST, "each packet reaches a node");
+    }
+    println!("{packets}");
 }
 
 /// Two nodes that are each other's peer and share this thread, and one client of the first.

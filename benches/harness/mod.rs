@@ -3,9 +3,11 @@
 #![allow(dead_code, reason = "each bench uses its part")]
 
 pub mod client;
+pub mod front;
 pub mod keys;
 pub mod node;
 pub mod pair;
+pub mod traffic;
 pub mod wallet;
 
 /// The sample below which this share of all lies; sorts them.

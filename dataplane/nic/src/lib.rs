@@ -6,6 +6,8 @@
 
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "prefetching is an intrinsic")]
+mod ahead;
 mod checksum;
 #[cfg(feature = "dpdk")]
 #[allow(unsafe_code, reason = "the safe wrapper around DPDK")]
@@ -14,6 +16,8 @@ pub mod handover;
 mod headers;
 pub mod rss;
 pub mod sim;
+
+pub use ahead::prefetch;
 
 /// Packets moved by one call; also the size of the caller's storage.
 pub const BURST: usize = 32;

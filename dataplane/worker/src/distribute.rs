@@ -12,14 +12,15 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{
-    Distributor, Ends, HOLDS_MAX, HoldId, Node, NodeId, PACKET_BYTES_MAX, PeerId, Places, RESET_BYTES_MAX,
-    Reset, Secrets, Services, State, Verdict,
+    Distributor, Ends, HOLDS_MAX, HoldId, Midst, Node, NodeId, PACKET_BYTES_MAX, PeerId, Places,
+    RESET_BYTES_MAX, Reset, Secrets, Services, State, Verdict,
 };
 use keyferry_link::{Ingress, Link};
-use keyferry_nic::{BURST, Checksum, Nic, Packet};
+use keyferry_nic::{BURST, Checksum, Nic, Packet, prefetch};
 use keyferry_time::Time;
 
 use crate::counters::Counters;
+use crate::hops::Hops;
 use crate::lag::Lag;
 use crate::port::Port;
 use crate::run::Turning;
@@ -80,8 +81,7 @@ pub struct Join {
 pub struct Distribute<N: Nic> {
     port: Port<N>,
     distributor: Distributor,
-    /// Where each node is, by its number: an address on a network of the port, of either family.
-    nodes: Vec<IpAddr>,
+    nodes: Hops,
     news: Arc<ArrayQueue<News>>,
     /// Places of nodes that are free again; with room for all.
     vacated: Arc<ArrayQueue<NodeId>>,
@@ -146,7 +146,7 @@ pub fn names() -> &'static [&'static str] {
 }
 
 impl<N: Nic> Distribute<N> {
-    /// A distributor that has not turned yet; `nodes`: where each is.
+    /// A distributor that has not turned yet; `nodes`: where each is, an address on a network of the port.
     pub fn new(
         nic: N,
         link: Link<N::Packet>,
@@ -161,7 +161,7 @@ impl<N: Nic> Distribute<N> {
         Distribute {
             port,
             distributor,
-            nodes,
+            nodes: Hops::new(nodes),
             news,
             vacated,
             packets: ArrayVec::new(),
@@ -194,11 +194,11 @@ impl<N: Nic> Distribute<N> {
         for taken in 0..NEWS_A_TURN {
             match self.news.pop() {
                 Some(News::Join(join)) => {
-                    self.nodes[join.id.index()] = join.address;
+                    self.nodes.set(join.id, join.address);
                     self.distributor.join(join.id, join.node, join.services);
                 }
                 Some(News::Leave(node)) => self.distributor.leave(node),
-                Some(News::Address(node, address)) => self.nodes[node.index()] = address,
+                Some(News::Address(node, address)) => self.nodes.set(node, address),
                 Some(News::Places(places)) => self.distributor.set_places(places),
                 Some(News::State(node, state)) => self.distributor.set_state(node, state),
                 Some(News::Session { client, node, lifetime }) => {
@@ -212,10 +212,26 @@ impl<N: Nic> Distribute<N> {
         true
     }
 
-    fn take(&mut self, now: Time, mut packet: N::Packet) {
+    /// Reads a burst before any of it is routed, so that it waits for the tables' memory once.
+    fn read(&self, packets: &[N::Packet]) -> [Option<Midst>; BURST] {
+        let mut burst = [None; BURST];
+        for (packet, midst) in packets.iter().zip(&mut burst) {
+            let frame = packet.bytes();
+            *midst = self.port.link.ip_at(frame).and_then(|at| self.distributor.read(&frame[at..], prefetch));
+        }
+        for midst in burst[..packets.len()].iter_mut().flatten() {
+            self.distributor.spot(midst, prefetch);
+        }
+        burst
+    }
+
+    fn take(&mut self, now: Time, mut packet: N::Packet, midst: Option<&Midst>) {
         if packet.rx().checksum == Checksum::Bad {
             self.port.counters.drop_checksum += 1;
             return;
+        }
+        if let Some(node) = midst.and_then(|midst| self.distributor.route_midst(now, midst)) {
+            return self.forward(now, packet, node);
         }
         let Some(ip) = self.port.link.ip_at(packet.bytes()) else { return self.take_own(now, packet) };
         if self.is_behind && self.distributor.sheds(now, &packet.bytes()[ip..]) {
@@ -229,14 +245,14 @@ impl<N: Nic> Distribute<N> {
                 self.distributor.hear(now, &mut packet.bytes_mut()[from..from + len]);
             }
             Verdict::Other => self.take_own(now, packet),
-            verdict => self.carry_out(verdict, packet),
+            verdict => self.carry_out(now, verdict, packet),
         }
     }
 
     /// A packet goes where the distributor says.
-    fn carry_out(&mut self, verdict: Verdict, packet: N::Packet) {
+    fn carry_out(&mut self, now: Time, verdict: Verdict, packet: N::Packet) {
         match verdict {
-            Verdict::Forward(node) => self.port.route_by(packet, self.nodes[node.index()]),
+            Verdict::Forward(node) => self.forward(now, packet, node),
             Verdict::Reset(reset) => send(&mut self.port, &reset),
             // The distributor has counted it; the others are no verdict on a packet that was held.
             Verdict::Drop(_) | Verdict::Hold(_) | Verdict::Datagram { .. } | Verdict::Other => {}
@@ -267,7 +283,7 @@ impl<N: Nic> Distribute<N> {
         while let Some((id, verdict)) = self.distributor.released() {
             busy = true;
             if let Some(packet) = self.unhold(id) {
-                self.carry_out(verdict, packet);
+                self.carry_out(now, verdict, packet);
             }
         }
         let mut bytes = [0; PACKET_BYTES_MAX];
@@ -280,6 +296,17 @@ impl<N: Nic> Distribute<N> {
 
     fn unhold(&mut self, id: HoldId) -> Option<N::Packet> {
         self.held[id.index()].take()
+    }
+    /// Hands a packet on in the frame it came in.
+    #[inline]
+    fn forward(&mut self, now: Time, mut packet: N::Packet, node: NodeId) {
+        match self.nodes.mac(now, node, &mut self.port.link) {
+            Some(mac) => {
+                self.port.link.readdress(packet.bytes_mut(), mac);
+                self.port.transmit(packet);
+            }
+            None => self.port.route_by(packet, self.nodes.address(node)),
+        }
     }
 }
 
@@ -296,8 +323,9 @@ impl<N: Nic> Turning for Distribute<N> {
         let received = self.port.nic.rx_burst(&mut packets);
         self.port.counters.rx_packets += received as u64;
         self.is_behind = self.lag.note(received);
-        for packet in packets.drain(..) {
-            self.take(now, packet);
+        let burst = self.read(&packets);
+        for (packet, midst) in packets.drain(..).zip(&burst) {
+            self.take(now, packet, midst.as_ref());
         }
         self.packets = packets;
         let port = &mut self.port;

@@ -16,6 +16,7 @@ pub mod counters;
 pub mod distribute;
 mod drain;
 pub mod homes;
+mod hops;
 mod input;
 mod job;
 mod lag;

@@ -93,6 +93,7 @@ impl<N: Nic> Port<N> {
     }
 
     /// Queues a frame that is ready; drops and counts it if the port does not keep up.
+    #[inline]
     pub fn transmit(&mut self, frame: N::Packet) {
         if self.tx.is_full() {
             self.flush();

@@ -171,6 +171,23 @@ fn clients_of_a_node_that_goes_are_reset() {
     assert_eq!(world.forwarded(&segment(1, SYN, 0)), 1 - node);
 }
 
+/// The MAC address that was used for the last packet is not used when the node has said that it has another one.
+#[test]
+fn a_node_with_another_mac_address_is_followed() {
+    let mut world = World::new(Model::RoundRobin);
+    let node = world.forwarded(&segment(1, SYN, 0));
+    assert_eq!(world.forwarded(&segment(1, ACK, 9)), node);
+    let (mut asks, moved) = (frame::arp_request(NODES[node]), [2, 0, 0, 0, 7, 7]);
+    asks[6..12].copy_from_slice(&moved);
+    asks[22..28].copy_from_slice(&moved);
+    world.inject(&asks);
+    world.inject(&segment(1, ACK, 9));
+    let seen = world.pass();
+    assert_eq!((seen.len(), &seen[0][..6]), (1, &moved[..]));
+    // It is asked there, and answers with the one it has always had.
+    assert_eq!(world.forwarded(&segment(1, ACK, 9)), node);
+}
+
 #[test]
 fn nodes_come_go_and_move() {
     let mut world = World::new(Model::RoundRobin);

@@ -271,7 +271,7 @@ impl Distributor {
         let verdict = match self.flows.find(hash, &key) {
             // A client may use a port again; before it has closed, the node has to judge.
             Some(known) if !(segment.is_open_request() && known.may_begin_again()) => {
-                if self.lives[known.node.index()] == known.life {
+                if self.lives[known.node().index()] == known.life {
                     let is_opening = known.stage == Stage::Opening && segment.is_open_request();
                     let is_unproven = known.stage == Stage::Answered && known.seen != tick(now);
                     let (mut is_further, mut known) = (known.hear(now, segment), *known);
@@ -283,7 +283,7 @@ impl Distributor {
                     }
                     match is_opening && self.is_held(&key) {
                         true => Verdict::Drop(DropReason::Held),
-                        false => Verdict::Forward(known.node),
+                        false => Verdict::Forward(known.node()),
                     }
                 } else {
                     self.orphan(now, segment, hash, key)
@@ -316,7 +316,7 @@ impl Distributor {
             return Verdict::Drop(DropReason::NoNode);
         };
         // Where others would look for it anyway, nobody needs to know; unless they remember one before it elsewhere.
-        let was_elsewhere = self.flows.find(hash, &key).is_some_and(|before| before.node != node);
+        let was_elsewhere = self.flows.find(hash, &key).is_some_and(|before| before.node() != node);
         let mut hold = None;
         if (Some(node) != place || was_elsewhere) && !self.peers.is_empty() {
             hold = self.hold_begin(now, key, node);
@@ -335,8 +335,7 @@ impl Distributor {
             self.remember_if_new(now, client, service, Client { node, until, has_session: false });
         }
         let life = self.lives[node.index()];
-        let (stage, seen) = (Stage::Opening, tick(now));
-        self.know(now, hash, key, Known { node, life, stage, is_ours: true, seen, acknowledged: 0 });
+        self.know(now, hash, key, Known::new(now, node, life, Stage::Opening));
         hold.map_or(Verdict::Forward(node), Verdict::Hold)
     }
 
@@ -421,7 +420,7 @@ impl Distributor {
         let key = FlowKey::of(&flow, service);
         let hash = self.hash(&key);
         match self.flows.find(hash, &key).copied() {
-            Some(known) if self.lives[known.node.index()] == known.life => Verdict::Forward(known.node),
+            Some(known) if self.lives[known.node().index()] == known.life => Verdict::Forward(known.node()),
             Some(_) => Verdict::Drop(DropReason::Stray),
             None => {
                 let node = self.by_place(service, &key);

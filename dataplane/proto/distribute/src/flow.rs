@@ -2,7 +2,6 @@
 //!
 //! In: segments of it. Out: what is known, and what gives way when there is no room. Pure.
 
-use std::hash::Hasher;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -37,10 +36,10 @@ impl FlowKey {
     }
 
     pub(crate) fn hash(&self, seed: u64) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(seed, 0);
-        hasher.write(&self.client);
-        hasher.write_u32(u32::from(self.port) << 16 | u32::from(self.service));
-        hasher.finish()
+        let mut bytes = [0; 20];
+        bytes[..16].copy_from_slice(&self.client);
+        bytes[16..].copy_from_slice(&(u32::from(self.port) << 16 | u32::from(self.service)).to_le_bytes());
+        SipHasher13::new_with_keys(seed, 0).hash(&bytes)
     }
 }
 
@@ -73,19 +72,23 @@ pub(crate) fn is_past(until: Tick, now: Tick) -> bool {
     now.wrapping_sub(until) < Tick::MAX / 2
 }
 
+/// Set beside the number of a node if another distributor has told of the connection and none of its segments has come
+/// here. Together they are two bytes: an entry of the table has 32 with its key, half a cache line.
+const TOLD: u16 = 1 << 15;
+
 /// What is known of a connection.
 #[derive(Clone, Copy)]
 pub(crate) struct Known {
-    pub(crate) node: NodeId,
+    node: u16,
     /// In which of the node's lives it began.
     pub(crate) life: u8,
     pub(crate) stage: Stage,
-    /// Its segments come here; otherwise another distributor has told of it.
-    pub(crate) is_ours: bool,
     pub(crate) seen: Tick,
     /// The client has got all before this.
     pub(crate) acknowledged: u32,
 }
+
+const _: () = assert!(size_of::<Option<(FlowKey, Known)>>() == 32);
 
 /// Silence after which an entry is over, by its stage.
 #[derive(Clone, Copy)]
@@ -102,19 +105,48 @@ impl Times {
 }
 
 impl Known {
+    /// A connection of which a segment has come here.
+    pub(crate) fn new(now: Time, node: NodeId, life: u8, stage: Stage) -> Known {
+        Known { node: node.0, life, stage, seen: tick(now), acknowledged: 0 }
+    }
+
+    /// One that another distributor has told of.
+    pub(crate) fn told(now: Time, node: NodeId, life: u8, stage: Stage) -> Known {
+        Known { node: node.0 | TOLD, ..Known::new(now, node, life, stage) }
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        NodeId(self.node & !TOLD)
+    }
+
+    /// Whether its segments come here.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.node & TOLD == 0
+    }
+
     /// Takes note of a segment; answers whether the connection has come further.
     pub(crate) fn hear(&mut self, now: Time, segment: &Segment) -> bool {
         let before = self.stage;
-        (self.seen, self.is_ours) = (tick(now), true);
+        if segment.ack && !segment.fin && !segment.rst {
+            self.hear_ack(now, segment.acknowledges);
+            return self.stage != before;
+        }
+        (self.seen, self.node) = (tick(now), self.node().0);
         if segment.ack {
             self.acknowledged = segment.acknowledges;
         }
         if segment.fin || segment.rst {
             self.stage = Stage::Closing;
-        } else if self.stage < Stage::Closing && segment.ack {
-            self.stage = Stage::Answered;
         }
         self.stage != before
+    }
+
+    /// Takes note of a segment in the midst of a connection.
+    pub(crate) fn hear_ack(&mut self, now: Time, acknowledges: u32) {
+        (self.seen, self.acknowledged, self.node) = (tick(now), acknowledges, self.node().0);
+        if self.stage < Stage::Closing {
+            self.stage = Stage::Answered;
+        }
     }
 
     /// Whether a SYN means another connection.
@@ -124,7 +156,7 @@ impl Known {
 
     /// Whether its segments have come here within so long.
     pub(crate) fn was_heard_within(&self, time: Duration, now: Tick) -> bool {
-        self.is_ours && now.wrapping_sub(self.seen) <= ticks(time)
+        self.is_ours() && now.wrapping_sub(self.seen) <= ticks(time)
     }
 
     /// Those of clients with a session matter most, then other open ones, half-open ones least, and those heard of lately

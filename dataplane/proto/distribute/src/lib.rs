@@ -7,6 +7,7 @@
 //! - [`packet`]: what a packet is, [`maglev`] and [`Pool`](pool): whom a new connection goes to
 //! - [`Distributor`]: the flow table, the client table, fragments, and what becomes of each packet
 //! - `membership`: nodes that come and go, [`places`]: tables made off the packet path
+//! - [`Midst`]: the common packet, of which a burst is gone through at once
 //! - [`reset`]: what clients of a node that is gone are told
 //! - `together`, `peers`: several distributors that know each other's connections
 //!
@@ -15,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod burst;
 mod counters;
 mod distributor;
 mod flow;
@@ -28,6 +30,7 @@ pub mod reset;
 mod together;
 mod ways;
 
+pub use burst::Midst;
 pub use counters::Counters;
 pub use distributor::{Config, Distributor, DropReason, Service, Verdict};
 pub use membership::Services;

@@ -230,11 +230,11 @@ impl Distributor {
     fn sweep_flows(&mut self, from: usize, mut out: impl FnMut(Reset)) {
         let (lives, services, counters) = (&self.lives, &self.services, &mut self.counters);
         self.flows.sweep(from, SWEEP_BUCKETS, |key, known| {
-            if lives[known.node.index()] == known.life {
+            if lives[known.node().index()] == known.life {
                 return true;
             }
             // Of a connection that another distributor has told of it is that one's to say so.
-            if known.stage.is_open() && known.is_ours {
+            if known.stage.is_open() && known.is_ours() {
                 let service = services[usize::from(key.service)].0;
                 counters.resets += 1;
                 out(Reset::unasked(key.flow(service), known.acknowledged));

@@ -89,7 +89,7 @@ impl Names {
     }
 
     fn notice(&self, key: &FlowKey, known: &Known) -> Notice {
-        Notice::Flow { flow: self.flow(key), node: self.node(known.node), stage: known.stage }
+        Notice::Flow { flow: self.flow(key), node: self.node(known.node()), stage: known.stage }
     }
 }
 
@@ -292,23 +292,23 @@ impl Distributor {
         let (hash, life) = (self.hash(&key), self.lives[node.index()]);
         let lives = &self.lives;
         if let Some(known) = self.flows.find(hash, &key) {
-            if known.node == node && known.life == life {
+            if known.node() == node && known.life == life {
                 // Its segments say more than what another one remembers of it, and a SYN says nothing of what follows.
-                let is_news = if known.is_ours { stage == Stage::Closing } else { stage != Stage::Opening };
+                let is_news = if known.is_ours() { stage == Stage::Closing } else { stage != Stage::Opening };
                 if is_news {
                     known.stage = stage;
                 }
-                if !known.is_ours {
+                if !known.is_ours() {
                     known.seen = tick(now);
                 }
                 return;
             }
-            let is_alive = lives[known.node.index()] == known.life && known.stage != Stage::Closing;
+            let is_alive = lives[known.node().index()] == known.life && known.stage != Stage::Closing;
             if is_alive && known.was_heard_within(OURS_TIME, tick(now)) {
                 return;
             }
         }
-        let known = Known { node, life, stage, is_ours: false, seen: tick(now), acknowledged: 0 };
+        let known = Known::told(now, node, life, stage);
         self.know(now, hash, key, known);
         self.counters.flows_learnt += 1;
         let (service, client) = (usize::from(key.service), address(key.client));
@@ -322,7 +322,7 @@ impl Distributor {
     fn alive(&mut self, now: Time, key: &FlowKey) -> Option<Known> {
         let (hash, times) = (self.hash(key), self.times());
         let known = *self.flows.find(hash, key)?;
-        let lives = self.lives[known.node.index()] == known.life;
+        let lives = self.lives[known.node().index()] == known.life;
         (lives && known.matters(tick(now), times) != OVER).then_some(known)
     }
 
@@ -340,7 +340,7 @@ impl Distributor {
             |id, answer| {
                 counters.found += 1;
                 known.hear(now, &answer.segment);
-                released.push((id, Verdict::Forward(known.node)));
+                released.push((id, Verdict::Forward(known.node())));
             },
         );
     }
@@ -384,7 +384,7 @@ impl Distributor {
             return Verdict::Drop(DropReason::NoNode);
         };
         let life = self.lives[node.index()];
-        let known = Known { node, life, stage, is_ours: true, seen: tick(now), acknowledged: 0 };
+        let known = Known::new(now, node, life, stage);
         self.know(now, self.hash(&key), key, known);
         if stage == Stage::Opening {
             // Others may have heard otherwise.
@@ -412,7 +412,7 @@ impl Distributor {
             let channel = &mut peer.channel;
             let next = flows.sweep(from, WALK_BUCKETS, |key, known| {
                 let is_alive =
-                    lives[known.node.index()] == known.life && known.matters(tick(now), times) != OVER;
+                    lives[known.node().index()] == known.life && known.matters(tick(now), times) != OVER;
                 let is_fresh = known.stage.is_open() && known.was_heard_within(refresh_time, tick(now));
                 if is_alive && (is_copy || is_fresh) {
                     // There is room: that was looked at above.

@@ -2,29 +2,64 @@
 //! matters least gives way.
 //!
 //! In: keys, their hashes, entries that know how much they matter. Out: entries. All memory is taken at start; a look-up
-//! reads two buckets, whatever is in the table. With two choices buckets fill evenly: nothing that matters is lost
-//! before five eighths of the table are in use, and the table is made that much larger than it is asked to be.
+//! reads the tags of two buckets and, but for one in ten, a single entry, whatever is in the table. With two choices
+//! buckets fill evenly: nothing that matters is lost before five eighths of the table are in use, and the table is made
+//! that much larger than it is asked to be.
 
-/// Entries of a bucket.
+/// Entries of a bucket: their tags are the bytes of one word.
 pub(crate) const WAYS: usize = 8;
 /// Entries a bucket on average, up to which practically none overflows.
 const FULL: usize = 5;
 /// How much an entry matters that is over: it is overwritten as if it were not there.
 pub(crate) const OVER: u64 = 0;
 
-struct Bucket<K, V>([Option<(K, V)>; WAYS]);
+/// Tag of a way that holds nothing; others have their highest bit set.
+const VACANT: u8 = 0;
+/// A one in each byte of a word.
+const ONES: u64 = u64::from_ne_bytes([1; WAYS]);
 
-/// The table.
+/// An entry, aligned so that it lies in one cache line as long as it has no more than its 32 bytes.
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+struct Way<K, V>(Option<(K, V)>);
+
+/// Where an entry was seen, until the table changes.
+#[derive(Clone, Copy)]
+pub(crate) struct Place(u32);
+
+/// The table. Tags are apart from entries: those of a million entries are two megabytes, which a core's own cache holds.
 pub(crate) struct Ways<K, V> {
-    buckets: Box<[Bucket<K, V>]>,
+    tags: Box<[[u8; WAYS]]>,
+    ways: Box<[Way<K, V>]>,
     used: usize,
+}
+
+/// What is kept of a hash beside its entry, from bits that choose no bucket.
+fn tag(hash: u64) -> u8 {
+    (hash >> 56) as u8 | 0x80
+}
+
+/// The bytes of `tags` that equal `tag`, as their highest bits. A byte above one that does may be marked without cause.
+fn matches(tags: u64, tag: u8) -> u64 {
+    let differ = tags ^ (u64::from(tag) * ONES);
+    differ.wrapping_sub(ONES) & !differ & (ONES << 7)
+}
+
+/// Which way the lowest mark is of.
+fn first(marks: u64) -> usize {
+    // None marked is the last way, so that it is one in any case.
+    ((marks | 1 << 63).trailing_zeros() / 8) as usize
 }
 
 impl<K: Copy + Eq, V: Copy> Ways<K, V> {
     /// A table that forgets none of `entries`.
     pub(crate) fn new(entries: usize) -> Ways<K, V> {
         let buckets = entries.div_ceil(FULL).next_power_of_two().max(2);
-        Ways { buckets: (0..buckets).map(|_| Bucket([None; WAYS])).collect(), used: 0 }
+        Ways {
+            tags: vec![[VACANT; WAYS]; buckets].into(),
+            ways: vec![Way(None); buckets * WAYS].into(),
+            used: 0,
+        }
     }
 
     /// Entries, those that are over included.
@@ -34,34 +69,74 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
 
     /// Buckets, for who sweeps them.
     pub(crate) fn buckets(&self) -> usize {
-        self.buckets.len()
+        self.tags.len()
     }
 
     /// Entries of which none is forgotten.
     pub(crate) fn capacity(&self) -> usize {
-        self.buckets.len() * FULL
+        self.tags.len() * FULL
     }
 
     /// Entries there are places for, of which some push others out.
     pub(crate) fn places(&self) -> usize {
-        self.buckets.len() * WAYS
+        self.tags.len() * WAYS
     }
 
     /// The buckets of a hash, different ones.
     fn choices(&self, hash: u64) -> [usize; 2] {
-        let mask = self.buckets.len() - 1;
+        let mask = self.tags.len() - 1;
         let first = hash as usize & mask;
         let second = (hash >> 32) as usize & mask;
         [first, if second == first { first ^ 1 } else { second }]
     }
 
+    /// Where the tags of a hash are: memory [`spot`](Ways::spot) reads.
+    pub(crate) fn tags(&self, hash: u64) -> [*const u8; 2] {
+        self.choices(hash).map(|bucket| self.tags[bucket].as_ptr())
+    }
+
+    /// Where the entry of a hash seems to be, by its tags, and that memory: without a branch on where it is, which nobody
+    /// could foresee. It may be another's, which [`at`](Ways::at) finds out.
+    pub(crate) fn spot(&self, hash: u64) -> (Place, *const u8) {
+        let [near, far] = self.choices(hash);
+        let [near_marks, far_marks] =
+            [near, far].map(|bucket| matches(u64::from_le_bytes(self.tags[bucket]), tag(hash)));
+        let (bucket, marks) = if near_marks != 0 { (near, near_marks) } else { (far, far_marks) };
+        let at = bucket * WAYS + first(marks);
+        (Place(at as u32), std::ptr::from_ref(&self.ways[at]).cast())
+    }
+
+    /// The entry of a key at a place, if it is still there.
+    pub(crate) fn at(&mut self, place: Place, key: &K) -> Option<&mut V> {
+        match &mut self.ways[place.0 as usize].0 {
+            Some((it, value)) if it == key => Some(value),
+            _ => None,
+        }
+    }
+
+    fn is_at(&self, at: usize, key: &K) -> bool {
+        matches!(&self.ways[at].0, Some((it, _)) if it == key)
+    }
+
+    /// Where the entry of a key is.
+    fn locate(&self, hash: u64, key: &K) -> Option<usize> {
+        self.choices(hash).into_iter().find_map(|bucket| {
+            let mut marks = matches(u64::from_le_bytes(self.tags[bucket]), tag(hash));
+            while marks != 0 {
+                let at = bucket * WAYS + first(marks);
+                if self.is_at(at, key) {
+                    return Some(at);
+                }
+                marks &= marks - 1;
+            }
+            None
+        })
+    }
+
     /// The entry of a key.
     pub(crate) fn find(&mut self, hash: u64, key: &K) -> Option<&mut V> {
-        let choices = self.choices(hash);
-        let is_there =
-            |bucket: &Bucket<K, V>| bucket.0.iter().position(|way| matches!(way, Some((it, _)) if it == key));
-        let (bucket, way) = choices.iter().find_map(|at| Some((*at, is_there(&self.buckets[*at])?)))?;
-        self.buckets[bucket].0[way].as_mut().map(|(_, value)| value)
+        let at = self.locate(hash, key)?;
+        self.ways[at].0.as_mut().map(|(_, value)| value)
     }
 
     /// Puts an entry in place of the one of its key, of one that is over, or of the one that matters least; answers the
@@ -72,34 +147,29 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
             return None;
         }
         let choices = self.choices(hash);
-        let vacant = |bucket: &Bucket<K, V>| bucket.0.iter().filter(|way| way.is_none()).count();
+        let vacant = |bucket: usize| self.tags[bucket].iter().filter(|tag| **tag == VACANT).count();
         // The emptier one first, so that both fill.
-        let order = if vacant(&self.buckets[choices[1]]) > vacant(&self.buckets[choices[0]]) {
-            [choices[1], choices[0]]
-        } else {
-            choices
-        };
-        let ways = order.iter().flat_map(|bucket| (0..WAYS).map(move |way| (*bucket, way)));
-        let weigh = |(bucket, way): &(usize, usize)| match &self.buckets[*bucket].0[*way] {
-            None => OVER,
-            Some((_, value)) => matters(value),
-        };
-        let (bucket, way) = ways.min_by_key(weigh)?;
-        let before = self.buckets[bucket].0[way].replace((key, value));
+        let order = if vacant(choices[1]) > vacant(choices[0]) { [choices[1], choices[0]] } else { choices };
+        let ways = order.iter().flat_map(|bucket| bucket * WAYS..(bucket + 1) * WAYS);
+        let weigh = |at: &usize| self.ways[*at].0.as_ref().map_or(OVER, |(_, value)| matters(value));
+        let at = ways.min_by_key(weigh)?;
+        self.tags[at / WAYS][at % WAYS] = tag(hash);
+        let before = self.ways[at].0.replace((key, value));
         self.used += usize::from(before.is_none());
         before.filter(|(_, value)| matters(value) != OVER)
     }
 
     /// Removes the entry of a key.
     pub(crate) fn remove(&mut self, hash: u64, key: &K) {
-        for bucket in self.choices(hash) {
-            for way in &mut self.buckets[bucket].0 {
-                if matches!(way, Some((it, _)) if it == key) {
-                    *way = None;
-                    self.used -= 1;
-                }
-            }
+        if let Some(at) = self.locate(hash, key) {
+            self.clear(at);
         }
+    }
+
+    fn clear(&mut self, at: usize) {
+        self.tags[at / WAYS][at % WAYS] = VACANT;
+        self.ways[at].0 = None;
+        self.used -= 1;
     }
 
     /// Shows the entries of so many buckets from `from` on, and drops those that `keep` does not want; answers where to
@@ -110,18 +180,16 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
         buckets: usize,
         mut keep: impl FnMut(&K, &mut V) -> bool,
     ) -> Option<usize> {
-        let end = (from + buckets).min(self.buckets.len());
-        for bucket in self.buckets.get_mut(from..end)? {
-            for way in &mut bucket.0 {
-                if let Some((key, value)) = way
-                    && !keep(key, value)
-                {
-                    *way = None;
-                    self.used -= 1;
-                }
+        let all = self.tags.len();
+        let end = (from + buckets).min(all);
+        for at in from * WAYS..end * WAYS {
+            if let Some((key, value)) = &mut self.ways[at].0
+                && !keep(key, value)
+            {
+                self.clear(at);
             }
         }
-        (end < self.buckets.len()).then_some(end)
+        (end < all).then_some(end)
     }
 }
 

@@ -251,7 +251,16 @@ impl<P> Link<P> {
 
     /// Where the IP packet begins of a frame that is for this station alone, whatever it holds; `None`: it is for
     /// [`ingest`](Link::ingest). For whoever hands packets on.
+    #[inline]
     pub fn ip_at(&self, frame: &[u8]) -> Option<usize> {
+        // Most frames are like this; the rest of it knows tags.
+        if let Some([stations @ .., high, low]) = frame.first_chunk::<{ ethernet::header_bytes(None) }>()
+            && self.vlan.is_none()
+            && stations.starts_with(&self.mac)
+            && matches!(u16::from_be_bytes([*high, *low]), ethernet::IPV4 | ethernet::IPV6)
+        {
+            return Some(ethernet::header_bytes(None));
+        }
         let (header, group) = self.header(frame).ok()?;
         let is_ip = matches!(header.ethertype, ethernet::IPV4 | ethernet::IPV6);
         // One with a priority tag would need another header to leave.
@@ -296,6 +305,15 @@ impl<P> Link<P> {
         ethernet::write(frame, dst, self.mac, self.vlan, ethertype);
     }
 
+    /// Readdresses a received frame that goes on as it is, its tag and type included.
+    ///
+    /// # Panics
+    /// If `frame` is shorter than the header.
+    #[inline]
+    pub fn readdress(&self, frame: &mut [u8], dst: [u8; 6]) {
+        ethernet::write_stations(frame, dst, self.mac);
+    }
+
     /// Largest IP packet, in bytes.
     pub fn mtu(&self) -> u16 {
         self.mtu
@@ -318,6 +336,12 @@ impl<P> Link<P> {
                 NextHop::Unresolved
             }
         }
+    }
+
+    /// How often what is known of neighbours has changed. While it stays the same [`next_hop`](Link::next_hop) says, and
+    /// does, the same as it did.
+    pub fn neighbor_changes(&self) -> u64 {
+        self.neighbors.changes()
     }
 
     /// Keeps a packet to `dst` until its neighbour answers; then it comes out of [`unparked`](Link::unparked).

@@ -92,6 +92,7 @@ pub(crate) struct Neighbors {
     neighbors: Box<[Neighbor]>,
     wheel: Wheel,
     due: Vec<u32>,
+    changes: u64,
 }
 
 impl Neighbors {
@@ -109,7 +110,13 @@ impl Neighbors {
             neighbors: vec![nobody; NEIGHBORS_MAX].into(),
             wheel: Wheel::new(NEIGHBORS_MAX as u32, TICK),
             due: Vec::with_capacity(NEIGHBORS_MAX),
+            changes: 0,
         }
+    }
+
+    /// How often a state or a MAC address has changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The MAC address of the neighbour `hop` for a packet to it. A stale entry serves and is asked again: its
@@ -132,6 +139,7 @@ impl Neighbors {
             State::Probe => {}
             State::Stale => {
                 (neighbor.state, neighbor.solicits) = (State::Probe, 1);
+                self.changes += 1;
                 solicit(Solicit { hop, to: Some(neighbor.mac) });
                 self.wheel.set(at as u32, now + RETRANSMIT);
             }
@@ -156,6 +164,7 @@ impl Neighbors {
             }
             return false;
         };
+        self.changes += 1;
         let neighbor = &mut self.neighbors[at];
         let (waited, changed) = (neighbor.state == State::Incomplete, neighbor.mac != mac);
         if word == Word::AnsweredWeakly && changed && !waited {
@@ -189,6 +198,7 @@ impl Neighbors {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now, |at| due.push(at));
         for at in due.drain(..) {
+            self.changes += 1;
             let neighbor = &mut self.neighbors[at as usize];
             let hop = neighbor.address;
             let unicast = Some(Solicit { hop, to: Some(neighbor.mac) });
@@ -257,6 +267,7 @@ impl Neighbors {
         self.keys[at] = key;
         self.neighbors[at] = Neighbor { address, mac: [0; 6], state, used: false, solicits: 0, since: now };
         self.wheel.cancel(at as u32);
+        self.changes += 1;
         at
     }
 }

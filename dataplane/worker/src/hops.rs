@@ -1,0 +1,49 @@
+//! Where the nodes behind a distributor are, so that the link is not asked for each packet.
+//!
+//! In: a node, and the link. Out: its MAC address, for as long as nothing has changed in what the link knows of its
+//! neighbours: then a look-up would say the same again, and mark the same neighbour as used.
+
+use std::net::IpAddr;
+
+use keyferry_distribute::NodeId;
+use keyferry_link::{Link, NextHop};
+use keyferry_time::Time;
+
+/// Of every node.
+pub(crate) struct Hops(Vec<Hop>);
+
+struct Hop {
+    /// An address on a network of the port, of either family.
+    address: IpAddr,
+    /// What the link said.
+    mac: [u8; 6],
+    /// Changes of the link's neighbours when it said so.
+    changes: Option<u64>,
+}
+
+impl Hops {
+    /// Nodes at these addresses, by their number.
+    pub(crate) fn new(nodes: Vec<IpAddr>) -> Hops {
+        Hops(nodes.into_iter().map(|address| Hop { address, mac: [0; 6], changes: None }).collect())
+    }
+
+    /// A node is there from here on.
+    pub(crate) fn set(&mut self, node: NodeId, address: IpAddr) {
+        self.0[node.index()] = Hop { address, mac: [0; 6], changes: None };
+    }
+
+    /// A node's address.
+    pub(crate) fn address(&self, node: NodeId) -> IpAddr {
+        self.0[node.index()].address
+    }
+
+    /// A node's MAC address, if the link has it.
+    pub(crate) fn mac<P>(&mut self, now: Time, node: NodeId, link: &mut Link<P>) -> Option<[u8; 6]> {
+        let hop = &mut self.0[node.index()];
+        if hop.changes != Some(link.neighbor_changes()) {
+            let NextHop::Known(mac) = link.next_hop(now, hop.address) else { return None };
+            (hop.mac, hop.changes) = (mac, Some(link.neighbor_changes()));
+        }
+        Some(hop.mac)
+    }
+}
