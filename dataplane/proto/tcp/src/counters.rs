@@ -153,7 +153,9 @@ pub struct Counters {
     pub packets_out: u64,
     /// Half-open connections right now.
     pub half_open: u64,
-    /// Connections in TIME-WAIT right now; they hold neither a socket nor a place among the connections.
+    /// Connections that had to let go of bytes out of order, for want of memory.
+    pub reneged: u64,
+    /// Connections in TIME-WAIT right now; they hold neither buffers nor a place among the connections.
     pub time_wait: u64,
 }
 

@@ -1,4 +1,4 @@
-//! TIME-WAIT without sockets: what is left of a connection that both sides closed (RFC 9293 section 3.6.1).
+//! TIME-WAIT without connections: what is left of a connection that both sides closed (RFC 9293 section 3.6.1).
 //!
 //! In: flows as they end, packets that belong to none alive. Out: what to do with such a packet. Owned by a
 //! worker's TCP; fixed memory, the oldest makes room for the newest.
@@ -65,7 +65,7 @@ impl TimeWait {
         self.live += 1;
     }
 
-    pub(crate) fn ingest(&mut self, now: Time, header: &Header, hash: u32) -> Verdict {
+    pub(crate) fn ingest(&mut self, now: Time, header: &Header, hash: u32, _packet: &[u8]) -> Verdict {
         if self.live == 0 {
             return Verdict::Unknown;
         }

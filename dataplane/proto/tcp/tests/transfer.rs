@@ -132,9 +132,9 @@ fn clean() -> Case {
 }
 
 #[test]
-fn segmentation_is_used_for_ipv4_and_ipv6_does_without() {
+fn segmentation_is_used_for_both_families() {
     assert!(transfer(&clean()).1 > 10);
-    assert_eq!(transfer(&Case { ipv6: true, ..clean() }).1, 0);
+    assert!(transfer(&Case { ipv6: true, ..clean() }).1 > 10);
 }
 
 #[test]
@@ -154,10 +154,9 @@ fn a_full_queue_refuses_and_says_when_it_would_not() {
     let mut got = 0;
     assert!(world.run(Duration::from_secs(60), |world| {
         got += world.client.read(handle).len();
-        world.side(id).writable > 0 && got == SEGMENTS_MAX * 2_000
+        got == SEGMENTS_MAX * 2_000 && world.side(id).released == SEGMENTS_MAX
     }));
     assert_eq!(world.side(id).writable, 1);
-    assert_eq!(world.side(id).released, SEGMENTS_MAX);
     assert!(world.send(id, vec![8; 10]));
 }
 
