@@ -118,7 +118,8 @@ impl<S: Segment> Connection<S> {
         // What is echoed may be of an earlier transmission than the last (RFC 8985 section 6.2 step 2).
         let stamps = self.stamps.zip(echo);
         let earlier = |piece: &Sent| {
-            stamps.is_some_and(|(own, echo)| (echo.wrapping_sub(shared.stamp(own.offset, piece.at)) as i32) < 0)
+            stamps
+                .is_some_and(|(own, echo)| (echo.wrapping_sub(shared.stamp(own.offset, piece.at)) as i32) < 0)
         };
         let rack = &mut sending.rack;
         sending.flight.acknowledge(ack, |piece| {
@@ -128,8 +129,12 @@ impl<S: Segment> Connection<S> {
         if self.sack {
             self.note_duplicates(header, options, sending);
             let (rack, nxt, una) = (&mut sending.rack, self.nxt, self.una.max(ack));
-            for (start, end) in options.sack.iter().filter(|block| is_of_flight(**block, una, nxt)) {
-                sending.flight.sack(*start, *end, |piece| {
+            // In the order of their numbers: what one acknowledgement tells of was not overtaken by itself.
+            let mut blocks = options.sack.clone();
+            blocks.retain(|block| is_of_flight(*block, una, nxt));
+            blocks.sort_unstable_by_key(|block| block.0.since(una));
+            for (start, end) in blocks {
+                sending.flight.sack(start, end, |piece| {
                     delivered.add(piece, false);
                     rack.delivered(piece, now, min_rtt_ns, earlier(piece));
                 });
@@ -336,7 +341,7 @@ impl<S: Segment> Connection<S> {
 
     /// The peer says that a router marked what we sent: answered as a loss is, once a window (RFC 3168 section 6.1.2).
     fn answer_marks(&mut self, now: Time, header: &Header, sending: &mut Sending<S>) {
-        if self.ecn.on && header.ece && !sending.recovery.is_on() && self.una >= self.ecn.until {
+        if self.ecn.on && header.ece && !sending.recovery.is_on() && self.una > self.ecn.until {
             self.congestion.congested(now, u32::from(self.mss), sending.flight.pipe());
             self.ecn.until = self.nxt;
             self.ecn.reduced = true;

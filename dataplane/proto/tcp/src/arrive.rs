@@ -15,6 +15,9 @@ use crate::sequence::Seq;
 /// How old a timestamp of the peer may be and still tell old segments (RFC 7323 section 5.5).
 const RECENT_MAX_NS: u64 = 24 * 24 * 3_600 * 1_000_000_000;
 
+/// Full segments are at least so large: two small ones are not worth an acknowledgement at once.
+const SEEN_MIN: u16 = 536;
+
 /// What became of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Verdict {
@@ -63,7 +66,8 @@ impl<S: Segment> Connection<S> {
         if self.ecn.on {
             self.ecn.echo = (self.ecn.echo && !header.cwr) || header.ce;
         }
-        let verdict = self.take_text(now, header, &packet[header.payload_at..][..header.payload], shared, out);
+        let verdict =
+            self.take_text(now, header, &packet[header.payload_at..][..header.payload], shared, out);
         if self.is_fin_acknowledged() {
             match self.state {
                 // LAST-ACK: the peer knows that we have closed too. Where we closed first, our acknowledgement of its FIN
@@ -129,7 +133,8 @@ impl<S: Segment> Connection<S> {
     fn note_time(&mut self, now: Time, header: &Header, options: &Options) {
         if let (Some(stamps), Some(said)) = (&mut self.stamps, options.timestamps)
             && header.seq <= self.acknowledged
-            && said.value.wrapping_sub(stamps.recent) as i32 >= 0
+            && (said.value.wrapping_sub(stamps.recent) as i32 >= 0
+                || now.ns_since(stamps.recent_at) >= RECENT_MAX_NS)
         {
             (stamps.recent, stamps.recent_at) = (said.value, now);
         }
@@ -266,7 +271,7 @@ impl<S: Segment> Connection<S> {
         if taken.urgent && self.receive.has_hole() {
             // Each segment out of order is answered (RFC 5681 section 4.2): the peer counts them.
             self.acknowledge_at_once(now, shared, out);
-        } else if taken.urgent || self.owed.bytes >= 2 * u32::from(self.seen_mss) {
+        } else if taken.urgent || self.owed.bytes >= 2 * u32::from(self.seen_mss.max(SEEN_MIN)) {
             self.owed.now = true;
         } else if self.owed.at == Time::NEVER {
             self.owed.at = now + ACK_DELAY;

@@ -12,6 +12,9 @@ pub(crate) const CLASSES_MAX: usize = 16;
 /// Of the budget, what growing may use: the rest is for connections that have no buffer at all.
 const GROWTH_SHARE: (usize, usize) = (3, 4);
 
+/// Of the budget, what grown buffers may keep that nobody uses: one in so many bytes.
+const GROWN_FREE_SHARE: usize = 8;
+
 pub(crate) struct Buffers {
     /// Window of the smallest.
     base: usize,
@@ -20,6 +23,8 @@ pub(crate) struct Buffers {
     /// Largest class there is.
     class_max: u8,
     free: [Vec<Box<[u8]>>; CLASSES_MAX],
+    /// Bytes of grown ones among the free.
+    grown: usize,
     reassemblies: Vec<Box<Reassembly>>,
     used: usize,
     budget: usize,
@@ -37,6 +42,7 @@ impl Buffers {
             slack,
             class_max: class_max as u8,
             free: Default::default(),
+            grown: 0,
             reassemblies: Vec::new(),
             used: 0,
             budget,
@@ -66,16 +72,23 @@ impl Buffers {
         }
         self.used += bytes;
         let free = self.free[usize::from(class)].pop();
+        if class > 0 && free.is_some() {
+            self.grown -= bytes;
+        }
         Some(free.unwrap_or_else(|| vec![0; bytes].into_boxed_slice()))
     }
 
     /// Takes a buffer back.
     pub(crate) fn give(&mut self, class: u8, buffer: Box<[u8]>) {
         self.used -= buffer.len();
-        // A large one is rare and serves few.
-        if class <= 2 {
-            self.free[usize::from(class)].push(buffer);
+        // Grown ones serve few: a part of the budget is kept for them, for making one costs as much as filling it.
+        if class > 0 {
+            if self.grown + buffer.len() > self.budget / GROWN_FREE_SHARE {
+                return;
+            }
+            self.grown += buffer.len();
         }
+        self.free[usize::from(class)].push(buffer);
     }
 
     /// A place to keep note of what came out of order.

@@ -116,6 +116,8 @@ pub struct Tuning {
     /// How long data of ours may go unacknowledged; `None`: as long as the idle time-out
     /// (RFC 9293 section 3.8.3).
     pub user_timeout: Option<Duration>,
+    /// Connections whose handshake is complete and that `poll_event` has not told of, at most.
+    pub accept_queue: u32,
     /// Explicit congestion notification (RFC 3168) with peers that ask for it; we ask where we begin a connection.
     pub ecn: bool,
 }
@@ -130,6 +132,7 @@ impl Default for Tuning {
             send_budget_bytes: 256 << 20,
             keep_alive: None,
             user_timeout: None,
+            accept_queue: 4096,
             ecn: true,
         }
     }

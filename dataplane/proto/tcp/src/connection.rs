@@ -183,6 +183,8 @@ pub(crate) struct Connection<S> {
     pub(crate) stage: Stage,
     pub(crate) state: State,
     pub(crate) pending: Pending,
+    /// The peer began it.
+    pub(crate) passive: bool,
     /// A segment was refused since the queue was full.
     pub(crate) refused: bool,
     /// The caller sent something since: that counts as progress, at the next visit.
@@ -259,6 +261,7 @@ impl<S: Segment> Connection<S> {
         let mut connection = Connection::new(flow, hash, ours, since, shared);
         connection.greet(half_open.theirs, half_open.options, half_open.ecn, now, shared);
         connection.una = ours + 1;
+        connection.passive = true;
         connection.stage = Stage::Open;
         connection.state = State::Established;
         connection.active = now;
@@ -278,6 +281,7 @@ impl<S: Segment> Connection<S> {
             stage: Stage::Connecting,
             state: State::SynSent,
             pending: Pending::default(),
+            passive: false,
             refused: false,
             touched: false,
             sack: false,
@@ -301,7 +305,7 @@ impl<S: Segment> Connection<S> {
             acknowledged: Seq(0),
             owed: Owed { now: false, at: Time::NEVER, bytes: 0 },
             stamps: None,
-            ecn: Ecn::default(),
+            ecn: Ecn { until: ours, ..Ecn::default() },
             rtt: Rtt::default(),
             congestion: Congestion::new(shared.tuning.congestion, u32::from(mss)),
             sending: None,
@@ -322,7 +326,14 @@ impl<S: Segment> Connection<S> {
     }
 
     /// Takes note of what the peer's SYN says.
-    pub(crate) fn greet(&mut self, theirs: Seq, options: SynOptions, ecn: bool, now: Time, shared: &Shared<S>) {
+    pub(crate) fn greet(
+        &mut self,
+        theirs: Seq,
+        options: SynOptions,
+        ecn: bool,
+        now: Time,
+        shared: &Shared<S>,
+    ) {
         let scaled = options.window_scale.is_some();
         let shift = if scaled { shared.shift } else { 0 };
         self.receive = Receive::new(theirs + 1, u32::from(shared.syn_window()), shift);
@@ -369,8 +380,8 @@ impl<S: Segment> Connection<S> {
     }
 
     /// How far it has come.
-    pub(crate) fn mark(&self, now: Time, shared: &Shared<S>) -> Mark {
-        Mark { seq: self.nxt, ack: self.receive.next, timestamps: self.timestamps(now, shared) }
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { seq: self.nxt, ack: self.receive.next, recent: self.stamps.map(|stamps| stamps.recent) }
     }
 
     /// Whether anything of ours is not acknowledged.
@@ -383,7 +394,11 @@ impl<S: Segment> Connection<S> {
         let base = shared.config.send_bytes;
         let window = self.congestion.window();
         let grown = window > crate::congestion::initial_window(u32::from(self.mss));
-        if grown && shared.queued < shared.tuning.send_budget_bytes { base.max(2 * window as usize) } else { base }
+        if grown && shared.queued < shared.tuning.send_budget_bytes {
+            base.max(2 * window as usize)
+        } else {
+            base
+        }
     }
 
     /// Bytes queued beyond what it may have under way.
@@ -412,7 +427,9 @@ impl<S: Segment> Connection<S> {
             Stage::Open | Stage::Closing => {
                 let idle = match self.idle_timeout {
                     // A peer that takes nothing is given up all the same.
-                    None if self.is_outstanding() || self.stage == Stage::Closing => Some(config.idle_timeout),
+                    None if self.is_outstanding() || self.stage == Stage::Closing => {
+                        Some(config.idle_timeout)
+                    }
                     idle => idle,
                 };
                 let idle = idle.map_or(Time::NEVER, |idle| self.active + idle);
@@ -436,3 +453,7 @@ fn peer_mss(flow: &Flow, said: Option<u16>) -> u16 {
     let default = if flow.peer.is_ipv4() { 536 } else { 1_220 };
     said.filter(|mss| *mss > 0).unwrap_or(default).max(PEER_MSS_MIN)
 }
+
+/// An idle connection costs this and its place in a few tables.
+const IDLE_BYTES_MAX: usize = 640;
+const _: () = assert!(size_of::<Connection<[u8; 64]>>() <= IDLE_BYTES_MAX);

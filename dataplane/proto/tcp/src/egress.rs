@@ -111,10 +111,9 @@ impl<S: Segment> Tcp<S> {
             return Next::Dead;
         };
         if connection.is_time_wait() {
-            let (flow, hash) = (connection.flow, connection.hash);
-            let mark = connection.mark(now, &self.shared);
+            let (flow, hash, mark) = (connection.flow, connection.hash, connection.mark());
             self.die(index, CloseReason::Finished);
-            self.time_wait.insert(now, flow, hash, mark);
+            self.time_wait.insert(now, &flow, hash, mark);
             self.shared.counters.time_wait = self.time_wait.live();
             return Next::Dead;
         }

@@ -134,7 +134,16 @@ impl Flight {
     pub(crate) fn push(&mut self, seq: Seq, len: u32, now: Time, snapshot: Snapshot) {
         let flags = if snapshot.app_limited { APP_LIMITED } else { 0 };
         let Snapshot { delivered, delivered_at, first_sent_at, .. } = snapshot;
-        self.pieces.push_back(Sent { seq, len, at: now, delivered, delivered_at, first_sent_at, run: 1, flags });
+        self.pieces.push_back(Sent {
+            seq,
+            len,
+            at: now,
+            delivered,
+            delivered_at,
+            first_sent_at,
+            run: 1,
+            flags,
+        });
         self.bytes += len;
     }
 

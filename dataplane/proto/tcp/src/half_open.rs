@@ -11,6 +11,7 @@ use keyferry_time::{Time, Wheel};
 
 use crate::config::{Config, SYN_ACK_RETRY, TICK};
 use crate::connection::Shared;
+use crate::cookies;
 use crate::draft::{Draft, flag};
 use crate::flow::{Flow, FlowTable};
 use crate::list::List;
@@ -35,19 +36,24 @@ pub(crate) struct HalfOpen {
     pub(crate) options: SynOptions,
     /// Both ends take explicit congestion notification (RFC 3168 section 6.1.1).
     pub(crate) ecn: bool,
+    /// Our number says all of this, should the entry have to go: see `cookies`.
+    pub(crate) cookie: bool,
     /// SYN-ACKs sent again.
-    again: u32,
+    pub(crate) again: u32,
 }
 
 impl HalfOpen {
     /// What the SYN-ACK says.
     pub(crate) fn syn_ack<S: Segment>(&self, now: Time, shared: &Shared<S>) -> Draft {
-        let stamp = shared.stamp(shared.secret.stamp(&self.flow), now);
+        let clock = shared.stamp(shared.secret.stamp(&self.flow), now);
+        let stamp = if self.cookie { cookies::stamp(clock, self.options, self.ecn) } else { clock };
         let mut draft = Draft::new(&self.flow, flag::SYN, self.ours, Some(self.next()))
             .with_mss(shared.mss(&self.flow))
             .with_window_scale(self.options.window_scale.map(|_| shared.shift))
             .with_sack_permitted(self.options.sack)
-            .with_timestamps(self.options.timestamps.map(|said| Timestamps { value: stamp, echo: said.value }));
+            .with_timestamps(
+                self.options.timestamps.map(|said| Timestamps { value: stamp, echo: said.value }),
+            );
         draft.window = shared.syn_window();
         if self.ecn {
             draft.flags |= flag::ECE;
@@ -67,7 +73,7 @@ impl HalfOpen {
 
     /// What an acknowledgement outside of the handshake says.
     pub(crate) fn mark(&self) -> Mark {
-        Mark { seq: self.ours + 1, ack: self.next(), timestamps: None }
+        Mark { seq: self.ours + 1, ack: self.next(), recent: self.options.timestamps.map(|said| said.value) }
     }
 }
 
@@ -114,27 +120,23 @@ impl HalfOpens {
         self.entries[at as usize]
     }
 
-    /// Adds a handshake. Answers the entry, and whether the oldest one made room for it.
-    pub(crate) fn insert(
-        &mut self,
-        now: Time,
-        flow: Flow,
-        hash: u32,
-        (ours, theirs): (Seq, Seq),
-        options: SynOptions,
-        ecn: bool,
-    ) -> (HalfOpen, bool) {
+    /// Whether the next handshake takes the place of another.
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Adds a handshake. Answers whether the oldest one made room for it.
+    pub(crate) fn insert(&mut self, now: Time, entry: HalfOpen) -> bool {
         let evict = self.free.is_empty();
         if evict && let Some(oldest) = self.order.front() {
             self.remove(oldest);
         }
         let Some(at) = self.free.pop() else { unreachable!("one place at least, and the oldest has left") };
-        let entry = HalfOpen { flow, hash, since: now, ours, theirs, options, ecn, again: 0 };
         self.entries[at as usize] = Some(entry);
-        self.table.insert(hash, at);
+        self.table.insert(entry.hash, at);
         self.order.push_back(at);
         self.wheel.set(at, now + SYN_ACK_RETRY.min(self.timeout));
-        (entry, evict)
+        evict
     }
 
     pub(crate) fn remove(&mut self, at: u32) {

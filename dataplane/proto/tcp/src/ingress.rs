@@ -10,7 +10,7 @@ use crate::config::RxChecksum;
 use crate::counters::DropReason;
 use crate::draft::{Draft, flag};
 use crate::flow::Flow;
-use crate::packet::{Header, Mark};
+use crate::packet::{self, Header, Mark, Timestamps};
 use crate::seam::{Egress, Segment, Tcp};
 use crate::time_wait;
 
@@ -53,16 +53,20 @@ impl<S: Segment> Tcp<S> {
             time_wait::Verdict::Ignore => return Err(DropReason::TimeWait),
             time_wait::Verdict::Acknowledge(mark) => {
                 self.shared.counters.time_wait_packets += 1;
-                self.send_bare(&acknowledgement(&header.flow, mark), out);
+                self.send_bare(&self.acknowledgement(now, &header.flow, mark), out);
                 return Ok(());
             }
             time_wait::Verdict::Unknown => {}
         }
+        let listening = self.shared.config.ports.contains(&header.flow.local.port());
         if !header.is_open_request() {
+            if listening && let Some(entry) = self.cookies.open(now, &header, hash, packet, &self.shared) {
+                return self.take_cookie(now, &entry, &header, packet, out);
+            }
             self.refuse(&header, out);
             return Err(DropReason::Stray);
         }
-        if !self.shared.config.ports.contains(&header.flow.local.port()) {
+        if !listening {
             self.refuse(&header, out);
             return Err(DropReason::PortClosed);
         }
@@ -151,9 +155,25 @@ impl<S: Segment> Tcp<S> {
             self.shared.counters.drop(DropReason::NoRoom);
         }
     }
-}
 
-/// An acknowledgement of a flow without a connection.
-pub(crate) fn acknowledgement(flow: &Flow, mark: Mark) -> Draft {
-    Draft::new(flow, flag::ACK, mark.seq, Some(mark.ack)).with_timestamps(mark.timestamps)
+    /// An acknowledgement of a flow without a connection.
+    pub(crate) fn acknowledgement(&self, now: Time, flow: &Flow, mark: Mark) -> Draft {
+        let value = self.shared.stamp(self.shared.secret.stamp(flow), now);
+        let timestamps = mark.recent.map(|echo| Timestamps { value, echo });
+        Draft::new(flow, flag::ACK, mark.seq, Some(mark.ack)).with_timestamps(timestamps)
+    }
+
+    /// A router says that a packet of ours was too big for it, and how large one may be (RFC 1191 section 4, RFC 8201
+    /// section 4): `quoted` is what it returns of the packet. A report of what is not under way is not believed
+    /// (RFC 5927 section 4.1).
+    pub fn too_big(&mut self, now: Time, quoted: &[u8], mtu: u16) {
+        self.shared.now = now;
+        let Some((flow, seq)) = packet::quoted(quoted) else { return };
+        let Some(index) = self.find(self.shared.secret.hash(&flow), &flow) else { return };
+        let Some(connection) = self.slots[index as usize].connection.as_mut() else { return };
+        if connection.una <= seq && seq < connection.nxt {
+            connection.too_big(mtu);
+            self.dirty.push_back(index);
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod buffers;
 mod config;
 mod congestion;
 mod connection;
+mod cookies;
 mod counters;
 mod draft;
 mod egress;

@@ -8,15 +8,13 @@ use keyferry_time::Time;
 use crate::connection::Connection;
 use crate::counters::DropReason;
 use crate::half_open::{Due, HalfOpen};
-use crate::ingress::acknowledgement;
 use crate::packet::{Header, SynOptions};
 use crate::seam::{Egress, Segment, Tcp};
 use crate::sequence;
 
 impl<S: Segment> Tcp<S> {
-    /// Answers a SYN and remembers it. At the limit the oldest handshake makes room: under a flood of SYNs an honest
-    /// one then has as long as the flood takes to fill the limit, where refusing the newest would give it next to no
-    /// chance.
+    /// Answers a SYN and remembers it. At the limit the oldest handshake makes room, and what is answered says itself
+    /// what was forgotten (see `cookies`), so that an honest peer completes its handshake all the same.
     pub(crate) fn offer(
         &mut self,
         now: Time,
@@ -29,13 +27,19 @@ impl<S: Segment> Tcp<S> {
         if self.free.is_empty() {
             return Err(DropReason::ConnectionsFull);
         }
-        let ours = sequence::initial(self.shared.secret, &header.flow, now);
         // RFC 3168 section 6.1.1: a SYN asks with both flags.
         let ecn = self.shared.tuning.ecn && header.ece && header.cwr;
-        let numbers = (ours, header.seq);
-        let (entry, evicted) = self.half_open.insert(now, header.flow, hash, numbers, options, ecn);
+        let flow = header.flow;
+        let cookie = self.half_open.is_full();
+        let ours = if cookie {
+            self.cookies.make(now, &flow, header.seq, options.mss, self.shared.secret)
+        } else {
+            sequence::initial(self.shared.secret, &flow, now)
+        };
+        let entry =
+            HalfOpen { flow, hash, since: now, ours, theirs: header.seq, options, ecn, cookie, again: 0 };
         let counters = &mut self.shared.counters;
-        if evicted {
+        if self.half_open.insert(now, entry) {
             counters.drop(DropReason::HalfOpenEvicted);
         }
         counters.accepted += 1;
@@ -73,7 +77,7 @@ impl<S: Segment> Tcp<S> {
         let window = u32::from(self.shared.syn_window());
         if header.syn || !header.ack || !header.is_acceptable(entry.next(), window) {
             // A peer that began anew answers this with the reset that ends the old handshake.
-            self.send_bare(&acknowledgement(&entry.flow, entry.mark()), out);
+            self.send_bare(&self.acknowledgement(now, &entry.flow, entry.mark()), out);
             return Err(DropReason::Unacceptable);
         }
         if header.acknowledges != entry.ours + 1 {
@@ -81,7 +85,7 @@ impl<S: Segment> Tcp<S> {
             return Err(DropReason::Stray);
         }
         // The handshake stays: its SYN-ACK sent again asks the peer for this segment once more.
-        let index = self.free.pop().ok_or(DropReason::ConnectionsFull)?;
+        let index = self.place()?;
         self.forget_half_open(at);
         self.complete(now, index, &entry);
         self.shared.counters.flow_packets += 1;
@@ -94,10 +98,36 @@ impl<S: Segment> Tcp<S> {
         self.shared.counters.half_open = self.half_open.len() as u64;
     }
 
+    /// A place for a new connection: there is none while the caller leaves many unnoticed.
+    fn place(&mut self) -> Result<u32, DropReason> {
+        if self.unnoticed >= self.shared.tuning.accept_queue {
+            return Err(DropReason::ConnectionsFull);
+        }
+        self.free.pop().ok_or(DropReason::ConnectionsFull)
+    }
+
+    /// A third segment whose handshake is forgotten, but says itself what was agreed.
+    pub(crate) fn take_cookie(
+        &mut self,
+        now: Time,
+        entry: &HalfOpen,
+        header: &Header,
+        packet: &[u8],
+        out: &mut impl Egress,
+    ) -> Result<(), DropReason> {
+        let index = self.place()?;
+        self.complete(now, index, entry);
+        self.shared.counters.cookies += 1;
+        self.shared.counters.flow_packets += 1;
+        self.feed(now, index, header, packet, out);
+        Ok(())
+    }
+
     /// Makes the connection.
     fn complete(&mut self, now: Time, index: u32, entry: &HalfOpen) {
         let connection = Connection::accept(entry, now, &self.shared);
         self.shared.counters.opened += 1;
+        self.unnoticed += 1;
         self.flows.insert(entry.hash, index);
         self.slots[index as usize].connection = Some(Box::new(connection));
         self.ready.push_back(index);

@@ -247,6 +247,26 @@ impl Options {
     }
 }
 
+/// Flow and number of a packet of ours that is quoted in an error message: its headers, and of TCP's as little as eight
+/// bytes.
+pub(crate) fn quoted(packet: &[u8]) -> Option<(Flow, Seq)> {
+    let (from, to, at): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
+        4 if packet.len() >= 20 => {
+            let ip = Ipv4Packet::new_unchecked(packet);
+            (ip.src_addr().into(), ip.dst_addr().into(), usize::from(ip.header_len()))
+        }
+        6 if packet.len() >= 40 => {
+            let ip = Ipv6Packet::new_unchecked(packet);
+            (ip.src_addr().into(), ip.dst_addr().into(), 40)
+        }
+        _ => return None,
+    };
+    let tcp = packet.get(at..at + 8)?;
+    let port = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
+    let flow = Flow { local: SocketAddr::new(from, port(0)), peer: SocketAddr::new(to, port(2)) };
+    Some((flow, Seq(word(&tcp[4..]))))
+}
+
 /// How far a connection has come: all TIME-WAIT needs to know of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
@@ -254,6 +274,6 @@ pub(crate) struct Mark {
     pub(crate) seq: Seq,
     /// What was acknowledged last (RCV.NXT).
     pub(crate) ack: Seq,
-    /// With timestamps: what ours read last, and the peer's last one.
-    pub(crate) timestamps: Option<Timestamps>,
+    /// The peer's last timestamp, where both use them.
+    pub(crate) recent: Option<u32>,
 }

@@ -84,11 +84,13 @@ impl Reassembly {
     pub(crate) fn blocks(&self, blocks: &mut ArrayVec<(Seq, Seq), SACK_BLOCKS_MAX>) {
         let around = |at: Seq| self.ranges.iter().find(|range| range.0 <= at && at < range.1);
         let recent = self.recent.iter().filter_map(|at| around(*at));
+        // A duplicate that stands first already is told beside the range it is of (RFC 2883 section 4.1).
+        let first = blocks.len();
         for range in recent.chain(&self.ranges) {
             if blocks.is_full() {
                 return;
             }
-            if !blocks.contains(range) {
+            if !blocks[first..].contains(range) {
                 blocks.push(*range);
             }
         }

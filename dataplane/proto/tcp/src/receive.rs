@@ -257,6 +257,12 @@ impl Receive {
         self.free_edge(window).since(self.edge) as i32 >= mss.min(window / 2) as i32
     }
 
+    /// Whether the peer may send less than half of what there is room for, so that it may be waiting for more; else the next
+    /// acknowledgement tells in time.
+    pub(crate) fn is_narrow(&self, buffers: &Buffers) -> bool {
+        self.window() < buffers.window(self.class) / 2
+    }
+
     fn free_edge(&self, window: u32) -> Seq {
         self.next + window.saturating_sub(self.unread)
     }

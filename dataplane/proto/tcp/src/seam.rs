@@ -11,6 +11,7 @@ use keyferry_time::{Time, Wheel};
 
 use crate::config::{Config, PACING_TICK, SEGMENTS_GROWN_MAX, SEGMENTS_MAX, Tuning};
 use crate::connection::{Connection, Pending, Shared, Stage};
+use crate::cookies::Cookies;
 use crate::counters::{CloseReason, Counters};
 use crate::flow::FlowTable;
 use crate::half_open::HalfOpens;
@@ -99,6 +100,9 @@ pub struct Tcp<S> {
     pub(crate) wheel: Wheel,
     pub(crate) due: Vec<u32>,
     pub(crate) time_wait: TimeWait,
+    pub(crate) cookies: Cookies,
+    /// Connections whose handshake is complete and that nobody was told of.
+    pub(crate) unnoticed: u32,
 }
 
 impl<S: Segment> Tcp<S> {
@@ -123,6 +127,8 @@ impl<S: Segment> Tcp<S> {
             wheel: Wheel::new(connections, PACING_TICK),
             due: Vec::with_capacity(connections.max(config.half_open) as usize),
             time_wait: TimeWait::new(connections),
+            cookies: Cookies::default(),
+            unnoticed: 0,
             shared: Shared::new(config, tuning),
         }
     }
@@ -152,7 +158,10 @@ impl<S: Segment> Tcp<S> {
             }
             connection.pending.remove(event);
             return Some(match event {
-                Pending::OPENED => Event::Opened(id),
+                Pending::OPENED => {
+                    self.unnoticed -= u32::from(connection.passive);
+                    Event::Opened(id)
+                }
                 // Read in the meantime.
                 Pending::READABLE if connection.receive.unread() == 0 => continue,
                 Pending::READABLE => Event::Readable(id),

@@ -117,11 +117,8 @@ impl<S: Segment> Connection<S> {
         if !self.sack || !quiet || sending.flight.is_empty() || sending.flight.sacked() > 0 {
             return;
         }
-        let mut wait = if self.rtt.is_known() {
-            Duration::from_nanos(2 * self.rtt.smoothed_ns())
-        } else {
-            RTO_INITIAL
-        };
+        let mut wait =
+            if self.rtt.is_known() { Duration::from_nanos(2 * self.rtt.smoothed_ns()) } else { RTO_INITIAL };
         if sending.flight.bytes() <= u32::from(self.mss) {
             wait += PEER_ACK_DELAY;
         }

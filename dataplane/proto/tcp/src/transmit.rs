@@ -75,6 +75,7 @@ impl<S: Segment> Connection<S> {
 
     fn window_opens(&self, shared: &Shared<S>) -> bool {
         self.state == State::Established
+            && self.receive.is_narrow(&shared.buffers)
             && self.receive.opens(u32::from(self.seen_mss.max(self.mss)), &shared.buffers)
     }
 
@@ -92,8 +93,8 @@ impl<S: Segment> Connection<S> {
         let answers = self.state == State::SynReceived;
         let stamp = shared.stamp(shared.secret.stamp(&self.flow), now);
         let echo = self.stamps.map_or(0, |stamps| stamps.recent);
-        let stamps = (!answers || self.stamps.is_some())
-            .then_some(crate::packet::Timestamps { value: stamp, echo });
+        let stamps =
+            (!answers || self.stamps.is_some()).then_some(crate::packet::Timestamps { value: stamp, echo });
         let (sack, scale) = (!answers || self.sack, !answers || self.peer_shift > 0);
         let acknowledges = answers.then_some(self.receive.next);
         let mut draft = Draft::new(&self.flow, flag::SYN, self.una, acknowledges)

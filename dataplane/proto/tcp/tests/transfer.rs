@@ -191,6 +191,40 @@ fn bytes_left_unread_close_the_window_and_reading_opens_it() {
     assert_eq!(world.side(id).received, sent);
 }
 
+/// Two connections hold bytes out of order, and there is memory for two buffers: a third one's bytes in order take the
+/// place of those that have waited for longest, which their peer sends again.
+#[test]
+fn bytes_out_of_order_give_way_to_bytes_in_order() {
+    let mut config = config();
+    (config.receive_bytes, config.mtu) = (4_096, MTU as u16);
+    let tuning = keyferry_tcp::Tuning {
+        receive_bytes_max: 4_096,
+        receive_budget_bytes: Some(2 * 4_097),
+        ..Default::default()
+    };
+    let mut world = World::new(config.clone(), Faults::default(), 1);
+    world.tcp = keyferry_tcp::Tcp::tuned(config, tuning);
+    world.greedy = false;
+    let mut acks = vec![];
+    for port in 1..=3 {
+        world.inject(syn(port, 100));
+        acks.push(fields(world.port.packets.back().expect("a SYN-ACK")).1.wrapping_add(1));
+        world.inject(packet(port, ACK, 101, acks[usize::from(port) - 1], &[]));
+    }
+    world.events();
+    let ids = world.ids();
+    world.inject(packet(1, ACK, 1_101, acks[0], &pattern(1_000, 1)[..]));
+    world.inject(packet(2, ACK, 1_101, acks[1], &pattern(1_000, 1)[..]));
+    world.inject(packet(3, ACK, 101, acks[2], b"in order"));
+    world.events();
+    assert_eq!((world.tcp.readable(ids[2]), world.tcp.counters().reneged), (8, 1));
+    // The first one had to let go, the second had not.
+    world.read(ids[2]);
+    world.inject(packet(1, ACK, 101, acks[0], &[7; 1_000]));
+    world.inject(packet(2, ACK, 101, acks[1], &[7; 1_000]));
+    assert_eq!((world.tcp.readable(ids[0]), world.tcp.readable(ids[1])), (1_000, 2_000));
+}
+
 #[test]
 fn consuming_in_part_keeps_the_rest_and_lends_it_writable() {
     let mut world = World::new(config(), Faults::default(), 1);

@@ -263,7 +263,8 @@ impl Bbr {
             match self.inflight(gain) {
                 // Three bursts more than the path holds, so that acknowledgements may come late and many at once.
                 Some(bytes) => {
-                    let target = u32::try_from(bytes + 3 * u64::from(self.burst(ack.mss))).unwrap_or(u32::MAX);
+                    let target =
+                        u32::try_from(bytes + 3 * u64::from(self.burst(ack.mss))).unwrap_or(u32::MAX);
                     let grown = self.window.saturating_add(ack.delivered);
                     if self.is_full() {
                         self.window = grown.min(target);
@@ -370,7 +371,10 @@ mod tests {
             drive(&mut bbr, &mut now, &mut delivered, 1, false);
             (least, most) = (least.min(bbr.rate), most.max(bbr.rate));
         }
-        assert!((730_000..760_000).contains(&least) && (1_220_000..1_250_000).contains(&most), "{least} {most}");
+        assert!(
+            (730_000..760_000).contains(&least) && (1_220_000..1_250_000).contains(&most),
+            "{least} {most}"
+        );
         assert!((200_000..212_000).contains(&bbr.window()), "{}", bbr.window());
     }
 
