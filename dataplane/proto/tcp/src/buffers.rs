@@ -25,6 +25,7 @@ pub(crate) struct Buffers {
     free: [Vec<Box<[u8]>>; CLASSES_MAX],
     /// Bytes of grown ones among the free.
     grown: usize,
+    #[allow(clippy::vec_box, reason = "the boxes are what is recycled")]
     reassemblies: Vec<Box<Reassembly>>,
     used: usize,
     budget: usize,

@@ -83,7 +83,7 @@ pub(crate) struct Shared<S> {
     pub(crate) secret: Secret,
     pub(crate) counters: Counters,
     pub(crate) buffers: Buffers,
-    /// Recycled.
+    #[allow(clippy::vec_box, reason = "the boxes are what is recycled")]
     sendings: Vec<Box<Sending<S>>>,
     /// Bits our windows are shifted by.
     pub(crate) shift: u8,
