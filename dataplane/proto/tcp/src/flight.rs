@@ -365,7 +365,7 @@ mod tests {
         #[test]
         fn counts_what_a_model_of_bytes_would(steps in prop::collection::vec((0u8..5, 0u32..200, 1u32..60), 1..60)) {
             let mut flight = flight(10, 20);
-            let mut bytes = vec![Byte::Flying; 200];
+            let mut bytes = [Byte::Flying; 200];
             let mut una = 0usize;
             for (step, at, len) in steps {
                 let (from, to) = (at.min(199) as usize, (at + len).min(200) as usize);

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn numbers_wrap() {
         let near_the_end = Seq(u32::MAX - 1);
-        assert!(near_the_end < near_the_end + 4 && near_the_end + 4 > near_the_end);
+        assert!(near_the_end < near_the_end + 4);
         assert_eq!((near_the_end + 4).since(near_the_end), 4);
         assert_eq!(near_the_end.max(Seq(2)), Seq(2));
         assert_eq!(near_the_end.min(Seq(2)), near_the_end);
