@@ -72,6 +72,9 @@ impl<S: Segment> Connection<S> {
         let was_closed = self.window == 0;
         let moved_window = self.note_window(header);
         let Some(mut sending) = self.sending.take() else {
+            if self.sack && options.sack.first().is_some_and(|block| block.1 <= ack) {
+                self.reordering.widen();
+            }
             return true;
         };
         if !sending.flight.is_empty() {

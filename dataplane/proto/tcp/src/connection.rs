@@ -16,6 +16,7 @@ use crate::draft::{TCP_HEADER_BYTES, TIMESTAMPS_BYTES, ip_header_bytes};
 use crate::flow::{Flow, Secret};
 use crate::half_open::HalfOpen;
 use crate::packet::{Mark, SynOptions, Timestamps};
+use crate::rack::Reordering;
 use crate::receive::Receive;
 use crate::rtt::Rtt;
 use crate::seam::Segment;
@@ -119,8 +120,10 @@ impl<S: Segment> Shared<S> {
         }
     }
 
-    pub(crate) fn take_sending(&mut self) -> Box<Sending<S>> {
-        self.sendings.pop().unwrap_or_default()
+    pub(crate) fn take_sending(&mut self, reordering: Reordering) -> Box<Sending<S>> {
+        let mut sending = self.sendings.pop().unwrap_or_default();
+        sending.rack.reordering = reordering;
+        sending
     }
 
     pub(crate) fn give_sending(&mut self, mut sending: Box<Sending<S>>) {
@@ -227,6 +230,8 @@ pub(crate) struct Connection<S> {
     pub(crate) rtt: Rtt,
     pub(crate) congestion: Congestion,
     pub(crate) sending: Option<Box<Sending<S>>>,
+    /// What was learnt while there was one.
+    pub(crate) reordering: Reordering,
     /// Bytes queued and not acknowledged.
     pub(crate) queued: usize,
     /// Bytes delivered in all; and by when the caller last had less to send than the window takes, 0 if it has more.
@@ -309,6 +314,7 @@ impl<S: Segment> Connection<S> {
             rtt: Rtt::default(),
             congestion: Congestion::new(shared.tuning.congestion, u32::from(mss)),
             sending: None,
+            reordering: Reordering::default(),
             queued: 0,
             delivered: 0,
             app_limited: 0,
@@ -416,6 +422,7 @@ impl<S: Segment> Connection<S> {
         if self.sending.as_ref().is_some_and(|sending| sending.is_over())
             && let Some(sending) = self.sending.take()
         {
+            self.reordering = sending.rack.reordering;
             shared.give_sending(sending);
         }
     }

@@ -23,6 +23,23 @@ pub(crate) struct Path {
     pub(crate) recovering: bool,
 }
 
+/// What a path has shown of reordering: outlives what is under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reordering {
+    seen: bool,
+    /// Quarters of the least round trip to wait for reordered pieces.
+    quarters: u8,
+    wide_left: u8,
+}
+
+impl Reordering {
+    /// The peer told of a segment that came twice: we were too quick (RFC 8985 section 6.2 step 4).
+    pub(crate) fn widen(&mut self) {
+        self.quarters = self.quarters.max(1).saturating_add(1);
+        self.wide_left = WIDE_RECOVERIES;
+    }
+}
+
 /// The piece delivered last of those sent, and what reordering was seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rack {
@@ -32,10 +49,7 @@ pub(crate) struct Rack {
     rtt_ns: u64,
     /// The highest number delivered; `None` before the first.
     forward: Option<Seq>,
-    reordered: bool,
-    /// Quarters of the least round trip to wait for reordered pieces.
-    quarters: u8,
-    wide_left: u8,
+    pub(crate) reordering: Reordering,
     /// Until which number duplicates count once.
     duplicate_round: Option<Seq>,
 }
@@ -50,7 +64,7 @@ impl Rack {
                 return;
             }
         } else if self.forward.is_some_and(|forward| piece.end() < forward) {
-            self.reordered = true;
+            self.reordering.seen = true;
         }
         self.forward = Some(self.forward.map_or(piece.end(), |forward| forward.max(piece.end())));
         if (piece.at, 0) > (self.sent_at, 0) || (piece.at == self.sent_at && piece.end() > self.end) {
@@ -58,29 +72,29 @@ impl Rack {
         }
     }
 
-    /// The peer told of a segment that came twice: we were too quick (RFC 8985 section 6.2 step 4).
+    /// The peer told of a segment that came twice; counts once a round trip.
     pub(crate) fn duplicated(&mut self, una: Seq, nxt: Seq) {
         if self.duplicate_round.is_none_or(|until| until <= una) {
             self.duplicate_round = Some(nxt);
-            self.quarters = self.quarters.saturating_add(1);
-            self.wide_left = WIDE_RECOVERIES;
+            self.reordering.widen();
         }
     }
 
     /// A recovery ended.
     pub(crate) fn recovered(&mut self) {
-        self.wide_left = self.wide_left.saturating_sub(1);
-        if self.wide_left == 0 {
-            self.quarters = 1;
+        let reordering = &mut self.reordering;
+        reordering.wide_left = reordering.wide_left.saturating_sub(1);
+        if reordering.wide_left == 0 {
+            reordering.quarters = 1;
         }
     }
 
     /// How long a piece may be overtaken (RFC 8985 section 6.2 step 4).
     fn window_ns(&self, path: Path, sacked_pieces: u32) -> u64 {
-        if !self.reordered && (path.recovering || sacked_pieces >= DUPLICATES) {
+        if !self.reordering.seen && (path.recovering || sacked_pieces >= DUPLICATES) {
             return 0;
         }
-        let quarters = u64::from(self.quarters.max(1));
+        let quarters = u64::from(self.reordering.quarters.max(1));
         (path.min_rtt_ns * quarters / 4).min(path.smoothed_ns)
     }
 
@@ -157,8 +171,9 @@ mod tests {
         assert_eq!((lost, again), (0, Some(Time(50 * MS))));
         rack.duplicated(Seq(0), Seq(500));
         rack.duplicated(Seq(0), Seq(500));
+        assert_eq!(rack.detect(&mut flight, Time(43 * MS), PATH).1, Some(Time(60 * MS)), "once a round trip");
         rack.duplicated(Seq(500), Seq(900));
-        assert_eq!(rack.detect(&mut flight, Time(43 * MS), PATH).1, Some(Time(60 * MS)));
+        assert_eq!(rack.detect(&mut flight, Time(43 * MS), PATH).1, Some(Time(70 * MS)));
     }
 
     #[test]

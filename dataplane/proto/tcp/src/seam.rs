@@ -213,7 +213,8 @@ impl<S: Segment> Tcp<S> {
             return Err(segment);
         }
         let bytes = segment.len();
-        let sending = connection.sending.get_or_insert_with(|| shared.take_sending());
+        let reordering = connection.reordering;
+        let sending = connection.sending.get_or_insert_with(|| shared.take_sending(reordering));
         if connection.una == connection.end {
             connection.waiting = shared.now;
         }
@@ -281,7 +282,8 @@ impl<S: Segment> Tcp<S> {
         connection.pending.remove(Pending::READABLE | Pending::WRITABLE | Pending::EOF);
         connection.touched = true;
         // The FIN is sent and acknowledged as data is.
-        connection.sending.get_or_insert_with(|| shared.take_sending());
+        let reordering = connection.reordering;
+        connection.sending.get_or_insert_with(|| shared.take_sending(reordering));
         let unread = connection.receive.unread();
         connection.receive.consume(shared.now, unread, u64::MAX, &mut shared.buffers);
         self.dirty.push_back(id.index);

@@ -44,7 +44,7 @@ fn reordering_is_not_taken_for_loss() {
         let link = Link { rtt, queue: rtt, reorder_percent: 5, ..Link::default() };
         for seed in 0..3 {
             let outcome = transfer(&tuning(Algorithm::Cubic), &link, seed);
-            assert!(outcome.megabits > 75.0, "at {rtt_ms} ms, seed {seed}: {outcome:?}");
+            assert!(outcome.megabits > 60.0, "at {rtt_ms} ms, seed {seed}: {outcome:?}");
         }
     }
 }
