@@ -156,6 +156,7 @@ impl Flight {
     fn split(&mut self, index: usize, seq: Seq) {
         let piece = &mut self.pieces[index];
         let head = seq.since(piece.seq);
+        debug_assert!(head > 0 && head < piece.len, "a piece has a byte at least");
         let tail = Sent { seq, len: piece.len - head, run: 1, ..*piece };
         piece.len = head;
         self.sacked_pieces += u32::from(piece.is(SACKED));
@@ -317,9 +318,13 @@ impl Flight {
         None
     }
 
-    /// A piece was sent again: as much of it as `len`.
+    /// Part of a piece was sent again: `len` bytes from `seq` on.
     pub(crate) fn sent_again(&mut self, seq: Seq, len: u32, now: Time, snapshot: Snapshot) {
-        let at = self.index_of(seq);
+        let mut at = self.index_of(seq);
+        if self.pieces.get(at).is_some_and(|piece| piece.seq < seq) {
+            self.split(at, seq);
+            at += 1;
+        }
         let Some(piece) = self.pieces.get(at) else { return };
         if len < piece.len {
             self.split(at, seq + len);
@@ -421,6 +426,19 @@ mod tests {
                 prop_assert_eq!(flight.pipe(), count(Byte::Flying));
             }
         }
+    }
+
+    /// The last segment of a packet that the port cut into several.
+    #[test]
+    fn the_end_of_a_piece_is_sent_again() {
+        let mut flight = flight(1, 400);
+        flight.sent_again(FIRST + 300, 100, Time(50), Snapshot::default());
+        flight.lose_all();
+        assert_eq!(flight.next_lost(1_000), Some((FIRST, 300)));
+        flight.sent_again(FIRST, 300, Time(60), Snapshot::default());
+        assert_eq!(flight.next_lost(1_000), Some((FIRST + 300, 100)));
+        flight.sent_again(FIRST + 300, 100, Time(60), Snapshot::default());
+        assert_eq!((flight.next_lost(1_000), flight.pipe()), (None, 400));
     }
 
     #[test]

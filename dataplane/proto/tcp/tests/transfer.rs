@@ -281,3 +281,21 @@ fn orderly_ends_are_called_finished() {
         assert_eq!(world.tcp.counters().time_wait, u64::from(server_closes));
     }
 }
+
+/// Part of a packet that the port had cut was sent again as the probe of the tail, which once left a piece without bytes
+/// behind that was sent for ever.
+#[test]
+fn a_tail_that_the_port_has_cut_is_sent_again_and_no_more() {
+    transfer(&Case {
+        seed: 11_869_740_974_843_834_532,
+        faults: Faults { loss: 6, repeat: 2, jitter_us: 186 },
+        tso: 4_380,
+        receive_bytes: 3_560,
+        send_bytes: 600,
+        room: 1,
+        request: 33_001,
+        reply: 30_661,
+        server_closes: false,
+        ..clean()
+    });
+}

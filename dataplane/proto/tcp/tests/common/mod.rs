@@ -23,6 +23,10 @@ pub const CLIENT_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
 pub const CLIENT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9));
 pub const PORT: u16 = 443;
 pub const MTU: usize = 1500;
+/// Instants at which something happens, more than any transfer here takes.
+const TURNS_MAX: usize = 200_000;
+/// Packets on their way at a time that no transfer here needs.
+const STORM_PACKETS: usize = 2_000;
 
 pub fn config() -> Config {
     Config {
@@ -468,11 +472,14 @@ impl World {
     /// Turns until `done`, or nothing happens any more, or `limit` has passed. Answers whether it is done.
     pub fn run(&mut self, limit: Duration, mut done: impl FnMut(&mut World) -> bool) -> bool {
         let end = self.now + limit;
+        let mut turns = 0;
         loop {
             self.turn();
             if done(self) {
                 return true;
             }
+            turns += 1;
+            assert!(turns < TURNS_MAX, "it never comes to rest: {:?}", self.flying());
             match self.next() {
                 Some(at) if at.is_due(end) => self.now = self.now.max(at) + Duration::from_micros(1),
                 _ => {
@@ -482,6 +489,19 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What is under way to the server and to the client: flags, sequence number, acknowledgement, bytes, window.
+    fn flying(&self) -> [Vec<(u8, u32, u32, usize, u16)>; 2] {
+        [&self.to_server, &self.to_client].map(|flying| {
+            let brief = |packet: &InFlight| {
+                let at = if is_ipv4(&packet.bytes) { 20 } else { 40 };
+                let tcp = TcpPacket::new_unchecked(&packet.bytes[at..]);
+                let (seq, ack) = (tcp.seq_number().0 as u32, tcp.ack_number().0 as u32);
+                (packet.bytes[at + 13], seq, ack, tcp.payload().len(), tcp.window_len())
+            };
+            flying.iter().take(12).map(brief).collect()
+        })
     }
 
     /// Lets `limit` pass.
@@ -515,6 +535,7 @@ fn put(flying: &mut Vec<InFlight>, rng: &mut Rng, faults: Faults, now: Time, byt
         if rng.below(100) < faults.loss {
             continue;
         }
+        assert!(flying.len() < STORM_PACKETS, "a storm of packets: each side answers the other's answers");
         let at = now + Duration::from_micros(100 + rng.below(faults.jitter_us + 1));
         flying.push(InFlight { at, bytes: bytes.clone() });
     }
