@@ -49,6 +49,9 @@ use crate::{key_log, memory, port};
 /// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
 const BODIES_BYTES: usize = 64 << 20;
 
+/// Records of one worker at most, 64 MiB; memory that is never used is never touched.
+const RECORDS_MAX: usize = 4096;
+
 /// Bytes of packet memory a chunk of the application, a record or a gathering buffer takes is far below a
 /// connection's TCP buffers, so their number follows the requests that may be under way.
 const GATHERS_PER_CONNECTION: usize = 2;
@@ -349,7 +352,9 @@ fn parts<N: Nic>(
         app,
         receive,
         pools: PoolSizes {
-            records: requests.max(64),
+            // A record is out until the client has acknowledged it: one for each connection that is being sent to, and more
+            // only for those whose paths hold more.
+            records: requests.max(connections.min(RECORDS_MAX)).max(64),
             gathers: (connections * GATHERS_PER_CONNECTION).min(requests + 64),
             // A request being read belongs to its connection; those in the application are bounded besides.
             requests: connections.min(4 * requests) + requests,

@@ -90,13 +90,14 @@ impl Shed {
 
 /// Whether a connection holds buffers of the worker's pools while its client is waited for. While a reply is made,
 /// the application is.
-fn holds(conn: &Conn, unsent: usize) -> bool {
+fn holds(conn: &Conn, unacknowledged: usize) -> bool {
     match conn.reply {
         Reply::Lent { .. } => false,
         Reply::None if conn.request.is_some() || conn.partial.is_some() => true,
-        Reply::None => unsent > 0 || !conn.backlog.is_empty(),
+        // TCP keeps records until the client has acknowledged them.
+        Reply::None => unacknowledged > 0 || !conn.backlog.is_empty(),
         // What cannot be sealed yet waits for the client as well.
-        Reply::Local(_) => unsent > 0 || !conn.backlog.is_empty() || !conn.parts.is_empty(),
+        Reply::Local(_) => unacknowledged > 0 || !conn.backlog.is_empty() || !conn.parts.is_empty(),
     }
 }
 
@@ -104,8 +105,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Takes note of what a connection holds. Its claim dates from when it was first noted or made progress.
     pub(crate) fn note(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
-        let unsent = self.tcp.unsent(conn.id);
-        if !holds(conn, unsent) {
+        if !holds(conn, self.tcp.unacknowledged(conn.id)) {
             self.shed.holding.remove(index as u32);
         } else if !self.shed.holding.contains(index as u32) {
             conn.held_since = self.now;

@@ -1,8 +1,8 @@
 //! Connections we begin (RFC 9293 section 3.10.1, active OPEN): for clients such as the load generator, never for a
 //! server.
 //!
-//! In: the two ends. Out: a connection whose SYN goes out with the next [`emit`](Tcp::emit) and, like everything of a
-//! socket, again until it is answered. Part of a worker's TCP.
+//! In: the two ends. Out: a connection whose SYN goes out with the next [`emit`](Tcp::emit), and again until it is
+//! answered. Part of a worker's TCP.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,6 @@ use keyferry_time::Time;
 
 use crate::connection::Connection;
 use crate::flow::Flow;
-use crate::ingress::interface;
 use crate::seam::{ConnId, Segment, Tcp};
 use crate::sequence;
 
@@ -41,7 +40,7 @@ impl<S: Segment> Tcp<S> {
         local: SocketAddr,
         peer: SocketAddr,
     ) -> Result<ConnId, ConnectError> {
-        let unreachable = !self.config.addresses.contains(&local.ip())
+        let unreachable = !self.shared.config.addresses.contains(&local.ip())
             || local.is_ipv4() != peer.is_ipv4()
             || peer.ip().is_unspecified()
             || peer.ip().is_multicast()
@@ -51,19 +50,18 @@ impl<S: Segment> Tcp<S> {
             return Err(ConnectError::Unreachable);
         }
         let flow = Flow { peer, local };
-        let hash = self.secret.hash(&flow);
+        let hash = self.shared.secret.hash(&flow);
         if self.find(hash, &flow).is_some() || self.half_open.find(hash, &flow).is_some() {
             return Err(ConnectError::InUse);
         }
         let index = self.free.pop().ok_or(ConnectError::ConnectionsFull)?;
         self.time_wait.forget(hash, &flow);
-        self.counters.time_wait = self.time_wait.live();
-        let ours = sequence::initial(self.secret, &flow, now);
-        self.interface = interface(&self.caps, sequence::seed_for(ours));
-        let connection = Connection::connect(self.interface.context(), flow, hash, ours, now, &self.config);
+        self.shared.counters.time_wait = self.time_wait.live();
+        let ours = sequence::initial(self.shared.secret, &flow, now);
+        let connection = Connection::new(flow, hash, ours, now, &self.shared);
         self.flows.insert(hash, index);
         self.slots[index as usize].connection = Some(Box::new(connection));
-        self.counters.begun += 1;
+        self.shared.counters.begun += 1;
         self.dirty.push_back(index);
         Ok(self.id(index))
     }

@@ -5,8 +5,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Segments of one connection queued by `send` or waiting to be collected from `released`, at most.
+pub use crate::congestion::Algorithm;
+
+/// Segments of one connection queued by `send` or waiting to be collected from `released`, at most, while its path has
+/// not shown that it needs more.
 pub const SEGMENTS_MAX: usize = 8;
+
+/// The same for a connection whose window has grown beyond what these hold.
+pub const SEGMENTS_GROWN_MAX: usize = 1 << 16;
 
 /// Packets one connection sends before the next gets its turn, at most.
 pub const EGRESS_PER_VISIT_MAX: usize = 16;
@@ -15,7 +21,7 @@ pub const EGRESS_PER_VISIT_MAX: usize = 16;
 pub const ACK_DELAY: Duration = Duration::from_millis(10);
 
 /// How long a connection closed by both sides answers retransmissions (2 MSL, RFC 9293 section 3.4.2; we take
-/// an MSL of 5 s, as the sockets do).
+/// an MSL of 5 s).
 pub const TIME_WAIT: Duration = Duration::from_secs(10);
 
 /// How long the peer may keep its half open after ours is closed and acknowledged.
@@ -28,17 +34,17 @@ pub const TSO_PACKET_BYTES_MAX: u32 = 65_535;
 /// twice as long.
 pub(crate) const SYN_ACK_RETRY: Duration = Duration::from_secs(1);
 
-/// Granularity of the time-outs.
+/// Granularity of handshakes' time-outs.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Between two probes of a peer that keeps our data waiting while the socket has no timer running for it.
-pub(crate) const PROBE: Duration = Duration::from_secs(1);
+/// Granularity of connections' timers: what is paced goes out in steps of this.
+pub(crate) const PACING_TICK: Duration = Duration::from_micros(100);
 
-/// When a socket says it wants to send at once but sends nothing, it is asked again after this, not in a spin.
-pub(crate) const STUCK_RETRY: Duration = Duration::from_millis(1);
+/// Between two answers to segments of one connection that are not acceptable and carry nothing (RFC 5961 section 7): two
+/// peers that disagree must not answer each other for ever.
+pub(crate) const CHALLENGE_INTERVAL: Duration = Duration::from_millis(100);
 
-const _: () = assert!(SEGMENTS_MAX <= u8::MAX as usize);
-const _: () = assert!(ACK_DELAY.as_millis() * 100 <= TIME_WAIT.as_millis());
+const _: () = assert!(SEGMENTS_MAX <= SEGMENTS_GROWN_MAX);
 
 /// Who checks the checksums of received packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,4 +85,55 @@ pub struct Config {
     pub tso_bytes_max: u32,
     /// Makes sequence numbers and the flow table unpredictable: random outside of simulations.
     pub seed: u64,
+}
+
+/// Probes of a peer that has been silent for long (RFC 9293 section 3.8.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeepAlive {
+    /// Silence before the first.
+    pub after: Duration,
+    /// Between two.
+    pub every: Duration,
+    /// Unanswered ones after which the connection is given up.
+    pub probes: u8,
+}
+
+/// How TCP makes use of a path, fixed at start. The defaults suit the open Internet.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// How much may be under way.
+    pub congestion: Algorithm,
+    /// Whether sending is spread over a round trip.
+    pub pacing: bool,
+    /// Largest window offered: what [`Config::receive_bytes`] grows to while a caller reads fast.
+    pub receive_bytes_max: usize,
+    /// Memory of all receive buffers. `None`: what all connections have at [`Config::receive_bytes`], and 64 MiB to grow.
+    pub receive_budget_bytes: Option<usize>,
+    /// Bytes queued beyond which no connection may queue more than [`Config::send_bytes`] asks for.
+    pub send_budget_bytes: usize,
+    /// Probes of silent peers; `None`: none, the idle time-out ends connections.
+    pub keep_alive: Option<KeepAlive>,
+    /// How long data of ours may go unacknowledged; `None`: as long as the idle time-out
+    /// (RFC 9293 section 3.8.3).
+    pub user_timeout: Option<Duration>,
+    /// Connections whose handshake is complete and that `poll_event` has not told of, at most.
+    pub accept_queue: u32,
+    /// Explicit congestion notification (RFC 3168) with peers that ask for it; we ask where we begin a connection.
+    pub ecn: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            congestion: Algorithm::default(),
+            pacing: true,
+            receive_bytes_max: 4 << 20,
+            receive_budget_bytes: None,
+            send_budget_bytes: 256 << 20,
+            keep_alive: None,
+            user_timeout: None,
+            accept_queue: 4096,
+            ecn: true,
+        }
+    }
 }

@@ -1,27 +1,31 @@
-//! One connection: its socket, its queued segments, its deadlines.
+//! One connection: its transmission control block (RFC 9293 section 3.3.1).
 //!
-//! In: segments from the caller. Out: bytes into the socket's send buffer. Made when a handshake is complete, its
-//! socket and buffers freed as soon as the connection has ended; owned by a worker's TCP.
+//! In: what was agreed in a handshake. Out: the state that `arrive`, `acknowledge`, `transmit` and `timeouts` move.
+//! What it needs only while bytes are under way, or unread, is elsewhere and recycled, so that an idle one costs a few
+//! hundred bytes. Owned by a worker's TCP.
 
-use arrayvec::ArrayVec;
-use keyferry_time::Time;
-use smoltcp::iface::{Context, SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
-use smoltcp::wire::TcpSeqNumber;
 use std::time::Duration;
 
-use crate::config::{ACK_DELAY, Config, PROBE, SEGMENTS_MAX};
-use crate::counters::CloseReason;
-use crate::flow::Flow;
-use crate::half_open::HalfOpen;
-use crate::packet::{Header, Mark, Offer, SynOptions};
-use crate::seam::Segment;
+use keyferry_time::Time;
 
-/// Where a connection is between the caller and its socket.
+use crate::buffers::Buffers;
+use crate::config::{Config, Tuning};
+use crate::congestion::Congestion;
+use crate::counters::{CloseReason, Counters};
+use crate::draft::{TCP_HEADER_BYTES, TIMESTAMPS_BYTES, ip_header_bytes};
+use crate::flow::{Flow, Secret};
+use crate::half_open::HalfOpen;
+use crate::packet::{Mark, SynOptions, Timestamps};
+use crate::rack::Reordering;
+use crate::receive::Receive;
+use crate::rtt::Rtt;
+use crate::seam::Segment;
+use crate::sending::Sending;
+use crate::sequence::Seq;
+
+/// Where a connection is between the caller and its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stage {
-    /// The handshake's last segment is being taken in; the caller does not know it.
-    HalfOpen,
     /// Begun by the caller, and not yet taken by the peer.
     Connecting,
     /// The caller may receive and send.
@@ -32,6 +36,20 @@ pub(crate) enum Stage {
     Aborting(CloseReason),
     /// Only its last event and its segments are left.
     Dead(CloseReason),
+}
+
+/// Which of the two ends are known (RFC 9293 section 3.3.2). What the caller wants is the [`Stage`]; whether our FIN is
+/// out and acknowledged follows from the numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    /// Our SYN is out.
+    SynSent,
+    /// Both SYNs are out, and ours is not acknowledged.
+    SynReceived,
+    /// The peer may send more: ESTABLISHED, FIN-WAIT-1, FIN-WAIT-2.
+    Established,
+    /// The peer's FIN was taken: CLOSE-WAIT, LAST-ACK, CLOSING, TIME-WAIT.
+    PeerClosed,
 }
 
 /// Events of a connection not yet given to the caller, in the order they are given.
@@ -59,254 +77,390 @@ impl Pending {
     }
 }
 
-/// A socket as all connections have it.
-fn socket(config: &Config) -> Socket<'static> {
-    let mut socket = Socket::new(
-        SocketBuffer::new(vec![0; config.receive_bytes]),
-        SocketBuffer::new(vec![0; config.send_bytes]),
-    );
-    socket.set_nagle_enabled(false);
-    socket.set_ack_delay(Some(ACK_DELAY.into()));
-    socket.set_congestion_control(CongestionControl::Cubic);
-    socket
+/// What all connections of a worker share.
+pub(crate) struct Shared<S> {
+    pub(crate) config: Config,
+    pub(crate) tuning: Tuning,
+    pub(crate) secret: Secret,
+    pub(crate) counters: Counters,
+    pub(crate) buffers: Buffers,
+    #[allow(clippy::vec_box, reason = "the boxes are what is recycled")]
+    sendings: Vec<Box<Sending<S>>>,
+    /// Bits our windows are shifted by.
+    pub(crate) shift: u8,
+    /// Bytes queued by all connections.
+    pub(crate) queued: usize,
+    /// When time was told last.
+    pub(crate) now: Time,
 }
 
-/// A segment on its way into the send buffer.
-pub(crate) struct Queued<S> {
-    pub(crate) segment: S,
-    pub(crate) copied: usize,
+/// The shift that a window of so many bytes needs (RFC 7323 section 2.3).
+fn window_scale(bytes: usize) -> u8 {
+    let bits = (usize::BITS - bytes.leading_zeros()).saturating_sub(16);
+    bits.min(u32::from(crate::packet::WINDOW_SCALE_MAX)) as u8
+}
+
+impl<S: Segment> Shared<S> {
+    pub(crate) fn new(config: Config, tuning: Tuning) -> Shared<S> {
+        let most = tuning.receive_bytes_max.max(config.receive_bytes);
+        let shift = window_scale(most);
+        let slack = 1 << shift;
+        let base = (config.receive_bytes + slack) * config.connections as usize;
+        let budget = tuning.receive_budget_bytes.unwrap_or(base + (64 << 20));
+        Shared {
+            secret: Secret::new(config.seed),
+            buffers: Buffers::new(config.receive_bytes, most, slack, budget),
+            counters: Counters::default(),
+            sendings: Vec::new(),
+            shift,
+            queued: 0,
+            now: Time::ZERO,
+            config,
+            tuning,
+        }
+    }
+
+    pub(crate) fn take_sending(&mut self, reordering: Reordering) -> Box<Sending<S>> {
+        let mut sending = self.sendings.pop().unwrap_or_default();
+        sending.rack.reordering = reordering;
+        sending
+    }
+
+    pub(crate) fn give_sending(&mut self, mut sending: Box<Sending<S>>) {
+        sending.clear();
+        self.sendings.push(sending);
+    }
+
+    /// The window a SYN offers, which is not scaled.
+    pub(crate) fn syn_window(&self) -> u16 {
+        u16::try_from(self.config.receive_bytes).unwrap_or(u16::MAX)
+    }
+
+    /// The largest segment we take, as a SYN says it (RFC 9293 section 3.7.1).
+    pub(crate) fn mss(&self, flow: &Flow) -> u16 {
+        self.config.mtu - (ip_header_bytes(flow.peer.ip()) + TCP_HEADER_BYTES) as u16
+    }
+
+    /// A flow's clock of timestamps: milliseconds from where an outsider cannot foresee (RFC 7323 section 7.1).
+    pub(crate) fn stamp(&self, flow_offset: u32, now: Time) -> u32 {
+        flow_offset.wrapping_add((now.0 / 1_000_000) as u32)
+    }
+}
+
+/// Both ends use timestamps (RFC 7323 section 3).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamps {
+    /// Of our clock.
+    pub(crate) offset: u32,
+    /// What the peer said last (TS.Recent), and when we heard.
+    pub(crate) recent: u32,
+    pub(crate) recent_at: Time,
+}
+
+/// What we owe the peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owed {
+    /// An acknowledgement goes out with the next visit.
+    pub(crate) now: bool,
+    /// Or at this time.
+    pub(crate) at: Time,
+    /// Bytes taken since the last one.
+    pub(crate) bytes: u32,
+}
+
+/// Explicit congestion notification (RFC 3168 section 6.1).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ecn {
+    pub(crate) on: bool,
+    /// A packet came marked; said until the peer answers.
+    pub(crate) echo: bool,
+    /// We have reduced our window, and say so with the next new data.
+    pub(crate) reduced: bool,
+    /// Marks of what was sent before this number have been answered for.
+    pub(crate) until: Seq,
 }
 
 pub(crate) struct Connection<S> {
     pub(crate) flow: Flow,
     pub(crate) hash: u32,
     pub(crate) stage: Stage,
+    pub(crate) state: State,
     pub(crate) pending: Pending,
-    /// A set with one socket; `None` once dead.
-    pub(crate) sockets: Option<SocketSet<'static>>,
-    pub(crate) handle: SocketHandle,
-    /// In order; the first `done` are copied out whole and wait to be collected.
-    pub(crate) segments: ArrayVec<Queued<S>, SEGMENTS_MAX>,
-    pub(crate) done: usize,
+    /// The peer began it.
+    pub(crate) passive: bool,
     /// A segment was refused since the queue was full.
     pub(crate) refused: bool,
-    /// Once the peer's FIN was seen: bytes before it that are not consumed yet. smoltcp takes data in CLOSE-WAIT too,
-    /// which RFC 9293 section 3.10.7.4 has ignored; such bytes are not of the stream, nor at the right place in it.
-    pub(crate) eof: Option<usize>,
-    /// The next sequence number expected of the peer (RCV.NXT).
-    pub(crate) next: TcpSeqNumber,
+    /// The caller sent something since: that counts as progress, at the next visit.
+    pub(crate) touched: bool,
+    /// Both ends take selective acknowledgements.
+    pub(crate) sack: bool,
+    /// Our FIN is in the stream, behind `end`, and was sent.
+    pub(crate) fin_sent: bool,
+    /// It was sent before the peer's came.
+    pub(crate) fin_first: bool,
+    /// The window kept more from being sent.
+    pub(crate) limited: bool,
+    /// Bits the peer's windows are shifted by.
+    pub(crate) peer_shift: u8,
+    /// Tries of a SYN or a probe.
+    pub(crate) tries: u8,
+    /// Bytes of payload a segment to the peer may have, options of every segment taken off; what it said, and the
+    /// largest packet the path takes.
+    pub(crate) mss: u16,
+    pub(crate) peer_mss: u16,
+    pub(crate) path_mtu: u16,
+    /// The largest payload the peer has sent.
+    pub(crate) seen_mss: u16,
+    /// Oldest number not acknowledged, next one to send, end of what is queued (SND.UNA, SND.NXT).
+    pub(crate) una: Seq,
+    pub(crate) nxt: Seq,
+    pub(crate) end: Seq,
+    /// What the peer takes, from `una` on (SND.WND), the most it ever took, and the segment that told (SND.WL1).
+    pub(crate) window: u32,
+    pub(crate) window_max: u32,
+    pub(crate) window_seq: Seq,
+    pub(crate) receive: Receive,
+    /// Where the peer's FIN stands, if it came.
+    pub(crate) peer_end: Option<Seq>,
+    /// The number acknowledged last.
+    pub(crate) acknowledged: Seq,
+    pub(crate) owed: Owed,
+    pub(crate) stamps: Option<Stamps>,
+    pub(crate) ecn: Ecn,
+    pub(crate) rtt: Rtt,
+    pub(crate) congestion: Congestion,
+    pub(crate) sending: Option<Box<Sending<S>>>,
+    /// What was learnt while there was one.
+    pub(crate) reordering: Reordering,
+    /// Bytes queued and not acknowledged.
+    pub(crate) queued: usize,
+    /// Bytes delivered in all; and by when the caller last had less to send than the window takes, 0 if it has more.
+    pub(crate) delivered: u64,
+    pub(crate) app_limited: u64,
+    /// When what was sent is out at the pace there is.
+    pub(crate) paced: Time,
+    /// When something was sent last that takes a number.
+    pub(crate) sent_at: Time,
     /// `None`: the connection may be idle for ever, as long as none of our data is outstanding.
     pub(crate) idle_timeout: Option<Duration>,
     /// When the handshake began, or when there was progress last.
     pub(crate) active: Time,
-    /// The caller sent something since: that counts as progress, at the next visit.
-    pub(crate) touched: bool,
-    /// The socket probes the peer: see [`Connection::probe`].
-    pub(crate) probing: bool,
+    /// When the peer was heard last.
+    pub(crate) heard: Time,
+    /// When a SYN, or a probe of a silent peer, is sent next.
+    pub(crate) retry_at: Time,
+    /// Since when our data waits to be acknowledged, for the user time-out.
+    pub(crate) waiting: Time,
     /// When the half-closed connection is given up.
     pub(crate) fin_wait: Time,
+    /// When an answer to an unacceptable segment may be sent again.
+    pub(crate) challenge_at: Time,
     /// What its timer is set for.
     pub(crate) armed: Time,
-    /// Of the packets sent; `None` before the first.
-    pub(crate) mark: Option<Mark>,
-    /// What the peer is ready to take.
-    pub(crate) offer: Offer,
 }
 
 impl<S: Segment> Connection<S> {
-    /// A connection whose socket listens for the SYN that is about to be fed to it.
-    pub(crate) fn listen(half_open: &HalfOpen, config: &Config) -> Connection<S> {
-        let HalfOpen { flow, hash, since, .. } = *half_open;
-        let mut socket = socket(config);
-        // Fails for port 0 only, which no packet that gets here has.
-        let listening = socket.listen((flow.local.ip(), flow.local.port()));
-        debug_assert!(listening.is_ok());
-        let next = half_open.next();
-        Connection::new(socket, flow, hash, Stage::HalfOpen, next, since, half_open.offer(), config)
+    /// A connection whose handshake has just been completed by the peer.
+    pub(crate) fn accept(half_open: &HalfOpen, now: Time, shared: &Shared<S>) -> Connection<S> {
+        let HalfOpen { flow, hash, since, ours, .. } = *half_open;
+        let mut connection = Connection::new(flow, hash, ours, since, shared);
+        connection.greet(half_open.theirs, half_open.options, half_open.ecn, now, shared);
+        connection.una = ours + 1;
+        connection.passive = true;
+        connection.stage = Stage::Open;
+        connection.state = State::Established;
+        connection.active = now;
+        connection.pending.add(Pending::OPENED);
+        if half_open.is_first_try() {
+            connection.rtt.sample(now.0, now.ns_since(since));
+        }
+        connection
     }
 
-    /// A connection whose socket is about to send the SYN with the number `ours`, which `context` makes it draw.
-    pub(crate) fn connect(
-        context: &mut Context,
-        flow: Flow,
-        hash: u32,
-        ours: TcpSeqNumber,
-        now: Time,
-        config: &Config,
-    ) -> Connection<S> {
-        let mut socket = socket(config);
-        let Flow { local, peer } = flow;
-        // Fails for unspecified ends only, which are refused before.
-        let connecting = socket.connect(context, (peer.ip(), peer.port()), (local.ip(), local.port()));
-        debug_assert!(connecting.is_ok());
-        // Nothing is known of the peer before its SYN: see `greet`.
-        let (next, unknown) =
-            (TcpSeqNumber(0), SynOptions { window: 0, mss: None, window_scale: None, sack: false });
-        let offer = Offer::new(next, ours + 1, unknown);
-        Connection::new(socket, flow, hash, Stage::Connecting, next, now, offer, config)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "what differs between the two above")]
-    fn new(
-        socket: Socket<'static>,
-        flow: Flow,
-        hash: u32,
-        stage: Stage,
-        next: TcpSeqNumber,
-        active: Time,
-        offer: Offer,
-        config: &Config,
-    ) -> Connection<S> {
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
+    /// A connection that is about to send a SYN with the number `ours`.
+    pub(crate) fn new(flow: Flow, hash: u32, ours: Seq, now: Time, shared: &Shared<S>) -> Connection<S> {
+        let mss = 536;
         Connection {
             flow,
             hash,
-            stage,
+            stage: Stage::Connecting,
+            state: State::SynSent,
             pending: Pending::default(),
-            sockets: Some(sockets),
-            handle,
-            segments: ArrayVec::new(),
-            done: 0,
+            passive: false,
             refused: false,
-            eof: None,
-            next,
-            idle_timeout: Some(config.idle_timeout),
-            active,
             touched: false,
-            probing: false,
+            sack: false,
+            fin_sent: false,
+            fin_first: false,
+            limited: false,
+            peer_shift: 0,
+            tries: 0,
+            mss,
+            peer_mss: mss,
+            path_mtu: shared.config.mtu,
+            seen_mss: 0,
+            una: ours,
+            nxt: ours + 1,
+            end: ours + 1,
+            window: 0,
+            window_max: 0,
+            window_seq: Seq(0),
+            receive: Receive::new(Seq(0), 0, 0),
+            peer_end: None,
+            acknowledged: Seq(0),
+            owed: Owed { now: false, at: Time::NEVER, bytes: 0 },
+            stamps: None,
+            ecn: Ecn { until: ours, ..Ecn::default() },
+            rtt: Rtt::default(),
+            congestion: Congestion::new(shared.tuning.congestion, u32::from(mss)),
+            sending: None,
+            reordering: Reordering::default(),
+            queued: 0,
+            delivered: 0,
+            app_limited: 0,
+            paced: Time::ZERO,
+            sent_at: now,
+            idle_timeout: Some(shared.config.idle_timeout),
+            active: now,
+            heard: now,
+            retry_at: now,
+            waiting: Time::NEVER,
             fin_wait: Time::NEVER,
+            challenge_at: Time::ZERO,
             armed: Time::NEVER,
-            mark: None,
-            offer,
         }
     }
 
-    /// Takes note of what the peer's SYN says, if it answers ours.
-    pub(crate) fn greet(&mut self, header: &Header, packet: &[u8]) {
-        let answers = self.mark.is_some_and(|mark| header.ack && header.acknowledges == mark.seq);
-        if !(self.stage == Stage::Connecting && header.syn && answers) {
-            return;
+    /// Takes note of what the peer's SYN says.
+    pub(crate) fn greet(
+        &mut self,
+        theirs: Seq,
+        options: SynOptions,
+        ecn: bool,
+        now: Time,
+        shared: &Shared<S>,
+    ) {
+        let scaled = options.window_scale.is_some();
+        let shift = if scaled { shared.shift } else { 0 };
+        self.receive = Receive::new(theirs + 1, u32::from(shared.syn_window()), shift);
+        self.acknowledged = theirs + 1;
+        self.peer_shift = options.window_scale.unwrap_or(0);
+        self.sack = options.sack;
+        self.stamps = options.timestamps.map(|said| Stamps {
+            offset: shared.secret.stamp(&self.flow),
+            recent: said.value,
+            recent_at: now,
+        });
+        self.ecn.on = ecn;
+        self.window = u32::from(options.window);
+        self.window_max = self.window;
+        self.window_seq = theirs;
+        self.peer_mss = peer_mss(&self.flow, options.mss);
+        self.size_segments();
+        self.congestion = Congestion::new(shared.tuning.congestion, u32::from(self.mss));
+        self.retry_at = Time::NEVER;
+        self.tries = 0;
+        self.heard = now;
+    }
+
+    /// Bytes of payload that fit the path and the peer.
+    pub(crate) fn size_segments(&mut self) {
+        let headers = ip_header_bytes(self.flow.peer.ip()) + TCP_HEADER_BYTES;
+        let options = if self.stamps.is_some() { TIMESTAMPS_BYTES } else { 0 };
+        self.mss = self.peer_mss.min(self.path_mtu - headers as u16) - options as u16;
+    }
+
+    /// What a segment sent now says of time.
+    pub(crate) fn timestamps(&self, now: Time, shared: &Shared<S>) -> Option<Timestamps> {
+        self.stamps.map(|stamps| Timestamps { value: shared.stamp(stamps.offset, now), echo: stamps.recent })
+    }
+
+    /// Whether our FIN was sent and acknowledged.
+    pub(crate) fn is_fin_acknowledged(&self) -> bool {
+        self.fin_sent && self.una == self.nxt
+    }
+
+    /// Whether both ends are closed and acknowledged: all that is left is to answer a FIN that comes again.
+    pub(crate) fn is_time_wait(&self) -> bool {
+        self.state == State::PeerClosed && self.stage == Stage::Closing && self.is_fin_acknowledged()
+    }
+
+    /// How far it has come.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { seq: self.nxt, ack: self.receive.next, recent: self.stamps.map(|stamps| stamps.recent) }
+    }
+
+    /// Whether anything of ours is not acknowledged.
+    pub(crate) fn is_outstanding(&self) -> bool {
+        self.una != self.end || (self.stage == Stage::Closing && !self.is_fin_acknowledged())
+    }
+
+    /// Bytes it may queue: more where the window has shown that more is under way, if the worker has memory for it.
+    pub(crate) fn queue_limit(&self, shared: &Shared<S>) -> usize {
+        let base = shared.config.send_bytes;
+        let window = self.congestion.window();
+        let grown = window > crate::congestion::initial_window(u32::from(self.mss));
+        if grown && shared.queued < shared.tuning.send_budget_bytes {
+            base.max(2 * window as usize)
+        } else {
+            base
         }
-        if let Ok(options) = SynOptions::parse(packet) {
-            self.next = header.seq + 1;
-            self.offer = Offer::new(header.seq, header.acknowledges, options);
-        }
     }
 
-    pub(crate) fn socket(&self) -> Option<&Socket<'static>> {
-        self.sockets.as_ref().map(|sockets| sockets.get::<Socket>(self.handle))
+    /// Bytes queued beyond what it may have under way.
+    pub(crate) fn unsent(&self, shared: &Shared<S>) -> usize {
+        self.queued.saturating_sub(self.queue_limit(shared))
     }
 
-    pub(crate) fn socket_mut(&mut self) -> Option<&mut Socket<'static>> {
-        let handle = self.handle;
-        self.sockets.as_mut().map(|sockets| sockets.get_mut::<Socket>(handle))
+    /// Segments that wait to be collected.
+    pub(crate) fn done(&self) -> usize {
+        self.sending.as_ref().map_or(0, |sending| sending.done())
     }
 
-    /// Bytes received and not yet consumed, bytes sent and not yet acknowledged.
-    pub(crate) fn queues(&self) -> (usize, usize) {
-        let readable_max = self.eof.unwrap_or(usize::MAX);
-        self.socket().map_or((0, 0), |socket| (socket.recv_queue().min(readable_max), socket.send_queue()))
-    }
-
-    pub(crate) fn unsent(&self) -> usize {
-        let queued = &self.segments[self.done..];
-        queued.iter().map(|queued| queued.segment.len() - queued.copied).sum()
-    }
-
-    /// Copies queued segments into the send buffer as far as it has room, and closes the socket behind the last
-    /// one if the caller closed. Answers whether a segment was finished.
-    pub(crate) fn pump(&mut self) -> bool {
-        let before = self.done;
-        let Some(sockets) = self.sockets.as_mut() else {
-            return false;
-        };
-        let socket = sockets.get_mut::<Socket>(self.handle);
-        while let Some(Queued { segment, copied }) = self.segments.get_mut(self.done) {
-            // The one copy smoltcp forces: its sockets send from a ring of their own, and retransmit from it.
-            while *copied < segment.len() {
-                let sent = socket.send(|room| {
-                    let bytes = room.len().min(segment.len() - *copied);
-                    segment.copy_to(*copied, &mut room[..bytes]);
-                    (bytes, bytes)
-                });
-                match sent {
-                    Ok(bytes) if bytes > 0 => *copied += bytes,
-                    // Full, or no longer open: then the segment waits for the connection's end.
-                    Ok(_) | Err(_) => return self.done > before,
-                }
-            }
-            self.done += 1;
-        }
-        if self.stage == Stage::Closing {
-            socket.close();
-        }
-        self.done > before
-    }
-
-    /// Discards what the peer sent after the caller closed.
-    pub(crate) fn drain(&mut self) {
-        if let Some(socket) = self.socket_mut() {
-            while socket.recv(|bytes| (bytes.len(), bytes.len())).is_ok_and(|bytes| bytes > 0) {}
-        }
-    }
-
-    /// Starts probing if data waits and no timer runs for it. Answers whether it does.
-    ///
-    /// smoltcp takes the window of every acceptable segment, a reordered old one too (RFC 9293 section 3.10.7.4
-    /// would compare SND.WL1). If that window is zero when the retransmission timer fires, it stops the timer,
-    /// sends nothing, and waits for a window update that was given long ago. A keep-alive segment makes the peer
-    /// tell its window again.
-    pub(crate) fn probe(&mut self) -> bool {
-        if self.probing {
-            return false;
-        }
-        let waits = self.socket().is_some_and(|socket| socket.send_queue() > 0 && socket.is_active());
-        if waits && let Some(socket) = self.socket_mut() {
-            socket.set_keep_alive(Some(PROBE.into()));
-            self.probing = true;
-        }
-        waits
-    }
-
-    /// Stops probing: the peer took data.
-    pub(crate) fn stop_probing(&mut self) {
-        if std::mem::take(&mut self.probing)
-            && let Some(socket) = self.socket_mut()
+    /// Gives back what an idle connection does not need.
+    pub(crate) fn rest(&mut self, shared: &mut Shared<S>) {
+        if self.sending.as_ref().is_some_and(|sending| sending.is_over())
+            && let Some(sending) = self.sending.take()
         {
-            socket.set_keep_alive(None);
+            self.reordering = sending.rack.reordering;
+            shared.give_sending(sending);
         }
-    }
-
-    /// Whether the socket saw the peer's FIN, with all data before it.
-    pub(crate) fn is_eof(&self) -> bool {
-        self.socket().is_some_and(|socket| {
-            matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait)
-        })
     }
 
     /// When the connection ends by itself unless something happens, and how.
-    pub(crate) fn deadline(
-        &self,
-        half_open_timeout: Duration,
-        idle_timeout: Duration,
-    ) -> Option<(Time, CloseReason)> {
+    pub(crate) fn deadline(&self, config: &Config, tuning: &Tuning) -> Option<(Time, CloseReason)> {
         match self.stage {
-            Stage::HalfOpen | Stage::Connecting => {
-                Some((self.active + half_open_timeout, CloseReason::IdleTimeout))
-            }
+            Stage::Connecting => Some((self.active + config.half_open_timeout, CloseReason::IdleTimeout)),
             Stage::Open | Stage::Closing => {
-                let outstanding = self.queues().1 > 0 || self.unsent() > 0 || self.stage == Stage::Closing;
                 let idle = match self.idle_timeout {
                     // A peer that takes nothing is given up all the same.
-                    None if outstanding => Some(idle_timeout),
+                    None if self.is_outstanding() || self.stage == Stage::Closing => {
+                        Some(config.idle_timeout)
+                    }
                     idle => idle,
                 };
-                let idle = idle.map(|idle| (self.active + idle, CloseReason::IdleTimeout));
+                let idle = idle.map_or(Time::NEVER, |idle| self.active + idle);
+                let user = tuning.user_timeout.filter(|_| self.is_outstanding());
+                let user = user.map_or(Time::NEVER, |timeout| self.waiting + timeout);
+                let idle = (idle.min(user), CloseReason::IdleTimeout);
                 let fin_wait = (self.fin_wait, CloseReason::FinWaitTimeout);
-                Some(idle.map_or(fin_wait, |idle| if idle.0 <= fin_wait.0 { idle } else { fin_wait }))
+                Some(if idle.0 <= fin_wait.0 { idle } else { fin_wait })
             }
             Stage::Aborting(_) | Stage::Dead(_) => None,
         }
     }
 }
+
+/// Segments that are too small to be meant (RFC 9293 section 3.7.1 sets no bound; a window of few bytes would be cut
+/// into a packet for each).
+const PEER_MSS_MIN: u16 = 48;
+
+/// The largest segment the peer takes; without the option what every host takes (RFC 9293 section 3.7.1).
+fn peer_mss(flow: &Flow, said: Option<u16>) -> u16 {
+    let default = if flow.peer.is_ipv4() { 536 } else { 1_220 };
+    said.filter(|mss| *mss > 0).unwrap_or(default).max(PEER_MSS_MIN)
+}
+
+/// An idle connection costs this and its place in a few tables.
+const IDLE_BYTES_MAX: usize = 640;
+const _: () = assert!(size_of::<Connection<[u8; 64]>>() <= IDLE_BYTES_MAX);

@@ -153,7 +153,11 @@ pub struct Counters {
     pub packets_out: u64,
     /// Half-open connections right now.
     pub half_open: u64,
-    /// Connections in TIME-WAIT right now; they hold neither a socket nor a place among the connections.
+    /// Connections whose handshake was forgotten and made out from what the peer returned.
+    pub cookies: u64,
+    /// Connections that had to let go of bytes out of order, for want of memory.
+    pub reneged: u64,
+    /// Connections in TIME-WAIT right now; they hold neither buffers nor a place among the connections.
     pub time_wait: u64,
 }
 

@@ -4,15 +4,12 @@
 //! connection's next deadline. Part of a worker's TCP.
 
 use keyferry_time::Time;
-use smoltcp::iface::PollResult;
-use smoltcp::socket::tcp::State;
 
-use crate::config::{ACK_DELAY, EGRESS_PER_VISIT_MAX, STUCK_RETRY};
+use crate::config::EGRESS_PER_VISIT_MAX;
 use crate::connection::Stage;
-use crate::counters::{CloseReason, DropReason};
-use crate::ingress::instant;
+use crate::counters::CloseReason;
 use crate::seam::{Egress, Segment, Tcp};
-use crate::wire::Wire;
+use crate::transmit::Step;
 
 /// What a connection asked for at the end of its visit.
 enum Next {
@@ -28,6 +25,7 @@ impl<S: Segment> Tcp<S> {
     /// Sends what changed, a connection after the other, as far as `out` has room. What finds none keeps its
     /// place in the line; a connection with much to send goes to the end of it after a fair share.
     pub fn emit(&mut self, now: Time, out: &mut impl Egress) {
+        self.shared.now = now;
         for _ in 0..self.dirty.len() {
             let Some(index) = self.dirty.front() else {
                 return;
@@ -51,6 +49,7 @@ impl<S: Segment> Tcp<S> {
 
     /// Ends connections whose time is over, wakes those whose timer is due, and sends what they want to send.
     pub fn timers(&mut self, now: Time, out: &mut impl Egress) {
+        self.shared.now = now;
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(now, |index| due.push(index));
         for index in due.drain(..) {
@@ -59,12 +58,11 @@ impl<S: Segment> Tcp<S> {
         self.due = due;
         self.half_open_timers(now, out);
         self.time_wait.expire(now);
-        self.counters.time_wait = self.time_wait.live();
+        self.shared.counters.time_wait = self.time_wait.live();
         self.emit(now, out);
     }
 
     fn expire(&mut self, now: Time, index: u32) {
-        let (half_open, idle) = (self.config.half_open_timeout, self.config.idle_timeout);
         let Some(connection) = self.slots[index as usize].connection.as_mut() else {
             return;
         };
@@ -72,13 +70,9 @@ impl<S: Segment> Tcp<S> {
         if std::mem::take(&mut connection.touched) {
             connection.active = now;
         }
-        match connection.deadline(half_open, idle) {
+        match connection.deadline(&self.shared.config, &self.shared.tuning) {
             Some((at, reason)) if at.is_due(now) => {
                 match connection.stage {
-                    Stage::HalfOpen => {
-                        self.die(index, reason);
-                        self.counters.drop(DropReason::HalfOpenTimeout);
-                    }
                     // Nobody has answered, so there is nobody to tell.
                     Stage::Connecting => self.die(index, reason),
                     _ => self.abort_for(index, reason),
@@ -90,80 +84,46 @@ impl<S: Segment> Tcp<S> {
 
     /// Lets one connection send, and finds out when it wants to be asked again.
     fn visit(&mut self, now: Time, index: u32, out: &mut impl Egress) -> Next {
+        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
+            return Next::Dead;
+        };
+        if let Some(reason) = connection.fire(now, &mut self.shared) {
+            self.abort_for(index, reason);
+            return Next::Again;
+        }
         for _ in 0..EGRESS_PER_VISIT_MAX {
-            let Some(connection) = self.slots[index as usize].connection.as_mut() else {
-                return Next::Dead;
-            };
-            let Some(sockets) = connection.sockets.as_mut() else {
-                return Next::Dead;
-            };
-            let mut wire = Wire {
-                packet: None,
-                out: &mut *out,
-                caps: &self.caps,
-                counters: &mut self.counters,
-                mark: &mut connection.mark,
-                offer: Some(connection.offer),
-            };
-            let sent = self.interface.poll_egress(instant(now), &mut wire, sockets);
-            let poll_at = self.interface.poll_at(instant(now), sockets);
-            let poll_at =
-                poll_at.map(|at| Time(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1_000)));
-            if !self.review(now, index, false) {
-                return Next::Dead;
-            }
-            match poll_at {
-                // smoltcp leaves the timer of its window probes running when a peer without window acknowledges all
-                // and our FIN, and sends an acknowledgement for each look at it. There is nothing to probe for.
-                Some(at) if at.is_due(now) && self.awaits_fin(index) => {
-                    return self.settle(now, index, Time::NEVER);
+            match connection.transmit(now, &mut self.shared, out) {
+                Step::Packet if out.room() => {}
+                Step::Packet => return Next::Again,
+                Step::Nothing(at) => return self.settle(now, index, at),
+                Step::Over(reason) => {
+                    self.die(index, reason);
+                    return Next::Dead;
                 }
-                Some(at) if at.is_due(now) => {
-                    if sent == PollResult::None {
-                        return Next::At(now + STUCK_RETRY);
-                    }
-                    if !out.room() {
-                        return Next::Again;
-                    }
-                }
-                at => return self.settle(now, index, at.unwrap_or(Time::NEVER)),
             }
         }
         Next::Again
     }
 
-    /// Whether all of ours is acknowledged, the end included, and only the peer's is missing.
-    fn awaits_fin(&self, index: u32) -> bool {
-        let connection = self.slots[index as usize].connection.as_ref();
-        let socket = connection.and_then(|connection| connection.socket());
-        socket.is_some_and(|socket| socket.state() == State::FinWait2)
-    }
-
-    /// Nothing to send before `at`: leaves the socket behind if it only waits out TIME-WAIT.
+    /// Nothing to send before `at`: leaves the connection behind if it only waits out TIME-WAIT.
     fn settle(&mut self, now: Time, index: u32, at: Time) -> Next {
-        let (half_open, idle) = (self.config.half_open_timeout, self.config.idle_timeout);
         let Some(connection) = self.slots[index as usize].connection.as_mut() else {
             return Next::Dead;
         };
-        // A wait longer than a delayed acknowledgement is the one of TIME-WAIT itself: our last ACK is out.
-        if connection.socket().is_some_and(|socket| socket.state() == State::TimeWait) && at > now + ACK_DELAY
-        {
-            let (flow, hash, mark) = (connection.flow, connection.hash, connection.mark);
+        if connection.is_time_wait() {
+            let (flow, hash, mark) = (connection.flow, connection.hash, connection.mark());
             self.die(index, CloseReason::Finished);
-            if let Some(mark) = mark {
-                self.time_wait.insert(now, flow, hash, mark);
-            }
-            self.counters.time_wait = self.time_wait.live();
+            self.time_wait.insert(now, &flow, hash, mark);
+            self.shared.counters.time_wait = self.time_wait.live();
             return Next::Dead;
-        }
-        if at == Time::NEVER && connection.probe() {
-            return Next::Again;
         }
         if std::mem::take(&mut connection.touched) {
             connection.active = now;
         }
-        let deadline = connection.deadline(half_open, idle).map_or(Time::NEVER, |(at, _)| at);
-        Next::At(at.min(deadline))
+        connection.rest(&mut self.shared);
+        let deadline = connection.deadline(&self.shared.config, &self.shared.tuning);
+        let deadline = deadline.map_or(Time::NEVER, |(at, _)| at);
+        Next::At(at.min(deadline).min(connection.next_timer()))
     }
 
     /// Moves a connection's timer forward if it must; a later deadline is found out when the timer fires, which

@@ -37,7 +37,18 @@ impl Secret {
 
     /// F of RFC 6528: where a flow's sequence numbers begin, but for the clock. Every part of the flow counts.
     pub(crate) fn sequence(self, flow: &Flow) -> u32 {
+        self.of(flow, 0)
+    }
+
+    /// Where a flow's clock of timestamps begins (RFC 7323 section 7.1).
+    pub(crate) fn stamp(self, flow: &Flow) -> u32 {
+        self.of(flow, 1)
+    }
+
+    /// A number of every part of a flow, another for each purpose.
+    pub(crate) fn of(self, flow: &Flow, purpose: u64) -> u32 {
         let mut hasher = self.hasher();
+        hasher.write_u64(purpose);
         match flow.local.ip() {
             IpAddr::V4(local) => hasher.write_u32(u32::from(local)),
             IpAddr::V6(local) => hasher.write_u128(u128::from(local)),

@@ -2,18 +2,22 @@
 //! it (RFC 9293 section 3.10.7.4, SYN-RECEIVED).
 //!
 //! In: flows and what their SYNs said. Out: entries by flow, by age, by timer. Fixed memory made at start, a hundred
-//! bytes an entry, so a flood of SYNs costs that much and no more: sockets and their buffers are made when the third
-//! segment proves that somebody is there. Owned by a worker's TCP.
+//! bytes an entry, so a flood of SYNs costs that much and no more: connections are made when the third segment proves that
+//! somebody is there. Owned by a worker's TCP.
 
 use std::time::Duration;
 
 use keyferry_time::{Time, Wheel};
-use smoltcp::wire::{TcpControl, TcpSeqNumber};
 
 use crate::config::{Config, SYN_ACK_RETRY, TICK};
+use crate::connection::Shared;
+use crate::cookies;
+use crate::draft::{Draft, flag};
 use crate::flow::{Flow, FlowTable};
 use crate::list::List;
-use crate::packet::{Bare, Mark, Offer, SynOptions};
+use crate::packet::{Mark, SynOptions, Timestamps};
+use crate::seam::Segment;
+use crate::sequence::Seq;
 
 /// Doublings of the time between two SYN-ACKs, at most.
 const DOUBLINGS_MAX: u32 = 6;
@@ -26,57 +30,51 @@ pub(crate) struct HalfOpen {
     /// When its SYN came.
     pub(crate) since: Time,
     /// Our initial sequence number.
-    pub(crate) ours: TcpSeqNumber,
+    pub(crate) ours: Seq,
     /// The peer's.
-    pub(crate) theirs: TcpSeqNumber,
+    pub(crate) theirs: Seq,
     pub(crate) options: SynOptions,
+    /// Both ends take explicit congestion notification (RFC 3168 section 6.1.1).
+    pub(crate) ecn: bool,
+    /// Our number says all of this, should the entry have to go: see `cookies`.
+    pub(crate) cookie: bool,
     /// SYN-ACKs sent again.
-    again: u32,
+    pub(crate) again: u32,
 }
 
 impl HalfOpen {
     /// What the SYN-ACK says.
-    pub(crate) fn syn_ack(&self, config: &Config) -> Bare {
-        let Flow { local, peer } = self.flow;
-        let headers = if local.is_ipv4() { 20 + 20 } else { 40 + 20 };
-        // As the socket will say it: what it scales by follows from its buffer.
-        let window = u16::try_from(config.receive_bytes).unwrap_or(u16::MAX);
-        let scale = window_scale(config.receive_bytes);
-        Bare::new(local, peer, TcpControl::Syn, self.ours, Some(self.next())).with(
-            window,
-            Some(config.mtu - headers),
-            self.options.window_scale.map(|_| scale),
-            self.options.sack,
-        )
-    }
-
-    /// The SYN this came of, without what smoltcp makes nothing of.
-    pub(crate) fn syn(&self) -> Bare {
-        let SynOptions { window, mss, window_scale, sack } = self.options;
-        let Flow { local, peer } = self.flow;
-        Bare::new(peer, local, TcpControl::Syn, self.theirs, None).with(window, mss, window_scale, sack)
+    pub(crate) fn syn_ack<S: Segment>(&self, now: Time, shared: &Shared<S>) -> Draft {
+        let clock = shared.stamp(shared.secret.stamp(&self.flow), now);
+        let stamp = if self.cookie { cookies::stamp(clock, self.options, self.ecn) } else { clock };
+        let mut draft = Draft::new(&self.flow, flag::SYN, self.ours, Some(self.next()))
+            .with_mss(shared.mss(&self.flow))
+            .with_window_scale(self.options.window_scale.map(|_| shared.shift))
+            .with_sack_permitted(self.options.sack)
+            .with_timestamps(
+                self.options.timestamps.map(|said| Timestamps { value: stamp, echo: said.value }),
+            );
+        draft.window = shared.syn_window();
+        if self.ecn {
+            draft.flags |= flag::ECE;
+        }
+        draft
     }
 
     /// The next sequence number expected of the peer.
-    pub(crate) fn next(&self) -> TcpSeqNumber {
+    pub(crate) fn next(&self) -> Seq {
         self.theirs + 1
     }
 
-    /// What the peer is ready to take.
-    pub(crate) fn offer(&self) -> Offer {
-        Offer::new(self.theirs, self.ours + 1, self.options)
+    /// Whether the SYN-ACK was sent once only, so that its answer tells the round trip (RFC 6298 section 3).
+    pub(crate) fn is_first_try(&self) -> bool {
+        self.again == 0
     }
 
     /// What an acknowledgement outside of the handshake says.
     pub(crate) fn mark(&self) -> Mark {
-        Mark { seq: self.ours + 1, ack: self.next() }
+        Mark { seq: self.ours + 1, ack: self.next(), recent: self.options.timestamps.map(|said| said.value) }
     }
-}
-
-/// The window scale a buffer of this many bytes needs (RFC 7323 section 2.3), as smoltcp's sockets reckon it.
-fn window_scale(receive_bytes: usize) -> u8 {
-    let bits = usize::BITS - receive_bytes.leading_zeros();
-    bits.saturating_sub(16) as u8
 }
 
 /// What a timer that is due asks for.
@@ -122,27 +120,23 @@ impl HalfOpens {
         self.entries[at as usize]
     }
 
-    /// Adds a handshake. Answers the entry, and whether the oldest one made room for it.
-    pub(crate) fn insert(
-        &mut self,
-        now: Time,
-        flow: Flow,
-        hash: u32,
-        ours: TcpSeqNumber,
-        theirs: TcpSeqNumber,
-        options: SynOptions,
-    ) -> (HalfOpen, bool) {
+    /// Whether the next handshake takes the place of another.
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Adds a handshake. Answers whether the oldest one made room for it.
+    pub(crate) fn insert(&mut self, now: Time, entry: HalfOpen) -> bool {
         let evict = self.free.is_empty();
         if evict && let Some(oldest) = self.order.front() {
             self.remove(oldest);
         }
         let Some(at) = self.free.pop() else { unreachable!("one place at least, and the oldest has left") };
-        let entry = HalfOpen { flow, hash, since: now, ours, theirs, options, again: 0 };
         self.entries[at as usize] = Some(entry);
-        self.table.insert(hash, at);
+        self.table.insert(entry.hash, at);
         self.order.push_back(at);
         self.wheel.set(at, now + SYN_ACK_RETRY.min(self.timeout));
-        (entry, evict)
+        evict
     }
 
     pub(crate) fn remove(&mut self, at: u32) {

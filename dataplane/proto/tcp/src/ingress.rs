@@ -1,45 +1,27 @@
-//! Packets in: to the socket they belong to, to a handshake, or to none.
+//! Packets in: to the connection they belong to, to a handshake, or to none.
 //!
 //! In: IP packets for our addresses. Out: events, and answers such as RST through the [`Egress`]. Part of a
 //! worker's TCP.
 
 use keyferry_time::Time;
-use smoltcp::iface::{Interface, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, RxToken, TxToken};
-use smoltcp::socket::tcp::State;
-use smoltcp::time::Instant;
-use smoltcp::wire::HardwareAddress;
 
+use crate::arrive::{Verdict, reset, send};
 use crate::config::RxChecksum;
-use crate::connection::{Pending, Stage};
-use crate::counters::{CloseReason, DropReason};
+use crate::counters::DropReason;
+use crate::draft::{Draft, flag};
 use crate::flow::Flow;
-use crate::packet::{Bare, Header};
+use crate::packet::{self, Header, Mark, Timestamps};
 use crate::seam::{Egress, Segment, Tcp};
-use crate::time_wait::Verdict;
-use crate::wire::Wire;
-
-/// smoltcp counts microseconds.
-pub(crate) fn instant(now: Time) -> Instant {
-    Instant::from_micros(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX))
-}
-
-/// The interface sockets are driven through. It has no addresses: packets for others do not get here.
-pub(crate) fn interface(caps: &DeviceCapabilities, seed: u64) -> Interface {
-    let mut config = smoltcp::iface::Config::new(HardwareAddress::Ip);
-    config.random_seed = seed;
-    let mut interface = Interface::new(config, &mut Nowhere(caps), Instant::ZERO);
-    interface.set_any_ip(true);
-    interface
-}
+use crate::time_wait;
 
 impl<S: Segment> Tcp<S> {
     /// Takes an IP packet with TCP. `checksum_good`: the port vouches for its IP and TCP checksums.
     pub fn ingest(&mut self, now: Time, packet: &mut [u8], checksum_good: bool, out: &mut impl Egress) {
-        self.counters.packets_in += 1;
-        let verify = self.config.rx_checksum == RxChecksum::Verify || !checksum_good;
+        self.shared.now = now;
+        self.shared.counters.packets_in += 1;
+        let verify = self.shared.config.rx_checksum == RxChecksum::Verify || !checksum_good;
         if let Err(reason) = self.sort(now, packet, verify, out) {
-            self.counters.drop(reason);
+            self.shared.counters.drop(reason);
         }
     }
 
@@ -51,37 +33,41 @@ impl<S: Segment> Tcp<S> {
         out: &mut impl Egress,
     ) -> Result<(), DropReason> {
         let header = Header::parse(packet, verify)?;
-        let hash = self.secret.hash(&header.flow);
+        let hash = self.shared.secret.hash(&header.flow);
         if let Some(index) = self.find(hash, &header.flow) {
             return match self.feed(now, index, &header, packet, out) {
                 true => {
-                    self.counters.flow_packets += 1;
+                    self.shared.counters.flow_packets += 1;
                     Ok(())
                 }
                 false => Err(DropReason::Unacceptable),
             };
         }
-        if !self.config.addresses.contains(&header.flow.local.ip()) {
+        if !self.shared.config.addresses.contains(&header.flow.local.ip()) {
             return Err(DropReason::OtherAddress);
         }
         if let Some(at) = self.half_open.find(hash, &header.flow) {
             return self.handshake(now, at, &header, packet, out);
         }
-        match self.time_wait.ingest(now, &header, hash) {
-            Verdict::Ignore => return Err(DropReason::TimeWait),
-            Verdict::Acknowledge(mark) => {
-                self.counters.time_wait_packets += 1;
-                self.send_bare(&Bare::acknowledgement(&header.flow, mark), out);
+        match self.time_wait.ingest(now, &header, hash, packet) {
+            time_wait::Verdict::Ignore => return Err(DropReason::TimeWait),
+            time_wait::Verdict::Acknowledge(mark) => {
+                self.shared.counters.time_wait_packets += 1;
+                self.send_bare(&self.acknowledgement(now, &header.flow, mark), out);
                 return Ok(());
             }
-            Verdict::Unknown => {}
+            time_wait::Verdict::Unknown => {}
         }
+        let listening = self.shared.config.ports.contains(&header.flow.local.port());
         if !header.is_open_request() {
-            self.refuse(now, packet, out);
+            if listening && let Some(entry) = self.cookies.open(now, &header, hash, packet, &self.shared) {
+                return self.take_cookie(now, &entry, &header, packet, out);
+            }
+            self.refuse(&header, out);
             return Err(DropReason::Stray);
         }
-        if !self.config.ports.contains(&header.flow.local.port()) {
-            self.refuse(now, packet, out);
+        if !listening {
+            self.refuse(&header, out);
             return Err(DropReason::PortClosed);
         }
         self.offer(now, &header, hash, packet, out)
@@ -94,8 +80,7 @@ impl<S: Segment> Tcp<S> {
         self.flows.find(hash, same)
     }
 
-    /// Gives a packet to its connection's socket and takes note of what changed. Answers whether the segment was
-    /// acceptable; the socket acknowledges one that is not (RFC 9293 section 3.10.7.4).
+    /// Gives a packet to its connection and takes note of what changed. Answers whether the segment was acceptable.
     pub(crate) fn feed(
         &mut self,
         now: Time,
@@ -104,167 +89,91 @@ impl<S: Segment> Tcp<S> {
         packet: &[u8],
         out: &mut impl Egress,
     ) -> bool {
-        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
-            return false;
-        };
-        let (unread, unacked) = connection.queues();
-        let window = self.config.receive_bytes.saturating_sub(unread);
-        // A SYN that answers ours is where the peer's numbers begin.
-        let connecting = connection.stage == Stage::Connecting;
-        connection.greet(header, packet);
-        let acceptable = connecting || header.is_acceptable(connection.next, window);
-        if let Some(mark) = connection.mark {
-            connection.offer.hear(header, mark);
+        let mut verdict = self.arrive(now, index, header, packet, out);
+        if verdict == Verdict::NoMemory && self.evict(index) {
+            verdict = self.arrive(now, index, header, packet, out);
         }
-        let Some(sockets) = connection.sockets.as_mut() else {
-            return false;
-        };
-        let mut wire = Wire {
-            packet: Some(packet),
-            out,
-            caps: &self.caps,
-            counters: &mut self.counters,
-            mark: &mut connection.mark,
-            offer: Some(connection.offer),
-        };
-        self.interface.poll_ingress_single(instant(now), &mut wire, sockets);
-        let (unread_now, unacked_now) = connection.queues();
-        if unread_now > unread || unacked_now < unacked {
-            connection.active = now;
-        }
-        connection.next += unread_now.saturating_sub(unread);
-        if unacked_now < unacked {
-            connection.stop_probing();
-        }
-        if self.review(now, index, header.rst) {
-            if unread_now > unread {
-                self.arrived(index);
-            }
-            self.pump(index);
+        if let Verdict::Ended(reason) = verdict {
+            self.die(index, reason);
+        } else {
             self.dirty.push_back(index);
         }
-        acceptable
+        verdict != Verdict::Unacceptable
     }
 
-    fn arrived(&mut self, index: u32) {
+    fn arrive(
+        &mut self,
+        now: Time,
+        index: u32,
+        header: &Header,
+        packet: &[u8],
+        out: &mut impl Egress,
+    ) -> Verdict {
         let Some(connection) = self.slots[index as usize].connection.as_mut() else {
-            return;
+            return Verdict::Unacceptable;
         };
-        match connection.stage {
-            Stage::Open => self.tell(index, Pending::READABLE),
-            Stage::Closing => connection.drain(),
-            Stage::HalfOpen | Stage::Connecting | Stage::Aborting(_) | Stage::Dead(_) => {}
+        let verdict = connection.arrive(now, header, packet, &mut self.shared, out);
+        if connection.pending != Default::default() {
+            self.ready.push_back(index);
+        }
+        if connection.done() > 0 {
+            self.releasing.push_back(index);
+        }
+        if connection.receive.is_all_out_of_order() {
+            self.holes.push_back(index);
+        } else {
+            self.holes.remove(index);
+        }
+        verdict
+    }
+
+    /// Takes memory from the connection that has held bytes out of order for longest, and no others: its peer sends them
+    /// again (RFC 2018 section 8). Each comes to the end of the line again with its next such bytes, so all have their
+    /// turn. Answers whether there was one.
+    fn evict(&mut self, but: u32) -> bool {
+        let Some(index) = self.holes.front().filter(|index| *index != but) else { return false };
+        self.holes.remove(index);
+        if let Some(connection) = self.slots[index as usize].connection.as_mut() {
+            connection.receive.renege(&mut self.shared.buffers);
+            self.shared.counters.reneged += 1;
+        }
+        true
+    }
+
+    /// Answers a packet of no connection with RST (RFC 9293 section 3.10.7.1), but not another RST.
+    pub(crate) fn refuse(&mut self, header: &Header, out: &mut impl Egress) {
+        if !header.rst {
+            self.send_bare(&reset(&header.flow, header), out);
         }
     }
 
-    /// Follows the socket's state after it was fed or asked to send. Answers whether it lives on.
-    pub(crate) fn review(&mut self, now: Time, index: u32, rst: bool) -> bool {
-        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
-            return false;
-        };
-        let Some(socket) = connection.socket() else {
-            return false;
-        };
-        let (state, gone) = (socket.state(), socket.remote_endpoint().is_none());
-        match (connection.stage, state) {
-            // RST in SYN-RECEIVED puts a listening socket back to LISTEN; ours serves one handshake only. A SYN
-            // it did not take leaves it there as well.
-            (Stage::HalfOpen, State::Listen | State::Closed) => {
-                self.die(index, CloseReason::Reset);
-                self.counters.drop(DropReason::HalfOpenReset);
-                false
-            }
-            (Stage::HalfOpen, State::SynReceived) => true,
-            (Stage::Connecting, State::SynSent | State::SynReceived) => true,
-            (Stage::Aborting(reason), State::Closed) if gone => {
-                self.die(index, reason);
-                false
-            }
-            (Stage::Aborting(_), _) => true,
-            (_, State::Closed) => {
-                // The other way to CLOSED is the acknowledgement of our FIN in LAST-ACK.
-                self.die(index, if rst { CloseReason::Reset } else { CloseReason::Finished });
-                false
-            }
-            (stage, state) => {
-                self.advance(now, index, stage, state);
-                true
-            }
+    /// Sends a segment of a flow without a connection, if there is room.
+    pub(crate) fn send_bare(&mut self, draft: &Draft, out: &mut impl Egress) {
+        if out.room() {
+            send(draft, &mut self.shared, out);
+        } else {
+            self.shared.counters.drop(DropReason::NoRoom);
         }
     }
 
-    /// Follows a live connection: handshake complete, peer's FIN, our FIN acknowledged.
-    fn advance(&mut self, now: Time, index: u32, stage: Stage, state: State) {
-        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
-            return;
-        };
-        if matches!(stage, Stage::HalfOpen | Stage::Connecting) {
-            connection.stage = Stage::Open;
-            connection.active = now;
-            self.counters.opened += 1;
-            self.tell(index, Pending::OPENED);
+    /// An acknowledgement of a flow without a connection.
+    pub(crate) fn acknowledgement(&self, now: Time, flow: &Flow, mark: Mark) -> Draft {
+        let value = self.shared.stamp(self.shared.secret.stamp(flow), now);
+        let timestamps = mark.recent.map(|echo| Timestamps { value, echo });
+        Draft::new(flow, flag::ACK, mark.seq, Some(mark.ack)).with_timestamps(timestamps)
+    }
+
+    /// A router says that a packet of ours was too big for it, and how large one may be (RFC 1191 section 4, RFC 8201
+    /// section 4): `quoted` is what it returns of the packet. A report of what is not under way is not believed
+    /// (RFC 5927 section 4.1).
+    pub fn too_big(&mut self, now: Time, quoted: &[u8], mtu: u16) {
+        self.shared.now = now;
+        let Some((flow, seq)) = packet::quoted(quoted) else { return };
+        let Some(index) = self.find(self.shared.secret.hash(&flow), &flow) else { return };
+        let Some(connection) = self.slots[index as usize].connection.as_mut() else { return };
+        if connection.una <= seq && seq < connection.nxt {
+            connection.too_big(mtu);
+            self.dirty.push_back(index);
         }
-        let Some(connection) = self.slots[index as usize].connection.as_mut() else {
-            return;
-        };
-        if state == State::FinWait2 && connection.fin_wait == Time::NEVER {
-            connection.fin_wait = now + crate::config::FIN_WAIT;
-        }
-        if connection.eof.is_none() && connection.is_eof() {
-            connection.eof = Some(connection.queues().0);
-            connection.next += 1;
-            if connection.stage == Stage::Open {
-                self.tell(index, Pending::EOF);
-            }
-        }
-    }
-
-    /// Answers a packet of no connection with RST (RFC 9293 section 3.10.7.1), which smoltcp does for a set
-    /// without sockets.
-    pub(crate) fn refuse(&mut self, now: Time, packet: &[u8], out: &mut impl Egress) {
-        let (caps, counters) = (&self.caps, &mut self.counters);
-        let mut wire = Wire { packet: Some(packet), out, caps, counters, mark: &mut None, offer: None };
-        self.interface.poll_ingress_single(instant(now), &mut wire, &mut SocketSet::new(&mut [][..]));
-    }
-}
-
-/// A device to make an interface with; nothing is sent or received through it.
-struct Nowhere<'a>(&'a DeviceCapabilities);
-
-impl Device for Nowhere<'_> {
-    type RxToken<'t>
-        = Nothing
-    where
-        Self: 't;
-    type TxToken<'t>
-        = Nothing
-    where
-        Self: 't;
-
-    fn receive(&mut self, _: Instant) -> Option<(Nothing, Nothing)> {
-        None
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Nothing> {
-        None
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        self.0.clone()
-    }
-}
-
-/// A token there is none of.
-enum Nothing {}
-
-impl RxToken for Nothing {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, _: F) -> R {
-        match self {}
-    }
-}
-
-impl TxToken for Nothing {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, _: usize, _: F) -> R {
-        match self {}
     }
 }

@@ -3,33 +3,48 @@
 //! In: IP packets, segments to send, the time. Out: IP packets through an [`Egress`], events, received bytes lent
 //! as slices, and each sent segment back once it is no longer needed. Sans-IO; each worker owns one [`Tcp`].
 //!
-//! Behind this seam is one stock smoltcp socket per connection, each in a socket set of its own so that a packet's
-//! cost does not grow with the number of connections. What a listener needs beyond a socket is here: the flow
-//! table, limits and time-outs of half-open and idle connections, handshakes and TIME-WAIT without sockets, and the
-//! queue of owned segments.
+//! Behind this seam is a TCP for the open Internet (RFC 9293 and what it names). `ingress` sorts packets; `opening` and
+//! `active` shake hands, `half_open` and `time_wait` keep what is no connection yet, or no longer, in fixed tables;
+//! `arrive`, `acknowledge`, `timeouts` and `transmit` move a `connection`; `receive` and `sending` hold its bytes while
+//! there are any, `flight`, `rack` and `recovery` know what is under way, and `congestion` how much may be.
 
 #![forbid(unsafe_code)]
 
+mod acknowledge;
 mod active;
+mod arrive;
+mod buffers;
 mod config;
+mod congestion;
 mod connection;
+mod cookies;
 mod counters;
+mod draft;
 mod egress;
+mod flight;
 mod flow;
 mod half_open;
 mod ingress;
 mod list;
 mod opening;
 mod packet;
+mod path_mtu;
+mod rack;
+mod reassembly;
+mod receive;
+mod recovery;
+mod rtt;
 mod seam;
+mod sending;
 mod sequence;
 mod time_wait;
-mod wire;
+mod timeouts;
+mod transmit;
 
 pub use active::ConnectError;
 pub use config::{
-    ACK_DELAY, Config, EGRESS_PER_VISIT_MAX, FIN_WAIT, RxChecksum, SEGMENTS_MAX, TIME_WAIT,
-    TSO_PACKET_BYTES_MAX,
+    ACK_DELAY, Algorithm, Config, EGRESS_PER_VISIT_MAX, FIN_WAIT, KeepAlive, RxChecksum, SEGMENTS_GROWN_MAX,
+    SEGMENTS_MAX, TIME_WAIT, TSO_PACKET_BYTES_MAX, Tuning,
 };
 pub use counters::{CloseReason, Counters, DropReason};
 pub use list::List;

@@ -1,17 +1,32 @@
-//! Headers of IP packets with TCP: read before a connection is known, written where there is no socket.
+//! Headers of IP packets with TCP, read: what decides where a packet goes, and what its options say.
 //!
-//! In: an IP packet. Out: its flow and the fields that decide where it goes; or a segment without payload. Pure.
+//! In: an IP packet. Out: its flow, its fields, its options. Pure. `draft` writes.
 
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{
-    IpAddress, IpProtocol, IpRepr, Ipv4Packet, Ipv6Packet, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
-    checksum,
-};
+use arrayvec::ArrayVec;
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use crate::DropReason;
 use crate::flow::Flow;
+use crate::sequence::Seq;
+
+/// Blocks one SACK option has room for (RFC 2018 section 3).
+pub(crate) const SACK_BLOCKS_MAX: usize = 4;
+
+/// Congestion experienced (RFC 3168 section 5).
+const ECN_CE: u8 = 3;
+
+/// Kinds of options (RFC 9293 section 3.2, RFC 7323, RFC 2018).
+pub(crate) mod kind {
+    pub(crate) const END: u8 = 0;
+    pub(crate) const NOP: u8 = 1;
+    pub(crate) const MSS: u8 = 2;
+    pub(crate) const WINDOW_SCALE: u8 = 3;
+    pub(crate) const SACK_PERMITTED: u8 = 4;
+    pub(crate) const SACK: u8 = 5;
+    pub(crate) const TIMESTAMPS: u8 = 8;
+}
 
 /// What decides where a received packet goes.
 pub(crate) struct Header {
@@ -20,11 +35,21 @@ pub(crate) struct Header {
     pub(crate) ack: bool,
     pub(crate) fin: bool,
     pub(crate) rst: bool,
-    pub(crate) seq: TcpSeqNumber,
+    /// ECN-Echo (RFC 3168 section 6.1).
+    pub(crate) ece: bool,
+    /// Congestion window reduced.
+    pub(crate) cwr: bool,
+    /// A router marked the packet: congestion experienced.
+    pub(crate) ce: bool,
+    pub(crate) seq: Seq,
     /// Means something if `ack` is set.
-    pub(crate) acknowledges: TcpSeqNumber,
+    pub(crate) acknowledges: Seq,
     /// As it stands in the header, not scaled.
     pub(crate) window: u16,
+    /// Where the TCP header begins in the packet.
+    pub(crate) tcp_at: usize,
+    /// Where the payload begins.
+    pub(crate) payload_at: usize,
     /// Bytes of payload.
     pub(crate) payload: usize,
 }
@@ -45,20 +70,30 @@ impl Header {
                 if verify && !ip.verify_checksum() {
                     return Err(DropReason::Checksum);
                 }
-                Header::parse_tcp(ip.payload(), IpAddr::V4(ip.src_addr()), IpAddr::V4(ip.dst_addr()), verify)
+                let ends = (IpAddr::V4(ip.src_addr()), IpAddr::V4(ip.dst_addr()));
+                let at = usize::from(ip.header_len());
+                Header::parse_tcp(ip.payload(), at, ends, ip.ecn() == ECN_CE, verify)
             }
             Some(6) => {
                 let ip = Ipv6Packet::new_checked(packet).map_err(|_| DropReason::Malformed)?;
                 if ip.next_header() != IpProtocol::Tcp {
                     return Err(DropReason::Malformed);
                 }
-                Header::parse_tcp(ip.payload(), IpAddr::V6(ip.src_addr()), IpAddr::V6(ip.dst_addr()), verify)
+                let ends = (IpAddr::V6(ip.src_addr()), IpAddr::V6(ip.dst_addr()));
+                let ce = ip.traffic_class() & 3 == ECN_CE;
+                Header::parse_tcp(ip.payload(), ip.header_len(), ends, ce, verify)
             }
             _ => Err(DropReason::Malformed),
         }
     }
 
-    fn parse_tcp(segment: &[u8], source: IpAddr, local: IpAddr, verify: bool) -> Result<Header, DropReason> {
+    fn parse_tcp(
+        segment: &[u8],
+        tcp_at: usize,
+        (source, local): (IpAddr, IpAddr),
+        ce: bool,
+        verify: bool,
+    ) -> Result<Header, DropReason> {
         let tcp = TcpPacket::new_checked(segment).map_err(|_| DropReason::Malformed)?;
         let (from, to) = (tcp.src_port(), tcp.dst_port());
         if from == 0 || to == 0 || source.is_unspecified() || source.is_multicast() {
@@ -67,16 +102,22 @@ impl Header {
         if verify && !tcp.verify_checksum(&IpAddress::from(source), &IpAddress::from(local)) {
             return Err(DropReason::Checksum);
         }
+        let header_len = usize::from(tcp.header_len());
         Ok(Header {
             flow: Flow { peer: SocketAddr::new(source, from), local: SocketAddr::new(local, to) },
             syn: tcp.syn(),
             ack: tcp.ack(),
             fin: tcp.fin(),
             rst: tcp.rst(),
-            seq: tcp.seq_number(),
-            acknowledges: tcp.ack_number(),
+            ece: tcp.ece(),
+            cwr: tcp.cwr(),
+            ce,
+            seq: Seq(tcp.seq_number().0 as u32),
+            acknowledges: Seq(tcp.ack_number().0 as u32),
             window: tcp.window_len(),
-            payload: tcp.payload().len(),
+            tcp_at,
+            payload_at: tcp_at + header_len,
+            payload: segment.len() - header_len,
         })
     }
 
@@ -85,19 +126,56 @@ impl Header {
         self.syn && !self.ack && !self.rst && !self.fin
     }
 
+    /// Sequence numbers the segment takes.
+    pub(crate) fn len(&self) -> u32 {
+        self.payload as u32 + u32::from(self.syn) + u32::from(self.fin)
+    }
+
     /// Whether any of the segment lies in a window of `window` bytes from `next` on (RFC 9293 section 3.10.7.4).
-    pub(crate) fn is_acceptable(&self, next: TcpSeqNumber, window: usize) -> bool {
-        let len = self.payload + usize::from(self.syn) + usize::from(self.fin);
-        // Sequence numbers are compared by their difference, modulo 2^32.
-        let ahead = self.seq.0.wrapping_sub(next.0);
-        let end_ahead = ahead.wrapping_add(len as i32);
-        match (len, window) {
-            (0, 0) => ahead == 0,
-            (0, _) => (0..window as i64).contains(&i64::from(ahead)),
+    pub(crate) fn is_acceptable(&self, next: Seq, window: u32) -> bool {
+        let starts_inside = self.seq.since(next) < window;
+        match (self.len(), window) {
+            (0, 0) => self.seq == next,
+            (0, _) => starts_inside,
             (_, 0) => false,
-            _ => i64::from(ahead) < window as i64 && end_ahead > 0,
+            (len, _) => starts_inside || (self.seq <= next && self.seq + len > next),
         }
     }
+
+    /// The header's options, of the packet it was read from.
+    fn options<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
+        &packet[self.tcp_at + 20..self.payload_at]
+    }
+}
+
+/// Calls `each` with the kind and the content of each option. One that contradicts itself ends the list
+/// (RFC 9293 section 3.1, MUST-7); what stands before it counts.
+fn each_option(mut options: &[u8], mut each: impl FnMut(u8, &[u8])) {
+    while let [kind, rest @ ..] = options {
+        options = match (*kind, rest) {
+            (kind::END, _) => return,
+            (kind::NOP, _) => rest,
+            (kind, [len, ..]) if usize::from(*len) >= 2 && usize::from(*len) <= options.len() => {
+                let (option, behind) = options.split_at(usize::from(*len));
+                each(kind, &option[2..]);
+                behind
+            }
+            _ => return,
+        };
+    }
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |word| u32::from_be_bytes(*word))
+}
+
+/// Timestamps option (RFC 7323 section 3.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Timestamps {
+    /// The sender's clock.
+    pub(crate) value: u32,
+    /// What it heard last of ours.
+    pub(crate) echo: u32,
 }
 
 /// What a SYN says besides its header.
@@ -107,215 +185,95 @@ pub(crate) struct SynOptions {
     pub(crate) mss: Option<u16>,
     pub(crate) window_scale: Option<u8>,
     pub(crate) sack: bool,
+    pub(crate) timestamps: Option<Timestamps>,
 }
 
 impl SynOptions {
-    /// Reads them from an IP packet whose headers [`Header::parse`] has found good.
-    pub(crate) fn parse(packet: &[u8]) -> Result<SynOptions, DropReason> {
-        let ipv4 = packet.first().is_some_and(|first| first >> 4 == 4);
-        let segment = if ipv4 {
-            Ipv4Packet::new_unchecked(packet).payload()
-        } else {
-            Ipv6Packet::new_unchecked(packet).payload()
+    /// Reads them from the packet `header` was read from.
+    pub(crate) fn parse(header: &Header, packet: &[u8]) -> SynOptions {
+        let mut said = SynOptions {
+            window: header.window,
+            mss: None,
+            window_scale: None,
+            sack: false,
+            timestamps: None,
         };
-        let tcp = TcpPacket::new_checked(segment).map_err(|_| DropReason::Malformed)?;
-        // The addresses serve the checksum alone, which is looked at elsewhere.
-        let nobody = IpAddress::v4(0, 0, 0, 0);
-        let repr = TcpRepr::parse(&tcp, &nobody, &nobody, &ChecksumCapabilities::ignored())
-            .map_err(|_| DropReason::Malformed)?;
-        Ok(SynOptions {
-            window: repr.window_len,
-            mss: repr.max_seg_size,
-            window_scale: repr.window_scale,
-            sack: repr.sack_permitted,
-        })
+        each_option(header.options(packet), |kind, content| match (kind, content) {
+            (kind::MSS, [high, low]) => said.mss = Some(u16::from_be_bytes([*high, *low])),
+            // RFC 7323 section 2.3: a larger shift counts as 14.
+            (kind::WINDOW_SCALE, [shift]) => said.window_scale = Some((*shift).min(WINDOW_SCALE_MAX)),
+            (kind::SACK_PERMITTED, []) => said.sack = true,
+            (kind::TIMESTAMPS, [_, _, _, _, _, _, _, _]) => {
+                said.timestamps = Some(Timestamps { value: word(content), echo: word(&content[4..]) });
+            }
+            _ => {}
+        });
+        said
     }
+}
+
+/// Largest shift of a window (RFC 7323 section 2.3).
+pub(crate) const WINDOW_SCALE_MAX: u8 = 14;
+
+/// What a segment of a connection says besides its header.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) timestamps: Option<Timestamps>,
+    /// SACK blocks in the order they stand there (RFC 2018 section 3).
+    pub(crate) sack: ArrayVec<(Seq, Seq), SACK_BLOCKS_MAX>,
+}
+
+impl Options {
+    /// Reads them from the packet `header` was read from.
+    pub(crate) fn parse(header: &Header, packet: &[u8]) -> Options {
+        let mut said = Options::default();
+        let options = header.options(packet);
+        if options.is_empty() {
+            return said;
+        }
+        each_option(options, |kind, content| match kind {
+            kind::TIMESTAMPS if content.len() == 8 => {
+                said.timestamps = Some(Timestamps { value: word(content), echo: word(&content[4..]) });
+            }
+            kind::SACK => {
+                for block in content.chunks_exact(8) {
+                    // No option has room for more than four, and a second option adds none.
+                    let _ = said.sack.try_push((Seq(word(block)), Seq(word(&block[4..]))));
+                }
+            }
+            _ => {}
+        });
+        said
+    }
+}
+
+/// Flow and number of a packet of ours that is quoted in an error message: its headers, and of TCP's as little as eight
+/// bytes.
+pub(crate) fn quoted(packet: &[u8]) -> Option<(Flow, Seq)> {
+    let (from, to, at): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
+        4 if packet.len() >= 20 => {
+            let ip = Ipv4Packet::new_unchecked(packet);
+            (ip.src_addr().into(), ip.dst_addr().into(), usize::from(ip.header_len()))
+        }
+        6 if packet.len() >= 40 => {
+            let ip = Ipv6Packet::new_unchecked(packet);
+            (ip.src_addr().into(), ip.dst_addr().into(), 40)
+        }
+        _ => return None,
+    };
+    let tcp = packet.get(at..at + 8)?;
+    let port = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
+    let flow = Flow { local: SocketAddr::new(from, port(0)), peer: SocketAddr::new(to, port(2)) };
+    Some((flow, Seq(word(&tcp[4..]))))
 }
 
 /// How far a connection has come: all TIME-WAIT needs to know of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     /// The highest sequence number sent, and one more (SND.NXT).
-    pub(crate) seq: TcpSeqNumber,
+    pub(crate) seq: Seq,
     /// What was acknowledged last (RCV.NXT).
-    pub(crate) ack: TcpSeqNumber,
-}
-
-/// What the peer is ready to take (RFC 9293 section 3.3.1, SND.WND and what told of it).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Offer {
-    /// The first sequence number beyond its window (SND.UNA + SND.WND).
-    end: TcpSeqNumber,
-    /// Sequence number of the segment that told (SND.WL1).
-    seq: TcpSeqNumber,
-    /// What that segment acknowledged (SND.WL2).
-    acknowledges: TcpSeqNumber,
-    /// Bits a window is shifted by (RFC 7323 section 2).
-    scale: u8,
-}
-
-impl Offer {
-    /// Of a peer whose SYN has the number `seq` and is acknowledged from `ours` on; a SYN's window is not scaled.
-    pub(crate) fn new(seq: TcpSeqNumber, ours: TcpSeqNumber, options: SynOptions) -> Offer {
-        // RFC 7323 section 2.3: a larger shift counts as 14.
-        let scale = options.window_scale.unwrap_or(0).min(14);
-        Offer { end: ours + usize::from(options.window), seq, acknowledges: ours, scale }
-    }
-
-    /// Takes note of a segment, unless it is older than the one that told last: RFC 9293 section 3.10.7.4, but that
-    /// a peer which acknowledges more is newer even where it sends something again, be it acceptable or not: that is
-    /// what an answer has to fit. What acknowledges more than was sent (RFC 5961 section 5) tells nothing; a window
-    /// probe may be beyond `mark`.
-    pub(crate) fn hear(&mut self, header: &Header, mark: Mark) {
-        let newer = self.acknowledges < header.acknowledges
-            || (self.acknowledges == header.acknowledges && self.seq <= header.seq);
-        if header.ack && newer && header.acknowledges <= mark.seq + 1 {
-            self.end = header.acknowledges + (usize::from(header.window) << self.scale);
-            self.seq = header.seq;
-            self.acknowledges = header.acknowledges;
-        }
-    }
-
-    /// The sequence number of a segment without payload, of a connection that sent all before `next`.
-    ///
-    /// A peer short of memory may take its window back (RFC 9293 section 3.8.6; Linux does) and with it what it was
-    /// sent: it then takes no segment beyond the new window, not even for what it acknowledges, and each side would
-    /// send again what the other has long had. A reset has to be exact (RFC 5961 section 3): what scaling may have
-    /// rounded off the window does not count for it.
-    fn bare_seq(&self, next: TcpSeqNumber, rst: bool) -> TcpSeqNumber {
-        let rounded = if rst { (1 << self.scale) - 1 } else { 0 };
-        if next > self.end + rounded { self.end } else { next }
-    }
-}
-
-/// Finishes a packet a socket built: the pseudo-header sum where the port fills in checksums.
-///
-/// DPDK's convention: with segmentation the sum leaves the length out, because each segment has its own
-/// (`rte_ipv4_phdr_cksum`).
-pub(crate) fn offload_checksum(packet: &mut [u8], segmented: bool) {
-    let (at, sum) = match packet.first().map(|first| first >> 4) {
-        Some(4) => {
-            let ip = Ipv4Packet::new_unchecked(&*packet);
-            let at = usize::from(ip.header_len());
-            let len = if segmented { 0 } else { (packet.len() - at) as u32 };
-            (at, checksum::pseudo_header_v4(&ip.src_addr(), &ip.dst_addr(), IpProtocol::Tcp, len))
-        }
-        _ => {
-            let ip = Ipv6Packet::new_unchecked(&*packet);
-            let at = ip.header_len();
-            let len = if segmented { 0 } else { (packet.len() - at) as u32 };
-            (at, checksum::pseudo_header_v6(&ip.src_addr(), &ip.dst_addr(), IpProtocol::Tcp, len))
-        }
-    };
-    TcpPacket::new_unchecked(&mut packet[at..]).set_checksum(sum);
-}
-
-/// Moves a connection's mark past a packet its socket built, and mends the packet's sequence number.
-///
-/// After a retransmission time-out smoltcp sends everything again from the oldest byte, and meanwhile gives bare
-/// acknowledgements and resets a sequence number its peer has left behind. Such segments are not acceptable
-/// (RFC 9293 section 3.10.7.4): the peer ignores what they acknowledge, and two such peers wait for each other
-/// for ever. They must carry SND.NXT, the highest sequence number sent, or the end of a window taken back: see
-/// [`Offer::bare_seq`]. Answers whether the packet was changed.
-pub(crate) fn advance(mark: &mut Option<Mark>, offer: Option<Offer>, packet: &mut [u8]) -> bool {
-    let at = if packet.first().is_some_and(|first| first >> 4 == 4) { 20 } else { 40 };
-    let mut tcp = TcpPacket::new_unchecked(&mut packet[at..]);
-    let (seq, len) = (tcp.seq_number(), tcp.segment_len());
-    let Some(mark) = mark else {
-        *mark = Some(Mark { seq: seq + len, ack: tcp.ack_number() });
-        return false;
-    };
-    if tcp.ack() {
-        mark.ack = tcp.ack_number();
-    }
-    if len == 0 && tcp.ack() && seq <= mark.seq {
-        let right = offer.map_or(mark.seq, |offer| offer.bare_seq(mark.seq, tcp.rst()));
-        tcp.set_seq_number(right);
-        return right != seq;
-    }
-    // A single byte may be a window probe, which a peer without window does not take.
-    if len != 1 || tcp.fin() || tcp.syn() {
-        mark.seq = mark.seq.max(seq + len);
-    }
-    false
-}
-
-/// Fills the TCP checksum of a packet in anew.
-pub(crate) fn fill_checksum(packet: &mut [u8]) {
-    if packet.first().is_some_and(|first| first >> 4 == 4) {
-        let mut ip = Ipv4Packet::new_unchecked(packet);
-        let (from, to) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
-        TcpPacket::new_unchecked(ip.payload_mut()).fill_checksum(&from, &to);
-    } else {
-        let mut ip = Ipv6Packet::new_unchecked(packet);
-        let (from, to) = (IpAddress::Ipv6(ip.src_addr()), IpAddress::Ipv6(ip.dst_addr()));
-        TcpPacket::new_unchecked(ip.payload_mut()).fill_checksum(&from, &to);
-    }
-}
-
-/// A segment without payload, for a flow without a socket.
-pub(crate) struct Bare {
-    ip: IpRepr,
-    tcp: TcpRepr<'static>,
-}
-
-impl Bare {
-    /// An acknowledgement from us.
-    pub(crate) fn acknowledgement(flow: &Flow, mark: Mark) -> Bare {
-        Bare::new(flow.local, flow.peer, TcpControl::None, mark.seq, Some(mark.ack))
-    }
-
-    /// A segment with no window and no options.
-    pub(crate) fn new(
-        from: SocketAddr,
-        to: SocketAddr,
-        control: TcpControl,
-        seq: TcpSeqNumber,
-        acknowledges: Option<TcpSeqNumber>,
-    ) -> Bare {
-        let tcp = TcpRepr {
-            src_port: from.port(),
-            dst_port: to.port(),
-            control,
-            seq_number: seq,
-            ack_number: acknowledges,
-            window_len: 0,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None, None, None],
-            timestamp: None,
-            payload: &[],
-        };
-        let (from, to) = (IpAddress::from(from.ip()), IpAddress::from(to.ip()));
-        Bare { ip: IpRepr::new(from, to, IpProtocol::Tcp, tcp.buffer_len(), 64), tcp }
-    }
-
-    /// The same with a window, and the options of a SYN.
-    pub(crate) fn with(
-        mut self,
-        window: u16,
-        mss: Option<u16>,
-        window_scale: Option<u8>,
-        sack: bool,
-    ) -> Bare {
-        self.tcp.window_len = window;
-        self.tcp.max_seg_size = mss;
-        self.tcp.window_scale = window_scale;
-        self.tcp.sack_permitted = sack;
-        let (from, to) = (self.ip.src_addr(), self.ip.dst_addr());
-        self.ip = IpRepr::new(from, to, IpProtocol::Tcp, self.tcp.buffer_len(), 64);
-        self
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.ip.buffer_len()
-    }
-
-    pub(crate) fn emit(&self, packet: &mut [u8], checksums: &ChecksumCapabilities) {
-        self.ip.emit(&mut *packet, checksums);
-        let segment = &mut packet[self.ip.header_len()..];
-        let mut segment = TcpPacket::new_unchecked(segment);
-        self.tcp.emit(&mut segment, &self.ip.src_addr(), &self.ip.dst_addr(), checksums);
-    }
+    pub(crate) ack: Seq,
+    /// The peer's last timestamp, where both use them.
+    pub(crate) recent: Option<u32>,
 }

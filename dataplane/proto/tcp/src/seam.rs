@@ -8,20 +8,19 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use keyferry_time::{Time, Wheel};
-use smoltcp::iface::Interface;
-use smoltcp::phy::DeviceCapabilities;
 
-use crate::config::{Config, TICK};
-use crate::connection::{Connection, Pending, Queued, Stage};
+use crate::config::{Config, PACING_TICK, SEGMENTS_GROWN_MAX, SEGMENTS_MAX, Tuning};
+use crate::connection::{Connection, Pending, Shared, Stage};
+use crate::cookies::Cookies;
 use crate::counters::{CloseReason, Counters};
-use crate::flow::{FlowTable, Secret};
+use crate::flow::FlowTable;
 use crate::half_open::HalfOpens;
 use crate::list::List;
 use crate::time_wait::TimeWait;
-use crate::wire;
 
-/// Bytes to send, owned by TCP from [`Tcp::send`] to [`Tcp::released`]. They may live where another node can
-/// still write, so they are only ever copied out.
+/// Bytes to send, owned by TCP from [`Tcp::send`] to [`Tcp::released`]: until the peer has acknowledged them, for what is
+/// lost is sent again from the same memory. They may live where another node can still write, so they are only ever
+/// copied out.
 pub trait Segment {
     /// Bytes of the segment; must not change.
     fn len(&self) -> usize;
@@ -85,10 +84,7 @@ pub(crate) struct Slot<S> {
 
 /// TCP of one worker.
 pub struct Tcp<S> {
-    pub(crate) config: Config,
-    pub(crate) caps: DeviceCapabilities,
-    pub(crate) interface: Interface,
-    pub(crate) secret: Secret,
+    pub(crate) shared: Shared<S>,
     pub(crate) slots: Box<[Slot<S>]>,
     pub(crate) free: Vec<u32>,
     pub(crate) flows: FlowTable,
@@ -96,24 +92,30 @@ pub struct Tcp<S> {
     /// Connections that may have something to send or whose timer may have changed.
     pub(crate) dirty: List,
     /// Connections with pending events.
-    ready: List,
+    pub(crate) ready: List,
     /// Connections with segments to collect.
-    releasing: List,
+    pub(crate) releasing: List,
+    /// Connections whose buffer holds bytes out of order only.
+    pub(crate) holes: List,
     pub(crate) wheel: Wheel,
     pub(crate) due: Vec<u32>,
     pub(crate) time_wait: TimeWait,
-    pub(crate) counters: Counters,
+    pub(crate) cookies: Cookies,
+    /// Connections whose handshake is complete and that nobody was told of.
+    pub(crate) unnoticed: u32,
 }
 
 impl<S: Segment> Tcp<S> {
-    /// TCP without connections. Memory for tables is taken here; each connection's buffers when it comes.
+    /// TCP without connections. Memory for tables is taken here; each connection's buffers when bytes come.
     pub fn new(config: Config) -> Tcp<S> {
+        Tcp::tuned(config, Tuning::default())
+    }
+
+    /// The same, its use of a path set out.
+    pub fn tuned(config: Config, tuning: Tuning) -> Tcp<S> {
         let connections = config.connections;
-        let caps = wire::capabilities(&config);
         let slot = || Slot { generation: 0, connection: None };
         Tcp {
-            interface: crate::ingress::interface(&caps, config.seed),
-            secret: Secret::new(config.seed),
             slots: std::iter::repeat_with(slot).take(connections as usize).collect(),
             free: (0..connections).rev().collect(),
             flows: FlowTable::new(connections),
@@ -121,12 +123,13 @@ impl<S: Segment> Tcp<S> {
             dirty: List::new(connections),
             ready: List::new(connections),
             releasing: List::new(connections),
-            wheel: Wheel::new(connections, TICK),
+            holes: List::new(connections),
+            wheel: Wheel::new(connections, PACING_TICK),
             due: Vec::with_capacity(connections.max(config.half_open) as usize),
             time_wait: TimeWait::new(connections),
-            counters: Counters::default(),
-            caps,
-            config,
+            cookies: Cookies::default(),
+            unnoticed: 0,
+            shared: Shared::new(config, tuning),
         }
     }
 
@@ -145,7 +148,7 @@ impl<S: Segment> Tcp<S> {
             if event == Pending::CLOSED {
                 self.ready.remove(index);
                 // Comes back when the last segment has been collected.
-                if connection.segments.is_empty()
+                if connection.sending.is_none()
                     && let Stage::Dead(reason) = connection.stage
                 {
                     self.release_slot(index);
@@ -155,9 +158,12 @@ impl<S: Segment> Tcp<S> {
             }
             connection.pending.remove(event);
             return Some(match event {
-                Pending::OPENED => Event::Opened(id),
+                Pending::OPENED => {
+                    self.unnoticed -= u32::from(connection.passive);
+                    Event::Opened(id)
+                }
                 // Read in the meantime.
-                Pending::READABLE if connection.queues().0 == 0 => continue,
+                Pending::READABLE if connection.receive.unread() == 0 => continue,
                 Pending::READABLE => Event::Readable(id),
                 Pending::WRITABLE => Event::Writable(id),
                 _ => Event::Eof(id),
@@ -170,89 +176,95 @@ impl<S: Segment> Tcp<S> {
     /// `None`, and no call of `f`, if there are none, or the connection is dead or closed by us. More may follow
     /// behind the end of the buffer: call until `None` or until bytes are left unconsumed.
     pub fn receive<R>(&mut self, id: ConnId, f: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
-        let connection = self.open_mut(id)?;
-        let (readable, _) = connection.queues();
-        if readable == 0 {
-            return None;
+        let (connection, shared) = self.open_mut(id)?;
+        let bytes = connection.receive.readable()?;
+        let lent = bytes.len();
+        let (consumed, result) = f(bytes);
+        let consumed = consumed.min(lent);
+        if consumed > 0 {
+            let rtt_ns = connection.rtt.smoothed_ns();
+            connection.receive.consume(shared.now, consumed as u32, rtt_ns, &mut shared.buffers);
+            // The window may open.
+            self.dirty.push_back(id.index);
         }
-        let socket = connection.socket_mut()?;
-        let received = socket
-            .recv(|bytes| {
-                let lent = bytes.len().min(readable);
-                let (consumed, result) = f(&mut bytes[..lent]);
-                let consumed = consumed.min(lent);
-                (consumed, (consumed, result))
-            })
-            .ok();
-        let (consumed, result) = received.unzip();
-        if let Some(left) = &mut connection.eof {
-            *left -= consumed.unwrap_or(0);
-        }
-        // The window opens.
-        self.dirty.push_back(id.index);
-        result
+        Some(result)
     }
 
     /// Bytes received and not consumed yet; 0 for a dead connection.
     pub fn readable(&self, id: ConnId) -> usize {
-        self.open(id).map_or(0, |connection| connection.queues().0)
+        self.open(id).map_or(0, |connection| connection.receive.unread() as usize)
     }
 
     /// Queues a segment behind those queued before.
     ///
     /// # Errors
-    /// Gives it back when [`SEGMENTS_MAX`](crate::SEGMENTS_MAX) are queued or wait in
-    /// [`released`](Tcp::released) (`Writable` follows), and when the connection is dead or closed by us
-    /// (nothing follows but `Closed`).
+    /// Gives it back when [`SEGMENTS_MAX`](crate::SEGMENTS_MAX) are queued or wait in [`released`](Tcp::released), or
+    /// more than the connection's window has grown to need (`Writable` follows), and when the connection is dead or
+    /// closed by us (nothing follows but `Closed`).
     pub fn send(&mut self, id: ConnId, segment: S) -> Result<(), S> {
-        let Some(connection) = self.open_mut(id) else {
+        let Some((connection, shared)) = self.open_mut(id) else {
             return Err(segment);
         };
-        if connection.segments.is_full() {
+        let segments = connection.sending.as_ref().map_or(0, |sending| sending.segments());
+        if segments >= SEGMENTS_GROWN_MAX
+            || (segments >= SEGMENTS_MAX && connection.queued >= connection.queue_limit(shared))
+        {
             connection.refused = true;
             return Err(segment);
         }
-        connection.segments.push(Queued { segment, copied: 0 });
+        let bytes = segment.len();
+        let reordering = connection.reordering;
+        let sending = connection.sending.get_or_insert_with(|| shared.take_sending(reordering));
+        if connection.una == connection.end {
+            connection.waiting = shared.now;
+        }
+        sending.push(segment, connection.end);
+        connection.end += bytes as u32;
+        connection.queued += bytes;
+        shared.queued += bytes;
         connection.touched = true;
-        if connection.pump() {
+        // One without bytes is done with once all before it is.
+        if sending.acknowledge(connection.una) {
             self.releasing.push_back(id.index);
         }
         self.dirty.push_back(id.index);
         Ok(())
     }
 
-    /// Bytes of queued segments that are not in the send buffer yet.
+    /// Bytes of queued segments beyond what may be under way.
     pub fn unsent(&self, id: ConnId) -> usize {
-        self.alive(id).map_or(0, Connection::unsent)
+        self.alive(id).map_or(0, |connection| connection.unsent(&self.shared))
     }
 
-    /// Whether the send buffer takes `bytes` at once: nothing waits before them, and there is room for them, or the
-    /// buffer is empty.
+    /// Bytes of queued segments that are not acknowledged: the memory of the caller that the peer keeps.
+    pub fn unacknowledged(&self, id: ConnId) -> usize {
+        self.alive(id).map_or(0, |connection| connection.queued)
+    }
+
+    /// Whether `bytes` may be under way at once beside what is queued already, or nothing is.
     pub fn has_room(&self, id: ConnId, bytes: usize) -> bool {
         self.alive(id).is_some_and(|connection| {
-            let queued = connection.queues().1;
-            connection.unsent() == 0 && (queued == 0 || queued + bytes <= self.config.send_bytes)
+            connection.queued == 0 || connection.queued + bytes <= self.shared.config.send_bytes
         })
     }
 
-    /// A segment that TCP no longer needs: copied out whole, or its connection has ended.
+    /// A segment that TCP no longer needs: acknowledged whole, or its connection has ended.
     pub fn released(&mut self) -> Option<(ConnId, S)> {
         while let Some(index) = self.releasing.front() {
             let id = self.id(index);
-            let Some(connection) =
-                self.slots[index as usize].connection.as_mut().filter(|connection| connection.done > 0)
-            else {
+            let Some(connection) = self.slots[index as usize].connection.as_mut() else {
                 self.releasing.remove(index);
                 continue;
             };
-            connection.done -= 1;
-            let Queued { segment, .. } = connection.segments.remove(0);
-            if connection.done == 0 {
+            let Some(segment) = connection.sending.as_mut().and_then(|sending| sending.collect()) else {
+                self.releasing.remove(index);
+                continue;
+            };
+            if connection.done() == 0 {
                 self.releasing.remove(index);
             }
-            if std::mem::take(&mut connection.refused) && connection.stage == Stage::Open {
-                connection.pending.add(Pending::WRITABLE);
-            }
+            connection.rest(&mut self.shared);
+            connection.note_room();
             if connection.pending != Pending::default() {
                 self.ready.push_back(index);
             }
@@ -263,29 +275,31 @@ impl<S: Segment> Tcp<S> {
 
     /// Closes: FIN follows once everything queued is out; what the peer still sends is discarded.
     pub fn close(&mut self, id: ConnId) {
-        let Some(connection) = self.open_mut(id) else {
+        let Some((connection, shared)) = self.open_mut(id) else {
             return;
         };
         connection.stage = Stage::Closing;
         connection.pending.remove(Pending::READABLE | Pending::WRITABLE | Pending::EOF);
         connection.touched = true;
-        connection.drain();
-        if connection.pump() {
-            self.releasing.push_back(id.index);
-        }
+        // The FIN is sent and acknowledged as data is.
+        let reordering = connection.reordering;
+        connection.sending.get_or_insert_with(|| shared.take_sending(reordering));
+        let unread = connection.receive.unread();
+        connection.receive.consume(shared.now, unread, u64::MAX, &mut shared.buffers);
         self.dirty.push_back(id.index);
     }
 
     /// Takes no new connections: a SYN is answered with RST. Handshakes under way go on.
     pub fn stop_listening(&mut self) {
-        self.config.ports.clear();
+        self.shared.config.ports.clear();
     }
 
     /// Whether everything sent is acknowledged, the FIN of [`close`](Tcp::close) included; so is that of a dead
     /// connection.
     pub fn is_sent(&self, id: ConnId) -> bool {
-        let sent = |connection: &Connection<S>| connection.fin_wait != Time::NEVER;
-        self.alive(id).is_none_or(|connection| matches!(connection.stage, Stage::Dead(_)) || sent(connection))
+        self.alive(id).is_none_or(|connection| {
+            matches!(connection.stage, Stage::Dead(_)) || connection.is_fin_acknowledged()
+        })
     }
 
     /// Resets: queued segments are released at once, RST goes out with the next [`emit`](Tcp::emit). One that is not
@@ -302,7 +316,7 @@ impl<S: Segment> Tcp<S> {
     /// silent client is not taken for a lost one. Data of ours that the peer does not acknowledge still counts
     /// against [`Config::idle_timeout`].
     pub fn set_idle_timeout(&mut self, id: ConnId, timeout: Option<Duration>) {
-        if let Some(connection) = self.open_mut(id) {
+        if let Some((connection, _)) = self.open_mut(id) {
             connection.idle_timeout = timeout;
             connection.touched = true;
             self.dirty.push_back(id.index);
@@ -325,15 +339,14 @@ impl<S: Segment> Tcp<S> {
         self.alive(id).expect("a connection not closed yet").flow.peer
     }
 
-    /// Connections that hold sockets and buffers, those whose `Closed` is not collected included; half-open ones hold
-    /// neither.
+    /// Connections, those whose `Closed` is not collected included; half-open ones are none yet.
     pub fn connections(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Counters since start.
     pub fn counters(&self) -> &Counters {
-        &self.counters
+        &self.shared.counters
     }
 
     /// When [`emit`](Tcp::emit) or [`timers`](Tcp::timers) has something to do at the earliest;
@@ -358,10 +371,11 @@ impl<S: Segment> Tcp<S> {
         self.alive(id).filter(|connection| connection.stage == Stage::Open)
     }
 
-    fn open_mut(&mut self, id: ConnId) -> Option<&mut Connection<S>> {
+    fn open_mut(&mut self, id: ConnId) -> Option<(&mut Connection<S>, &mut Shared<S>)> {
         let slot = self.slots.get_mut(id.index())?;
         let connection = slot.connection.as_deref_mut()?;
-        (slot.generation == id.generation && connection.stage == Stage::Open).then_some(connection)
+        let open = slot.generation == id.generation && connection.stage == Stage::Open;
+        open.then_some((connection, &mut self.shared))
     }
 
     pub(crate) fn tell(&mut self, index: u32, event: u8) {
@@ -371,33 +385,35 @@ impl<S: Segment> Tcp<S> {
         }
     }
 
-    /// Copies segments on and tells of those that are done.
-    pub(crate) fn pump(&mut self, index: u32) {
-        if let Some(connection) = self.slots[index as usize].connection.as_mut()
-            && connection.pump()
-        {
-            self.releasing.push_back(index);
+    pub(crate) fn abort_for(&mut self, index: u32, reason: CloseReason) {
+        self.let_go(index);
+        if let Some(connection) = self.slots[index as usize].connection.as_mut() {
+            connection.stage = Stage::Aborting(reason);
+            self.dirty.push_back(index);
         }
     }
 
-    pub(crate) fn abort_for(&mut self, index: u32, reason: CloseReason) {
+    /// Gives back all that a connection holds: nothing is read from it and nothing sent but a reset.
+    fn let_go(&mut self, index: u32) {
         let Some(connection) = self.slots[index as usize].connection.as_mut() else {
             return;
         };
-        connection.stage = Stage::Aborting(reason);
         connection.pending.remove(Pending::READABLE | Pending::WRITABLE | Pending::EOF);
-        if let Some(socket) = connection.socket_mut() {
-            socket.abort();
+        connection.receive.discard(&mut self.shared.buffers);
+        self.shared.queued -= std::mem::take(&mut connection.queued);
+        if let Some(sending) = &mut connection.sending {
+            sending.give_up();
         }
-        connection.done = connection.segments.len();
-        if connection.done > 0 {
+        if connection.done() > 0 {
             self.releasing.push_back(index);
         }
-        self.dirty.push_back(index);
+        connection.rest(&mut self.shared);
+        self.holes.remove(index);
     }
 
-    /// Ends a connection: frees its socket and its flow, lets go of its segments. One not announced is forgotten.
+    /// Ends a connection: frees its flow and its memory, lets go of its segments.
     pub(crate) fn die(&mut self, index: u32, reason: CloseReason) {
+        self.let_go(index);
         let Some(connection) = self.slots[index as usize].connection.as_mut() else {
             return;
         };
@@ -405,19 +421,9 @@ impl<S: Segment> Tcp<S> {
         self.wheel.cancel(index);
         self.dirty.remove(index);
         connection.armed = Time::NEVER;
-        if connection.stage == Stage::HalfOpen {
-            self.release_slot(index);
-            return;
-        }
         let was_open = connection.stage != Stage::Connecting;
         connection.stage = Stage::Dead(reason);
-        connection.sockets = None;
-        connection.pending.remove(Pending::READABLE | Pending::WRITABLE | Pending::EOF);
-        connection.done = connection.segments.len();
-        if connection.done > 0 {
-            self.releasing.push_back(index);
-        }
-        self.counters.closed[reason.index()] += u64::from(was_open);
+        self.shared.counters.closed[reason.index()] += u64::from(was_open);
         self.tell(index, Pending::CLOSED);
     }
 

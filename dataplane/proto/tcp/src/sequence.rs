@@ -1,67 +1,70 @@
-//! Initial sequence numbers (RFC 6528), and how a socket is made to use one.
+//! Sequence numbers: arithmetic modulo 2^32 (RFC 9293 section 3.4), and where a connection's begin (RFC 6528).
 //!
-//! In: a flow, the secret, the time. Out: a sequence number; the seed of an interface whose socket will draw just
-//! that number. smoltcp draws initial sequence numbers from its interface's generator and takes none from outside,
-//! while ours are promised to the peer before there is a socket. So the generator, a multiplication and an addition
-//! modulo 2^64, is run backwards. A socket that drew another number would be seen at once: `half_open` compares.
+//! In: a flow, the secret, the time. Out: numbers. Pure.
+
+use std::cmp::Ordering;
+use std::ops::{Add, AddAssign, Sub};
 
 use keyferry_time::Time;
-use smoltcp::wire::TcpSeqNumber;
 
 use crate::flow::{Flow, Secret};
 
 /// The clock of RFC 6528 section 3 ticks every 4 us.
 const TICK_NS: u64 = 4_000;
 
-/// Multiplier and increment of smoltcp's generator (`rand.rs` of 0.14.0).
-const MULTIPLIER: u64 = 0xbb2e_fcec_3c39_611d;
-const INCREMENT: u64 = 0x7590_ef39;
-const INVERSE: u64 = inverse(MULTIPLIER);
+/// A sequence number. Compared by which of two lies ahead of the other by less than half of the space, which holds
+/// for any two numbers of one window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Seq(pub(crate) u32);
 
-/// The inverse of an odd number modulo 2^64, by Newton's method: each step doubles the bits that are right.
-const fn inverse(odd: u64) -> u64 {
-    let mut inverse = odd;
-    let mut right_bits = 3;
-    while right_bits < 64 {
-        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
-        right_bits *= 2;
+impl Seq {
+    /// Bytes from `earlier` to this one, modulo 2^32.
+    pub(crate) fn since(self, earlier: Seq) -> u32 {
+        self.0.wrapping_sub(earlier.0)
     }
-    inverse
+
+    /// The one further ahead.
+    pub(crate) fn max(self, other: Seq) -> Seq {
+        if self < other { other } else { self }
+    }
+
+    /// The one less far ahead.
+    pub(crate) fn min(self, other: Seq) -> Seq {
+        if other < self { other } else { self }
+    }
 }
 
-const _: () = assert!(MULTIPLIER.wrapping_mul(INVERSE) == 1);
+impl PartialOrd for Seq {
+    fn partial_cmp(&self, other: &Seq) -> Option<Ordering> {
+        Some((self.0.wrapping_sub(other.0) as i32).cmp(&0))
+    }
+}
+
+impl Add<u32> for Seq {
+    type Output = Seq;
+    fn add(self, by: u32) -> Seq {
+        Seq(self.0.wrapping_add(by))
+    }
+}
+
+impl AddAssign<u32> for Seq {
+    fn add_assign(&mut self, by: u32) {
+        *self = *self + by;
+    }
+}
+
+impl Sub<u32> for Seq {
+    type Output = Seq;
+    fn sub(self, by: u32) -> Seq {
+        Seq(self.0.wrapping_sub(by))
+    }
+}
 
 /// A flow's initial sequence number now: ISN = M + F(flow, secret) of RFC 6528. It moves on with the clock, so that a
 /// flow's next connection begins behind its last one, and an outsider cannot foresee it.
-pub(crate) fn initial(secret: Secret, flow: &Flow, now: Time) -> TcpSeqNumber {
+pub(crate) fn initial(secret: Secret, flow: &Flow, now: Time) -> Seq {
     let clock = (now.0 / TICK_NS) as u32;
-    TcpSeqNumber(clock.wrapping_add(secret.sequence(flow)) as i32)
-}
-
-/// The generator's state before the one given.
-const fn before(state: u64) -> u64 {
-    state.wrapping_sub(INCREMENT).wrapping_mul(INVERSE)
-}
-
-/// What the generator gives in this state.
-const fn output(state: u64) -> u32 {
-    let shift = 29 - (state >> 61);
-    (state >> shift) as u32
-}
-
-/// The seed of an interface whose first socket begins with `initial`.
-pub(crate) fn seed_for(initial: TcpSeqNumber) -> u64 {
-    // With the three highest bits clear the output is bits 29 to 60.
-    let wanted = u64::from(initial.0 as u32) << 29;
-    for low in 0..1 << 29 {
-        let drawn = before(wanted | low);
-        // The interface draws its first IPv4 identification before, and again if that is 0.
-        let identification = output(drawn) ^ (output(drawn) >> 16);
-        if identification as u16 != 0 {
-            return before(drawn);
-        }
-    }
-    unreachable!("one identification in 65,536 is 0, not all of them")
+    Seq(clock.wrapping_add(secret.sequence(flow)))
 }
 
 #[cfg(test)]
@@ -90,5 +93,15 @@ mod tests {
             assert_ne!(initial(secret, &other, now), first);
         }
         assert_ne!(initial(Secret::new(2), &one, now), first);
+    }
+
+    #[test]
+    fn numbers_wrap() {
+        let near_the_end = Seq(u32::MAX - 1);
+        assert!(near_the_end < near_the_end + 4);
+        assert_eq!((near_the_end + 4).since(near_the_end), 4);
+        assert_eq!(near_the_end.max(Seq(2)), Seq(2));
+        assert_eq!(near_the_end.min(Seq(2)), near_the_end);
+        assert_eq!(Seq(2) - 4, near_the_end);
     }
 }

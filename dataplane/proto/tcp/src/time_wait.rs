@@ -1,21 +1,78 @@
-//! TIME-WAIT without sockets: what is left of a connection that both sides closed (RFC 9293 section 3.6.1).
+//! TIME-WAIT without connections: what is left of one that both sides closed (RFC 9293 section 3.6.1).
 //!
 //! In: flows as they end, packets that belong to none alive. Out: what to do with such a packet. Owned by a
-//! worker's TCP; fixed memory, the oldest makes room for the newest.
+//! worker's TCP; fixed memory, half a hundred bytes an entry, the oldest makes room for the newest.
+
+use std::net::{IpAddr, Ipv6Addr};
 
 use keyferry_time::Time;
 
 use crate::config::TIME_WAIT;
 use crate::flow::{Flow, FlowTable};
-use crate::packet::{Header, Mark};
+use crate::packet::{Header, Mark, SynOptions};
+use crate::sequence::Seq;
 
+/// A tick of the table's clock, so coarse that 32 bits last for years.
+const TICK_NS: u64 = 16_000_000;
+
+/// One flow, as few bytes as tell it from others.
 #[derive(Clone, Copy)]
 struct Entry {
-    flow: Flow,
+    peer: [u8; 16],
+    ports: [u16; 2],
     hash: u32,
-    mark: Mark,
-    until: Time,
+    local: u32,
+    seq: Seq,
+    ack: Seq,
+    recent: u32,
+    until: u32,
+    stamped: bool,
     live: bool,
+}
+
+const _: () = assert!(size_of::<Entry>() < 64);
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// Enough of one of our addresses to tell it from the others.
+fn digest(address: IpAddr) -> u32 {
+    let bits = u128::from(Ipv6Addr::from(octets(address)));
+    (bits ^ (bits >> 32) ^ (bits >> 64) ^ (bits >> 96)) as u32
+}
+
+impl Entry {
+    fn is(&self, flow: &Flow) -> bool {
+        self.live
+            && self.ports == [flow.peer.port(), flow.local.port()]
+            && self.peer == octets(flow.peer.ip())
+            && self.local == digest(flow.local.ip())
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { seq: self.seq, ack: self.ack, recent: self.stamped.then_some(self.recent) }
+    }
+
+    fn is_due(&self, now: Time) -> bool {
+        (self.until.wrapping_sub((now.0 / TICK_NS) as u32) as i32) <= 0
+    }
+
+    /// Whether a SYN may begin a new connection though this one's segments may still be under way (RFC 6191 section 2).
+    fn gives_way(&self, header: &Header, packet: &[u8]) -> bool {
+        let later = header.seq > self.ack;
+        match SynOptions::parse(header, packet).timestamps {
+            Some(_) if !self.stamped => true,
+            Some(said) => match said.value.wrapping_sub(self.recent) as i32 {
+                0 => later,
+                ahead => ahead > 0,
+            },
+            None => later,
+        }
+    }
 }
 
 /// What to do with a packet of a flow in TIME-WAIT.
@@ -53,32 +110,44 @@ impl TimeWait {
         self.live
     }
 
-    pub(crate) fn insert(&mut self, now: Time, flow: Flow, hash: u32, mark: Mark) {
+    pub(crate) fn insert(&mut self, now: Time, flow: &Flow, hash: u32, mark: Mark) {
         self.expire(now);
         if self.len == self.entries.len() {
             self.drop_oldest();
         }
         let at = (self.oldest + self.len) % self.entries.len();
-        self.entries[at] = Some(Entry { flow, hash, mark, until: now + TIME_WAIT, live: true });
+        self.entries[at] = Some(Entry {
+            peer: octets(flow.peer.ip()),
+            ports: [flow.peer.port(), flow.local.port()],
+            hash,
+            local: digest(flow.local.ip()),
+            seq: mark.seq,
+            ack: mark.ack,
+            recent: mark.recent.unwrap_or_default(),
+            until: ((now + TIME_WAIT).0 / TICK_NS) as u32,
+            stamped: mark.recent.is_some(),
+            live: true,
+        });
         self.table.insert(hash, at as u32);
         self.len += 1;
         self.live += 1;
     }
 
-    pub(crate) fn ingest(&mut self, now: Time, header: &Header, hash: u32) -> Verdict {
+    fn find(&self, hash: u32, flow: &Flow) -> Option<(u32, Entry)> {
+        let same = |at: u32| self.entries[at as usize].is_some_and(|entry| entry.is(flow));
+        let at = self.table.find(hash, same)?;
+        self.entries[at as usize].map(|entry| (at, entry))
+    }
+
+    pub(crate) fn ingest(&mut self, now: Time, header: &Header, hash: u32, packet: &[u8]) -> Verdict {
         if self.live == 0 {
             return Verdict::Unknown;
         }
         self.expire(now);
-        let same = |at: u32| self.entries[at as usize].is_some_and(|entry| entry.flow == header.flow);
-        let Some(at) = self.table.find(hash, same) else {
+        let Some((_, entry)) = self.find(hash, &header.flow) else {
             return Verdict::Unknown;
         };
-        let Some(entry) = self.entries[at as usize] else {
-            return Verdict::Unknown;
-        };
-        // A new connection may begin where the old one ended (RFC 9293 section 3.6.1, RFC 1122 section 4.2.2.13).
-        if header.is_open_request() && header.seq > entry.mark.ack {
+        if header.is_open_request() && entry.gives_way(header, packet) {
             self.forget(hash, &header.flow);
             return Verdict::Unknown;
         }
@@ -87,13 +156,12 @@ impl TimeWait {
         if header.rst || (!header.syn && !header.fin && header.payload == 0) {
             return Verdict::Ignore;
         }
-        Verdict::Acknowledge(entry.mark)
+        Verdict::Acknowledge(entry.mark())
     }
 
     /// Ends a flow's TIME-WAIT: it begins anew.
     pub(crate) fn forget(&mut self, hash: u32, flow: &Flow) {
-        let same = |at: u32| self.entries[at as usize].is_some_and(|entry| entry.flow == *flow);
-        let Some(at) = self.table.find(hash, same) else { return };
+        let Some((at, _)) = self.find(hash, flow) else { return };
         if let Some(entry) = self.entries[at as usize].as_mut() {
             entry.live = false;
             self.live -= 1;
@@ -102,9 +170,7 @@ impl TimeWait {
     }
 
     pub(crate) fn expire(&mut self, now: Time) {
-        while self.len > 0
-            && self.entries[self.oldest].is_none_or(|entry| !entry.live || entry.until.is_due(now))
-        {
+        while self.len > 0 && self.entries[self.oldest].is_none_or(|entry| !entry.live || entry.is_due(now)) {
             self.drop_oldest();
         }
     }

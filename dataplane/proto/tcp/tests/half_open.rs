@@ -160,6 +160,112 @@ fn sequence_numbers_of_one_flow_move_on_with_the_clock() {
     }
 }
 
+/// A SYN as Linux sends it: segment size, SACK, timestamps, scale.
+fn linux_syn(port: u16, seq: u32, stamp: u32) -> Vec<u8> {
+    let [a, b, c, d] = stamp.to_be_bytes();
+    let options = [2, 4, 5, 0xb4, 4, 2, 8, 10, a, b, c, d, 0, 0, 0, 0, 1, 3, 3, 7];
+    syn_of(Ipv4Addr::new(192, 0, 2, 9), port, seq, &options)
+}
+
+/// The third segment that answers a SYN-ACK, echoing its timestamp.
+fn third(port: u16, syn_ack: &[u8], stamp: u32, payload: &[u8]) -> Vec<u8> {
+    let (_, theirs, ack) = fields(syn_ack);
+    let at = syn_ack.windows(2).position(|pair| pair == [8, 10]).expect("it has a timestamp");
+    let mut options = vec![1, 1, 8, 10];
+    options.extend(stamp.to_be_bytes());
+    options.extend(&syn_ack[at + 2..at + 6]);
+    let IpAddr::V4(server) = SERVER_V4 else { unreachable!("an IPv4 address") };
+    let body = [options.as_slice(), payload].concat();
+    let from = Ipv4Addr::new(192, 0, 2, 9);
+    let mut segment = packet_from(from, port, server, PORT, ACK, ack, theirs.wrapping_add(1), &body);
+    segment[32] = 0x80;
+    refill(&mut segment);
+    segment
+}
+
+/// RFC 4987 section 3.6: whose handshake a flood pushed out completes it all the same, with all that was agreed.
+#[test]
+fn a_handshake_that_was_pushed_out_is_completed_by_its_cookie() {
+    let mut world = World::new(config(), Faults::default(), 1);
+    for port in 1..=config().half_open as u16 {
+        world.inject(syn(port, 5));
+    }
+    world.port.packets.clear();
+    world.inject(linux_syn(700, 100, 50));
+    let syn_ack = world.port.packets.pop_front().expect("an answer");
+    for port in 1_000..1_100 {
+        world.inject(syn(port, 5));
+        world.port.packets.clear();
+    }
+    world.now += Duration::from_secs(30);
+    world.inject(third(700, &syn_ack, 60, b"hello"));
+    world.events();
+    let id = world.id();
+    assert_eq!(world.side(id).received, b"hello");
+    assert_eq!(world.tcp.counters().cookies, 1);
+    // Segments are as large as was agreed.
+    assert!(world.send(id, pattern(4_000, 1)));
+    world.tcp.emit(world.now, &mut world.port);
+    let data = world.port.packets.back().expect("data").clone();
+    assert_eq!(data[32] >> 4, 8, "it has timestamps");
+    assert_eq!(payload(&data).len(), 4_000 - 2 * 1_448);
+    assert_reconciled(&world);
+}
+
+#[test]
+fn a_cookie_counts_for_two_minutes_and_for_its_flow_alone() {
+    for (port, wait_s, bend, taken) in [(700, 1, 0, 1), (701, 1, 0, 0), (700, 1, 1, 0), (700, 200, 0, 0)] {
+        let mut world = World::new(config(), Faults::default(), 1);
+        for port in 1..=config().half_open as u16 {
+            world.inject(syn(port, 5));
+        }
+        world.port.packets.clear();
+        world.inject(linux_syn(700, 100, 50));
+        let mut syn_ack = world.port.packets.pop_front().expect("an answer");
+        for port in 1_000..1_100 {
+            world.inject(syn(port, 5));
+        }
+        world.port.packets.clear();
+        world.now += Duration::from_secs(wait_s);
+        // Still under pressure.
+        for port in 1_100..1_120 {
+            world.inject(syn(port, 5));
+        }
+        syn_ack[27] ^= bend;
+        world.inject(third(port, &syn_ack, 60, b""));
+        assert_eq!(world.tcp.counters().cookies, taken, "port {port}, {wait_s} s, bent {bend}");
+    }
+}
+
+/// Third segments alone do not make connections: without pressure no number of ours is taken for a cookie.
+#[test]
+fn without_pressure_there_are_no_cookies() {
+    let mut world = World::new(config(), Faults::default(), 1);
+    world.inject(linux_syn(700, 100, 50));
+    let syn_ack = world.port.packets.pop_front().expect("an answer");
+    world.inject(packet(700, RST, 101, 0, &[]));
+    world.inject(third(700, &syn_ack, 60, b""));
+    assert_eq!((world.tcp.connections(), drops(&world, DropReason::Stray)), (0, 1));
+}
+
+#[test]
+fn connections_nobody_asks_for_are_bounded() {
+    let tuning = keyferry_tcp::Tuning { accept_queue: 2, ..Default::default() };
+    let mut tcp = Tcp::<Vec<u8>>::tuned(config(), tuning);
+    let mut out = Port { packets: Default::default(), room: 100, offload: false, segmented: 0 };
+    let now = Time::from_us(1);
+    let mut open = |tcp: &mut Tcp<Vec<u8>>, port: u16| {
+        tcp.ingest(now, &mut syn(port, 5), false, &mut out);
+        let (_, seq, _) = fields(out.packets.back().expect("a SYN-ACK"));
+        tcp.ingest(now, &mut packet(port, ACK, 6, seq.wrapping_add(1), &[]), false, &mut out);
+    };
+    (1..=3).for_each(|port| open(&mut tcp, port));
+    assert_eq!((tcp.connections(), tcp.counters().half_open), (2, 1));
+    assert!(matches!(tcp.poll_event(), Some(Event::Opened(_))));
+    open(&mut tcp, 4);
+    assert_eq!(tcp.connections(), 3, "one was noticed");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -132,9 +132,9 @@ fn clean() -> Case {
 }
 
 #[test]
-fn segmentation_is_used_for_ipv4_and_ipv6_does_without() {
+fn segmentation_is_used_for_both_families() {
     assert!(transfer(&clean()).1 > 10);
-    assert_eq!(transfer(&Case { ipv6: true, ..clean() }).1, 0);
+    assert!(transfer(&Case { ipv6: true, ..clean() }).1 > 10);
 }
 
 #[test]
@@ -154,10 +154,9 @@ fn a_full_queue_refuses_and_says_when_it_would_not() {
     let mut got = 0;
     assert!(world.run(Duration::from_secs(60), |world| {
         got += world.client.read(handle).len();
-        world.side(id).writable > 0 && got == SEGMENTS_MAX * 2_000
+        got == SEGMENTS_MAX * 2_000 && world.side(id).released == SEGMENTS_MAX
     }));
     assert_eq!(world.side(id).writable, 1);
-    assert_eq!(world.side(id).released, SEGMENTS_MAX);
     assert!(world.send(id, vec![8; 10]));
 }
 
@@ -190,6 +189,40 @@ fn bytes_left_unread_close_the_window_and_reading_opens_it() {
         world.side(id).received.len() == sent.len()
     }));
     assert_eq!(world.side(id).received, sent);
+}
+
+/// Two connections hold bytes out of order, and there is memory for two buffers: a third one's bytes in order take the
+/// place of those that have waited for longest, which their peer sends again.
+#[test]
+fn bytes_out_of_order_give_way_to_bytes_in_order() {
+    let mut config = config();
+    (config.receive_bytes, config.mtu) = (4_096, MTU as u16);
+    let tuning = keyferry_tcp::Tuning {
+        receive_bytes_max: 4_096,
+        receive_budget_bytes: Some(2 * 4_097),
+        ..Default::default()
+    };
+    let mut world = World::new(config.clone(), Faults::default(), 1);
+    world.tcp = keyferry_tcp::Tcp::tuned(config, tuning);
+    world.greedy = false;
+    let mut acks = vec![];
+    for port in 1..=3 {
+        world.inject(syn(port, 100));
+        acks.push(fields(world.port.packets.back().expect("a SYN-ACK")).1.wrapping_add(1));
+        world.inject(packet(port, ACK, 101, acks[usize::from(port) - 1], &[]));
+    }
+    world.events();
+    let ids = world.ids();
+    world.inject(packet(1, ACK, 1_101, acks[0], &pattern(1_000, 1)[..]));
+    world.inject(packet(2, ACK, 1_101, acks[1], &pattern(1_000, 1)[..]));
+    world.inject(packet(3, ACK, 101, acks[2], b"in order"));
+    world.events();
+    assert_eq!((world.tcp.readable(ids[2]), world.tcp.counters().reneged), (8, 1));
+    // The first one had to let go, the second had not.
+    world.read(ids[2]);
+    world.inject(packet(1, ACK, 101, acks[0], &[7; 1_000]));
+    world.inject(packet(2, ACK, 101, acks[1], &[7; 1_000]));
+    assert_eq!((world.tcp.readable(ids[0]), world.tcp.readable(ids[1])), (1_000, 2_000));
 }
 
 #[test]
@@ -247,4 +280,22 @@ fn orderly_ends_are_called_finished() {
         world.assert_empty();
         assert_eq!(world.tcp.counters().time_wait, u64::from(server_closes));
     }
+}
+
+/// Part of a packet that the port had cut was sent again as the probe of the tail, which once left a piece without bytes
+/// behind that was sent for ever.
+#[test]
+fn a_tail_that_the_port_has_cut_is_sent_again_and_no_more() {
+    transfer(&Case {
+        seed: 11_869_740_974_843_834_532,
+        faults: Faults { loss: 6, repeat: 2, jitter_us: 186 },
+        tso: 4_380,
+        receive_bytes: 3_560,
+        send_bytes: 600,
+        room: 1,
+        request: 33_001,
+        reply: 30_661,
+        server_closes: false,
+        ..clean()
+    });
 }

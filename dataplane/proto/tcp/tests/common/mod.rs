@@ -13,7 +13,9 @@ use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
-use smoltcp::wire::{HardwareAddress, IpCidr, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum};
+use smoltcp::wire::{
+    HardwareAddress, IpAddress, IpCidr, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum,
+};
 
 pub const SERVER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 pub const SERVER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
@@ -21,6 +23,10 @@ pub const CLIENT_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
 pub const CLIENT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9));
 pub const PORT: u16 = 443;
 pub const MTU: usize = 1500;
+/// Instants at which something happens, more than any transfer here takes.
+const TURNS_MAX: usize = 200_000;
+/// Packets on their way at a time that no transfer here needs.
+const STORM_PACKETS: usize = 2_000;
 
 pub fn config() -> Config {
     Config {
@@ -137,30 +143,39 @@ impl Len for TcpPacket<&mut [u8]> {
     }
 }
 
-/// Cuts an IPv4 packet as a port with segmentation would.
+/// Cuts a packet as a port with segmentation would.
 fn segment(packet: &[u8], bytes: usize) -> Vec<Vec<u8>> {
-    let ip = Ipv4Packet::new_checked(packet).expect("segmentation is for IPv4");
-    let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
-    let headers = usize::from(ip.header_len()) + usize::from(tcp.header_len());
+    let (at, from, to): (usize, IpAddress, IpAddress) = if is_ipv4(packet) {
+        let ip = Ipv4Packet::new_checked(packet).expect("a packet of ours");
+        (usize::from(ip.header_len()), ip.src_addr().into(), ip.dst_addr().into())
+    } else {
+        let ip = Ipv6Packet::new_checked(packet).expect("a packet of ours");
+        (40, ip.src_addr().into(), ip.dst_addr().into())
+    };
+    let tcp = TcpPacket::new_checked(&packet[at..]).unwrap();
+    let headers = at + usize::from(tcp.header_len());
     assert!(headers + bytes <= MTU, "segments fit the network");
-    let (from, to) = (ip.src_addr(), ip.dst_addr());
-    assert_eq!(tcp.checksum(), checksum::pseudo_header_v4(&from, &to, IpProtocol::Tcp, 0));
+    assert_eq!(tcp.checksum(), checksum::pseudo_header(&from, &to, IpProtocol::Tcp, 0));
     let payload = &packet[headers..];
     assert!(payload.len() > bytes);
     let pieces = payload.chunks(bytes).enumerate();
     pieces
-        .map(|(at, piece)| {
-            let last = (at * bytes) + piece.len() == payload.len();
+        .map(|(number, piece)| {
+            let last = (number * bytes) + piece.len() == payload.len();
             let mut copy = [&packet[..headers], piece].concat();
             let len = copy.len() as u16;
-            let mut ip = Ipv4Packet::new_unchecked(&mut copy[..]);
-            ip.set_total_len(len);
-            ip.fill_checksum();
-            let mut tcp = TcpPacket::new_unchecked(ip.payload_mut());
-            tcp.set_seq_number(tcp.seq_number() + at * bytes);
+            if is_ipv4(packet) {
+                let mut ip = Ipv4Packet::new_unchecked(&mut copy[..]);
+                ip.set_total_len(len);
+                ip.fill_checksum();
+            } else {
+                Ipv6Packet::new_unchecked(&mut copy[..]).set_payload_len(len - 40);
+            }
+            let mut tcp = TcpPacket::new_unchecked(&mut copy[at..]);
+            tcp.set_seq_number(tcp.seq_number() + number * bytes);
             tcp.set_psh(tcp.psh() && last);
             tcp.set_fin(tcp.fin() && last);
-            tcp.fill_checksum(&from.into(), &to.into());
+            tcp.fill_checksum(&from, &to);
             copy
         })
         .collect()
@@ -457,11 +472,14 @@ impl World {
     /// Turns until `done`, or nothing happens any more, or `limit` has passed. Answers whether it is done.
     pub fn run(&mut self, limit: Duration, mut done: impl FnMut(&mut World) -> bool) -> bool {
         let end = self.now + limit;
+        let mut turns = 0;
         loop {
             self.turn();
             if done(self) {
                 return true;
             }
+            turns += 1;
+            assert!(turns < TURNS_MAX, "it never comes to rest: {:?}", self.flying());
             match self.next() {
                 Some(at) if at.is_due(end) => self.now = self.now.max(at) + Duration::from_micros(1),
                 _ => {
@@ -471,6 +489,19 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What is under way to the server and to the client: flags, sequence number, acknowledgement, bytes, window.
+    fn flying(&self) -> [Vec<(u8, u32, u32, usize, u16)>; 2] {
+        [&self.to_server, &self.to_client].map(|flying| {
+            let brief = |packet: &InFlight| {
+                let at = if is_ipv4(&packet.bytes) { 20 } else { 40 };
+                let tcp = TcpPacket::new_unchecked(&packet.bytes[at..]);
+                let (seq, ack) = (tcp.seq_number().0 as u32, tcp.ack_number().0 as u32);
+                (packet.bytes[at + 13], seq, ack, tcp.payload().len(), tcp.window_len())
+            };
+            flying.iter().take(12).map(brief).collect()
+        })
     }
 
     /// Lets `limit` pass.
@@ -504,6 +535,7 @@ fn put(flying: &mut Vec<InFlight>, rng: &mut Rng, faults: Faults, now: Time, byt
         if rng.below(100) < faults.loss {
             continue;
         }
+        assert!(flying.len() < STORM_PACKETS, "a storm of packets: each side answers the other's answers");
         let at = now + Duration::from_micros(100 + rng.below(faults.jitter_us + 1));
         flying.push(InFlight { at, bytes: bytes.clone() });
     }
