@@ -333,7 +333,14 @@ impl<N: Nic, A: App> Worker<N, A> {
             return false;
         };
         record.len = len;
-        self.enqueue(index, Outgoing::Sealed(record));
+        let segment = match Outgoing::short(&record.bytes[..len]) {
+            Some(short) => {
+                self.pools.records.give(record);
+                short
+            }
+            None => Outgoing::Sealed(record),
+        };
+        self.enqueue(index, segment);
         true
     }
 
@@ -410,6 +417,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// TCP is done with a segment.
     pub(crate) fn release(&mut self, segment: Outgoing) {
         match segment {
+            Outgoing::Short(_) => {}
             Outgoing::Sealed(record) => self.pools.records.give(record),
             Outgoing::Slot(record) => self.slot_released(record.peer, record.slot),
         }

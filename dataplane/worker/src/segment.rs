@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use keyferry_fabric::Slots;
 use keyferry_tcp::Segment;
 
@@ -22,17 +23,31 @@ pub struct SlotRecord {
     pub len: usize,
 }
 
+/// Longest record that is kept beside TCP's own state: KeyUpdates, alerts and the like.
+const SHORT_BYTES_MAX: usize = 64;
+
 /// A segment owned by TCP until it is released.
 pub enum Outgoing {
+    /// A short one, in itself.
+    Short(ArrayVec<u8, SHORT_BYTES_MAX>),
     /// In the worker's own memory.
     Sealed(Record),
     /// In a reply slot.
     Slot(SlotRecord),
 }
 
+impl Outgoing {
+    /// A short record, which is copied: whoever asks for many and acknowledges none would hold a buffer for a whole record
+    /// with each. `None`: it is not short.
+    pub(crate) fn short(record: &[u8]) -> Option<Outgoing> {
+        ArrayVec::try_from(record).ok().map(Outgoing::Short)
+    }
+}
+
 impl Segment for Outgoing {
     fn len(&self) -> usize {
         match self {
+            Outgoing::Short(record) => record.len(),
             Outgoing::Sealed(record) => record.len,
             Outgoing::Slot(record) => record.len,
         }
@@ -40,6 +55,7 @@ impl Segment for Outgoing {
 
     fn copy_to(&self, at: usize, to: &mut [u8]) {
         match self {
+            Outgoing::Short(record) => to.copy_from_slice(&record[at..at + to.len()]),
             Outgoing::Sealed(record) => to.copy_from_slice(&record.bytes[at..at + to.len()]),
             Outgoing::Slot(record) => record.slots.read(record.at + at, to),
         }
