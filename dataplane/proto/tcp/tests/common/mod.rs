@@ -25,6 +25,8 @@ pub const PORT: u16 = 443;
 pub const MTU: usize = 1500;
 /// Instants at which something happens, more than any transfer here takes.
 const TURNS_MAX: usize = 200_000;
+/// A packet, for a failure's message: flags, sequence number, acknowledgement, bytes, window.
+type Brief = (u8, u32, u32, usize, u16);
 /// Packets on their way at a time that no transfer here needs.
 const STORM_PACKETS: usize = 2_000;
 
@@ -491,8 +493,8 @@ impl World {
         }
     }
 
-    /// What is under way to the server and to the client: flags, sequence number, acknowledgement, bytes, window.
-    fn flying(&self) -> [Vec<(u8, u32, u32, usize, u16)>; 2] {
+    /// What is under way to the server and to the client.
+    fn flying(&self) -> [Vec<Brief>; 2] {
         [&self.to_server, &self.to_client].map(|flying| {
             let brief = |packet: &InFlight| {
                 let at = if is_ipv4(&packet.bytes) { 20 } else { 40 };
