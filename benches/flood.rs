@@ -1,171 +1,242 @@
-//! What a flood of SYNs costs those who are established: 64 keep-alive connections, and beside each request so many SYNs
-//! of sources nobody has.
+//! What a flood of SYNs costs those who are established, and who still gets in.
 //!
-//! Timed is the worker's turn alone, as in the bench `request`; every reply is looked at outside of it. The last line is
-//! `bench flood: ns_0_syns=.. ns_1_syn=.. ns_10_syns=.. ns_100_syns=.. ns_a_syn=.. allocs_a_syn=.. answered=..`.
+//! First alone: what a request, a SYN that is taken and a SYN that is dropped cost a worker. Then besieged
+//! (`harness/siege.rs`): 64 keep-alive connections are asked 100,000 times a second, at times that do not wait for replies,
+//! while SYNs of spoofed sources come at a rate, or as many as the port's queue holds; latency is from when a request was to
+//! reach the port until its reply was out of it. Rounds without a flood and with one take turns. Last newcomers, who come amid
+//! both, shake hands, ask once, and send again what is lost.
+//!
+//! The last line is `bench flood: syns_per_s=.. p99_ratio=.. new_clients=../.. by_cookie=.. ns_a_syn=.. ns_a_dropped_syn=..
+//! allocs_a_syn=..`: the highest rate of those below at which the port's queue had room for all, and what is true at that one.
 
 mod harness;
 
-use std::time::Instant;
-
-use arrayvec::ArrayVec;
-use harness::client::{self, Client};
 use harness::median;
-use harness::node::{self, Node};
-use keyferry_decide::Policy;
-use keyferry_nic::{BURST, Nic, Packet as _};
-use keyferry_time::Time;
+use harness::siege::{Flood, QUEUE, Siege};
+use keyferry_worker::Counters;
+use keyferry_worker::syns::SYNS_A_TURN;
 
-const REQUEST: &[u8] = b"GET /?bytes=1024 HTTP/1.1\r\nHost: bench.test\r\n\r\n";
-const CONNECTIONS: u32 = 64;
-/// Requests timed for each rate; the median is quoted.
-const REQUESTS: usize = 2_000;
-/// Virtual time between two requests.
-const STEP_NS: u64 = 100_000;
-/// Sources of the flood begin here: numbers of clients that never come.
-const SOURCES: u32 = 1_000_000;
+/// SYNs in a second. The last is 10-gigabit Ethernet's, of the shortest frames.
+const RATES: [f64; 7] = [1e5, 1e6, 2e6, 3e6, 5e6, 1e7, 14_880_952.0];
+/// Rounds with a flood and without; medians are quoted.
+const ROUNDS: usize = 5;
+/// How long one is: 10,000 requests.
+const ROUND_NS: u64 = 100_000_000;
+/// Before each, so that nothing is left of the one before, and what the flood fills is full.
+const SETTLE_NS: u64 = 5_000_000;
+/// How long replies are waited for when no more requests come; then the flood ends, and they are waited for as long again.
+const LATE_NS: u64 = 1_000_000_000;
+/// Clients that come during a flood, how long one after the other, and how long they are waited for: a SYN is sent
+/// at 0, 1, 3 and 7 s.
+const NEWCOMERS: u32 = 64;
+const NEWCOMER_EVERY_NS: u64 = 2_000_000;
+const NEWCOMERS_NS: u64 = 8_000_000_000;
+/// How much later the median reply may be for a flood that the port's queue has room for. What a tail is like is for the
+/// machine to say, which disturbs a worker now and then.
+const MEDIAN_RATIO_MAX: f64 = 3.0;
+/// Turns timed for a cost; medians are quoted.
+const TURNS: usize = 2_000;
 
-struct Bench {
-    node: Node,
-    clients: Vec<Client>,
-    now_ns: u64,
-    sources: u32,
-    answered: u64,
+/// One round.
+struct Round {
+    /// Of replies: p50, p90, p99.
+    latency_ns: [f64; 3],
+    /// Of turns that had something to do: p50, p99.
+    turn_ns: [f64; 2],
+    seconds: f64,
+    /// SYNs of the flood that came.
+    syns: f64,
+    /// SYNs the worker dropped, packets the port had no room for.
+    dropped: f64,
+    missed: f64,
+    /// Requests sent again.
+    again: f64,
 }
 
-impl Bench {
-    fn new() -> Bench {
-        let mut bench = Bench {
-            node: node::node(1024, Policy::Never),
-            clients: Vec::new(),
-            now_ns: 0,
-            sources: SOURCES,
-            answered: 0,
-        };
-        let config = client::config();
-        node::inject(&mut bench.node.wire, &client::arp(0));
-        bench.turn();
-        for number in 0..CONNECTIONS {
-            let (client, syn) = Client::new(number, &config);
-            bench.clients.push(client);
-            node::inject(&mut bench.node.wire, &syn);
+/// Medians of rounds with a flood, and of those without beside them.
+struct Row {
+    flood: Flood,
+    quiet: Vec<Round>,
+    flooded: Vec<Round>,
+}
+
+impl Row {
+    fn name(&self) -> String {
+        match self.flood {
+            Flood::None => "none".into(),
+            Flood::Rate(rate) => format!("{rate:.0}"),
+            Flood::Full => "full queue".into(),
         }
-        while bench.node.worker.snapshot().handshakes_full < u64::from(CONNECTIONS) {
-            bench.turn();
-            bench.deliver();
-        }
-        (0..4).for_each(|_| {
-            bench.turn();
-            bench.deliver();
-        });
-        bench
     }
 
-    /// One turn; answers how long it took, in ns.
-    fn turn(&mut self) -> f64 {
-        self.now_ns += STEP_NS;
-        self.node.net.advance(self.now_ns);
-        let began = Instant::now();
-        self.node.worker.turn(Time(self.now_ns));
-        let took = began.elapsed().as_nanos() as f64;
-        self.node.net.advance(self.now_ns);
-        took
+    fn quiet(&self, of: impl Fn(&Round) -> f64) -> f64 {
+        median(&mut self.quiet.iter().map(of).collect::<Vec<_>>())
     }
 
-    /// Hands the node's frames to their clients; what is for the flood's sources goes nowhere.
-    fn deliver(&mut self) -> usize {
-        let (mut out, mut plaintext) = (Vec::new(), Vec::new());
-        loop {
-            let mut packets = ArrayVec::<_, BURST>::new();
-            if self.node.wire.rx_burst(&mut packets) == 0 {
-                break;
-            }
-            for packet in packets {
-                out.extend(client::arp_reply(packet.bytes()));
-                let number = client::number(packet.bytes()).filter(|_| packet.bytes()[12..14] == [8, 0]);
-                if let Some(client) = number.and_then(|number| self.clients.get_mut(number as usize)) {
-                    client.take(packet.bytes(), &mut out, &mut plaintext);
-                }
-            }
-        }
-        for frame in out {
-            node::inject(&mut self.node.wire, &frame);
-        }
-        plaintext.windows(15).filter(|line| *line == b"HTTP/1.1 200 OK").count()
+    fn flooded(&self, of: impl Fn(&Round) -> f64) -> f64 {
+        median(&mut self.flooded.iter().map(of).collect::<Vec<_>>())
     }
 
-    fn flood(&mut self, config: &std::sync::Arc<rustls::ClientConfig>, syns: usize) -> Vec<Vec<u8>> {
-        (0..syns)
-            .map(|_| {
-                self.sources += 1;
-                Client::new(self.sources, config).1
-            })
-            .collect()
+    fn ratio(&self, of: impl Fn(&Round) -> f64) -> f64 {
+        let pairs = self.flooded.iter().zip(&self.quiet);
+        median(&mut pairs.map(|(flooded, quiet)| of(flooded) / of(quiet)).collect::<Vec<_>>())
     }
 
-    /// Median ns of all turns a request takes, with so many SYNs before it.
-    fn time(&mut self, syns: usize) -> f64 {
-        let config = client::config();
-        let mut samples = Vec::with_capacity(REQUESTS);
-        for number in 0..REQUESTS {
-            for syn in self.flood(&config, syns) {
-                node::inject(&mut self.node.wire, &syn);
-            }
-            let request = self.clients[number % CONNECTIONS as usize].request(REQUEST);
-            node::inject(&mut self.node.wire, &request);
-            let mut spent = 0.0;
-            let mut turns = 0;
-            loop {
-                spent += self.turn();
-                turns += 1;
-                let answered = self.deliver();
-                self.answered += answered as u64;
-                if answered > 0 {
-                    break;
-                }
-                assert!(turns < 100, "an established connection is answered");
-            }
-            samples.push(spent);
-        }
-        median(&mut samples)
+    /// Whether the port's queue had room for all.
+    fn is_whole(&self) -> bool {
+        self.flooded(|round| round.missed) == 0.0
     }
+}
 
-    /// Heap allocations of the worker for each SYN.
-    fn allocations(&mut self) -> f64 {
-        let config = client::config();
-        let frames = self.flood(&config, 6_400);
-        let mut allocated = 0;
-        for burst in frames.chunks(64) {
-            burst.iter().for_each(|syn| node::inject(&mut self.node.wire, syn));
-            self.now_ns += STEP_NS;
-            self.node.net.advance(self.now_ns);
-            let now = Time(self.now_ns);
-            let info = allocation_counter::measure(|| {
-                self.node.worker.turn(now);
-            });
-            allocated += info.count_total;
-            self.node.net.advance(self.now_ns);
-            self.deliver();
-        }
-        allocated as f64 / frames.len() as f64
+/// A round, and its drops.
+fn round(siege: &mut Siege, flood: Flood) -> Round {
+    siege.flood(flood);
+    siege.run(SETTLE_NS, |_| false);
+    siege.latencies.clear();
+    siege.turns.clear();
+    let before = (siege.node.worker.snapshot(), siege.now_ns(), siege.syns, siege.again);
+    siege.ask(true);
+    siege.run(ROUND_NS, |_| false);
+    siege.ask(false);
+    let after: Counters = siege.node.worker.snapshot();
+    let turn_ns = [0.50, 0.99].map(|share| siege.turns.value_at_quantile(share) as f64);
+    let (seconds, syns) = ((siege.now_ns() - before.1) as f64 / 1e9, siege.syns - before.2);
+    siege.run(LATE_NS, |siege| siege.unanswered() == 0);
+    siege.flood(Flood::None);
+    siege.run(LATE_NS, |siege| siege.unanswered() == 0);
+    assert_eq!(siege.unanswered(), 0, "every request is answered: {:?}", siege.node.worker.snapshot());
+    siege.run(SETTLE_NS, |_| false);
+    Round {
+        latency_ns: [0.50, 0.90, 0.99].map(|share| siege.latencies.value_at_quantile(share) as f64),
+        turn_ns,
+        seconds,
+        syns: syns as f64,
+        dropped: (after.drop_syns - before.0.drop_syns) as f64,
+        missed: (after.drop_missed - before.0.drop_missed) as f64,
+        again: (siege.again - before.3) as f64,
     }
+}
+
+/// Who gets in, and how.
+struct Entries {
+    served: usize,
+    by_cookie: u64,
+    /// SYNs each sent, on average.
+    syns: f64,
+    /// Until half of those who were served had their reply, in ms.
+    p50_ms: f64,
+}
+
+fn newcomers(flood: Flood) -> Entries {
+    let mut siege = Siege::new();
+    siege.ask(true);
+    siege.flood(flood);
+    siege.run(4 * SETTLE_NS, |_| false);
+    let before = siege.node.worker.snapshot();
+    siege.come(NEWCOMERS, NEWCOMER_EVERY_NS);
+    siege.run(NEWCOMERS_NS, |siege| siege.served() == NEWCOMERS as usize);
+    let after = siege.node.worker.snapshot();
+    let mut waits: Vec<f64> =
+        siege.newcomers.iter().filter_map(|newcomer| newcomer.served_ns).map(|ns| ns as f64 / 1e6).collect();
+    Entries {
+        served: siege.served(),
+        by_cookie: after.cookies - before.cookies,
+        syns: siege.newcomers.iter().map(|newcomer| f64::from(newcomer.syns)).sum::<f64>()
+            / f64::from(NEWCOMERS),
+        p50_ms: median(&mut waits),
+    }
+}
+
+/// What things cost a worker that has nothing else to do, in ns.
+struct Costs {
+    /// A request beside no SYN, 1, 10 and 100.
+    requests: [f64; 4],
+    taken: f64,
+    dropped: f64,
+    /// Allocations a SYN, taken or dropped.
+    allocations: f64,
+}
+
+fn costs() -> Costs {
+    let mut siege = Siege::new();
+    let requests = [0, 1, 10, 100].map(|syns| siege.time(TURNS, syns, true));
+    let turn = |siege: &mut Siege, syns| siege.time(TURNS, syns, false);
+    let taken = (turn(&mut siege, SYNS_A_TURN) - turn(&mut siege, 0)) / SYNS_A_TURN as f64;
+    // The first turns fill the line; from then on as many are dropped as come beyond a turn's.
+    let few = turn(&mut siege, QUEUE / 4);
+    let before = siege.node.worker.snapshot().drop_syns;
+    let many = turn(&mut siege, QUEUE);
+    let dropped = siege.node.worker.snapshot().drop_syns - before;
+    assert_eq!(dropped, (TURNS * (QUEUE - SYNS_A_TURN)) as u64, "what there is no time for is dropped");
+    let allocated = siege.allocations(100, QUEUE);
+    Costs {
+        requests,
+        taken,
+        dropped: (many - few) / (QUEUE - QUEUE / 4) as f64,
+        allocations: allocated as f64 / (100 * QUEUE) as f64,
+    }
+}
+
+/// The table's rows, and what is true of the highest rate that the port's queue has room for.
+fn report(rows: &[Row]) -> Option<(f64, f64, Entries)> {
+    println!(
+        "| SYNs/s wanted | came | dropped | no room | turn p50, p99 us | p50, p90, p99 us | without | ratios \
+         | sent again | new clients | SYNs each | ms |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+    );
+    let mut best = None;
+    for row in rows {
+        let entries = newcomers(row.flood);
+        let us = |ns: f64| format!("{:.1}", ns / 1_000.0);
+        let share = |of: f64| format!("{:.2} %", of * 100.0);
+        let each = |column: &dyn Fn(usize) -> String| [0, 1, 2].map(column).join(", ");
+        let columns = [
+            row.name(),
+            format!("{:.0}", row.flooded(|round| round.syns / round.seconds)),
+            share(row.flooded(|round| round.dropped / round.syns)),
+            share(row.flooded(|round| round.missed / round.syns)),
+            [0, 1].map(|at| us(row.flooded(|round| round.turn_ns[at]))).join(", "),
+            each(&|at| us(row.flooded(|round| round.latency_ns[at]))),
+            each(&|at| us(row.quiet(|round| round.latency_ns[at]))),
+            each(&|at| format!("{:.2}", row.ratio(|round| round.latency_ns[at]))),
+            format!("{:.0}", row.flooded(|round| round.again)),
+            format!("{}, {} by cookie", entries.served, entries.by_cookie),
+            format!("{:.2}", entries.syns),
+            format!("{:.2}", entries.p50_ms),
+        ];
+        println!("| {} |", columns.join(" | "));
+        assert!(entries.served as u64 <= entries.by_cookie, "the table of handshakes is full");
+        if row.flooded(|round| round.dropped) == 0.0 {
+            assert_eq!(entries.served, NEWCOMERS as usize, "whose SYN is not dropped gets in");
+        }
+        if let (Flood::Rate(rate), true) = (row.flood, row.is_whole()) {
+            assert!(row.ratio(|round| round.latency_ns[0]) < MEDIAN_RATIO_MAX, "who is connected goes first");
+            best = Some((rate, row.ratio(|round| round.latency_ns[2]), entries));
+        }
+    }
+    best
 }
 
 fn main() {
-    let mut bench = Bench::new();
-    let mut figures = String::new();
-    let mut times = Vec::new();
-    for (syns, name) in [(0, "0_syns"), (1, "1_syn"), (10, "10_syns"), (100, "100_syns")] {
-        let ns = bench.time(syns);
+    let costs = costs();
+    for (syns, ns) in [0, 1, 10, 100].iter().zip(costs.requests) {
         println!("{syns:>4} SYNs a request: {ns:.0} ns a request");
-        figures += &format!(" ns_{name}={ns:.0}");
-        times.push(ns);
     }
-    let each = (times[3] - times[0]) / 100.0;
-    let allocations = bench.allocations();
+    println!("a SYN: taken {:.0} ns, dropped {:.0} ns", costs.taken, costs.dropped);
+    assert_eq!(costs.allocations, 0.0, "a SYN allocates nothing");
+    let floods = RATES.into_iter().map(Flood::Rate).chain([Flood::Full]);
+    let mut rows: Vec<Row> =
+        floods.map(|flood| Row { flood, quiet: Vec::new(), flooded: Vec::new() }).collect();
+    let mut siege = Siege::new();
+    for _ in 0..ROUNDS {
+        for row in &mut rows {
+            row.quiet.push(round(&mut siege, Flood::None));
+            row.flooded.push(round(&mut siege, row.flood));
+        }
+    }
+    let (rate, ratio, entries) = report(&rows).expect("a rate that the port's queue has room for");
     println!(
-        "bench flood:{figures} ns_a_syn={each:.0} allocs_a_syn={allocations:.3} answered={}",
-        bench.answered
+        "bench flood: syns_per_s={rate:.0} p99_ratio={ratio:.2} new_clients={}/{NEWCOMERS} by_cookie={} \
+         ns_a_syn={:.0} ns_a_dropped_syn={:.0} allocs_a_syn={:.0}",
+        entries.served, entries.by_cookie, costs.taken, costs.dropped, costs.allocations
     );
-    assert_eq!(bench.answered, 4 * REQUESTS as u64, "each request is answered once");
 }

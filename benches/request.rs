@@ -2,36 +2,28 @@
 //! packets. The application runs inside the worker; the port is the simulated one, with every offload, so that
 //! checksums cost what they cost on a real port: nothing.
 //!
-//! Requests come in bursts of up to 32, each from another connection; what is timed is the worker's turn alone.
-//! The last line is `bench request: ns_1_conn=.. ns_1k_conns=.. ns_100k_conns=.. allocs_per_request=.. ...`.
+//! Requests come in bursts of up to 32, each from another connection, far from the one before in every table; what is timed
+//! is the worker's turn alone, and apart from it the turn that takes in the clients' acknowledgements. With many connections
+//! once while each keeps its AEAD contexts, and once when each has rested and makes them anew.
+//!
+//! `request [SIZE..]` measures these numbers of connections (1, 1000 and 1000000 if none is named). The last line is
+//! `bench request: ns_1_conn=.. ns_1k_conns=.. ns_1m_conns=.. ratio_1m_to_1k=.. ratio_1m_to_1k_compact=.. allocs_per_request=.. ...`.
 
 mod harness;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
-use harness::client::{self, Client};
+use harness::crowd::Crowd;
 use harness::median;
-use harness::node::{self, Node};
-use keyferry_app::synthetic;
-use keyferry_decide::Policy;
-use keyferry_nic::{BURST, Nic, Packet as _};
-use keyferry_time::Time;
+use keyferry_nic::BURST;
 use keyferry_worker::{Probe, Stage};
 
 /// Bursts timed one by one; the median is quoted.
-const BURSTS: usize = 4_000;
-
-/// Handshakes under way at once while connections are opened.
-const OPENING: u32 = 256;
-
-/// A node and its clients.
-struct Bench {
-    node: Node,
-    clients: Vec<Client>,
-    start: Instant,
-    next: usize,
-}
+const BURSTS: usize = 3_000;
+/// Bursts before those.
+const WARM_UP: usize = 1_000;
+/// Longer than a connection may be idle and keep its AEAD contexts, in these benches.
+const REST: Duration = Duration::from_secs(601);
 
 /// Time spent in each stage of a turn, in ns.
 #[derive(Default)]
@@ -53,135 +45,83 @@ impl Probe for Spent {
     }
 }
 
+/// A crowd, and who of it asks next.
+struct Bench {
+    crowd: Crowd,
+    next: u32,
+}
+
+/// Medians in ns a request.
+#[derive(Clone, Copy)]
+struct Times {
+    /// Of the turn that answers.
+    request: f64,
+    /// Of the turn that takes the acknowledgements.
+    ack: f64,
+}
+
 impl Bench {
     fn new(connections: u32) -> Bench {
-        let mut bench = Bench {
-            // The last places are for newcomers: who has not asked yet would be let go for them.
-            node: node::node(connections + connections / 4 + 16, Policy::Never),
-            clients: Vec::new(),
-            start: Instant::now(),
-            next: 0,
+        // The last places are for newcomers: who has not shaken hands would be let go for them.
+        let mut crowd =
+            Crowd::new(connections + connections / 8 + 16, connections, REST - Duration::from_secs(1));
+        crowd.open(connections, 0);
+        Bench { crowd, next: 0 }
+    }
+
+    /// The next few connections: each once before any comes again, and no two of them neighbours.
+    fn burst(&mut self) -> Vec<u32> {
+        let connections = self.crowd.opened();
+        // About the golden section of them, and prime to a power of ten.
+        let stride = (f64::from(connections) * 0.618 / 10.0) as u32 * 10 + 1;
+        let step = |_| {
+            self.next = (self.next + stride) % connections;
+            self.next
         };
-        bench.open(connections);
-        bench
+        (0..BURST.min(connections as usize)).map(step).collect()
     }
 
-    fn now(&self) -> Time {
-        Time(self.start.elapsed().as_nanos() as u64)
+    /// One burst: `around` does the turn that answers it. Answers how long that turn took, and the one of the
+    /// acknowledgements, in ns.
+    fn once(&mut self, around: impl FnOnce(&mut Crowd)) -> (f64, f64, usize) {
+        let burst = self.burst();
+        self.crowd.ask(burst.iter().copied());
+        let began = Instant::now();
+        around(&mut self.crowd);
+        let request = began.elapsed().as_nanos() as f64;
+        self.crowd.check(burst.len());
+        self.crowd.send_acknowledgements(burst.iter().copied());
+        let now = self.crowd.now();
+        let began = Instant::now();
+        self.crowd.node.worker.turn(now);
+        let ack = began.elapsed().as_nanos() as f64;
+        (request, ack, burst.len())
     }
 
-    fn turn(&mut self) {
-        let now = self.now();
-        self.node.net.advance(now.0);
-        self.node.worker.turn(now);
-        self.node.net.advance(now.0);
-    }
-
-    /// Opens every connection, a few hundred at a time.
-    fn open(&mut self, connections: u32) {
-        let config = client::config();
-        for first in (0..connections).step_by(OPENING as usize) {
-            let last = (first + OPENING).min(connections);
-            node::inject(&mut self.node.wire, &client::arp(first));
-            node::inject(&mut self.node.wire, &client::arp(last - 1));
-            self.turn();
-            for number in first..last {
-                let (client, syn) = Client::new(number, &config);
-                self.clients.push(client);
-                node::inject(&mut self.node.wire, &syn);
-            }
-            while self.node.worker.snapshot().handshakes_full < u64::from(last) {
-                self.turn();
-                self.deliver(&mut Vec::new());
-            }
-            // What is still under way: acknowledgements.
-            for _ in 0..4 {
-                self.turn();
-                self.deliver(&mut Vec::new());
+    fn time(&mut self) -> Times {
+        let (mut requests, mut acks) = (Vec::new(), Vec::new());
+        for at in 0..WARM_UP + BURSTS {
+            let (request, ack, count) = self.once(turn);
+            if at >= WARM_UP {
+                requests.push(request / count as f64);
+                acks.push(ack / count as f64);
             }
         }
-    }
-
-    /// Hands the node's frames to their clients and their answers back.
-    fn deliver(&mut self, plaintext: &mut Vec<u8>) {
-        let mut out = Vec::new();
-        loop {
-            let mut packets = ArrayVec::<_, BURST>::new();
-            if self.node.wire.rx_burst(&mut packets) == 0 {
-                break;
-            }
-            for packet in packets {
-                out.extend(client::arp_reply(packet.bytes()));
-                let number = client::number(packet.bytes()).filter(|_| packet.bytes()[12..14] == [8, 0]);
-                if let Some(client) = number.and_then(|number| self.clients.get_mut(number as usize)) {
-                    client.take(packet.bytes(), &mut out, plaintext);
-                }
-            }
-        }
-        for frame in out.drain(..) {
-            node::inject(&mut self.node.wire, &frame);
-        }
-    }
-
-    /// Puts a burst of requests on the wire. Returns how many.
-    fn send_burst(&mut self) -> usize {
-        let burst = BURST.min(self.clients.len());
-        for _ in 0..burst {
-            let frame = self.clients[self.next].request(client::REQUEST);
-            self.next = (self.next + 1) % self.clients.len();
-            node::inject(&mut self.node.wire, &frame);
-        }
-        let now = self.now();
-        self.node.net.advance(now.0);
-        burst
-    }
-
-    /// Takes the replies of a burst and looks at every byte of them.
-    fn check_burst(&mut self, burst: usize) {
-        let now = self.now();
-        self.node.net.advance(now.0);
-        let mut plaintext = Vec::new();
-        self.deliver(&mut plaintext);
-        let mut body = [0; 1024];
-        synthetic::fill(0, 0, &mut body);
-        let mut rest = &plaintext[..];
-        for _ in 0..burst {
-            assert!(rest.starts_with(b"HTTP/1.1 200 OK\r\n"), "a reply");
-            let head = rest.windows(4).position(|end| end == b"\r\n\r\n").expect("a whole head") + 4;
-            assert_eq!(rest[head..head + body.len()], body, "the body is the pattern");
-            rest = &rest[head + body.len()..];
-        }
-        assert!(rest.is_empty(), "nothing else");
-    }
-
-    /// Median ns a request.
-    fn time(&mut self) -> f64 {
-        let mut samples: Vec<f64> = (0..BURSTS)
-            .map(|_| {
-                let burst = self.send_burst();
-                let now = self.now();
-                let began = Instant::now();
-                self.node.worker.turn(now);
-                let took = began.elapsed();
-                self.check_burst(burst);
-                took.as_nanos() as f64 / burst as f64
-            })
-            .collect();
-        median(&mut samples[BURSTS / 4..])
+        Times { request: median(&mut requests), ack: median(&mut acks) }
     }
 
     /// Heap allocations of the worker for each request.
     fn allocations(&mut self) -> f64 {
         let (mut allocated, mut requests) = (0, 0);
         for _ in 0..200 {
-            let burst = self.send_burst();
-            let now = self.now();
-            let info = allocation_counter::measure(|| {
-                self.node.worker.turn(now);
+            let (_, _, count) = self.once(|crowd| {
+                let now = crowd.now();
+                let info = allocation_counter::measure(|| {
+                    crowd.node.worker.turn(now);
+                });
+                allocated += info.count_total;
             });
-            allocated += info.count_total;
-            requests += burst;
-            self.check_burst(burst);
+            requests += count;
         }
         allocated as f64 / requests as f64
     }
@@ -191,11 +131,11 @@ impl Bench {
         let mut spent = Spent::default();
         let mut requests = 0;
         for _ in 0..BURSTS / 4 {
-            let burst = self.send_burst();
-            let now = self.now();
-            self.node.worker.turn_probed(now, &mut spent);
-            requests += burst;
-            self.check_burst(burst);
+            let (_, _, count) = self.once(|crowd| {
+                let now = crowd.now();
+                crowd.node.worker.turn_probed(now, &mut spent);
+            });
+            requests += count;
         }
         Stage::ALL
             .into_iter()
@@ -204,29 +144,67 @@ impl Bench {
     }
 }
 
+/// The turn that answers a burst.
+fn turn(crowd: &mut Crowd) {
+    let now = crowd.now();
+    crowd.node.worker.turn(now);
+}
+
+fn name(connections: u32) -> String {
+    match connections {
+        1 => "1_conn".into(),
+        1_000_000 => "1m_conns".into(),
+        many if many % 1_000 == 0 => format!("{}k_conns", many / 1_000),
+        many => format!("{many}_conns"),
+    }
+}
+
 fn main() {
-    let mut figures = Vec::new();
-    let mut allocations = f64::NAN;
-    let mut stages = Vec::new();
-    for connections in [1, 1_000, 100_000] {
+    let named: Vec<u32> = std::env::args().skip(1).filter_map(|size| size.parse().ok()).collect();
+    let sizes = if named.is_empty() { vec![1, 1_000, 1_000_000] } else { named };
+    let mut line = String::new();
+    let mut thousand = f64::NAN;
+    for connections in sizes {
+        let began = Instant::now();
         let mut bench = Bench::new(connections);
-        let ns = bench.time();
-        println!("{connections:>7} connections: {ns:.0} ns a request");
-        figures.push(ns);
+        let took = began.elapsed().as_secs_f64();
+        // All have their contexts: they are made when a connection first needs them.
+        (0..connections.div_ceil(BURST as u32)).for_each(|_| {
+            bench.once(turn);
+        });
+        let times = bench.time();
+        let name = name(connections);
+        println!("{connections:>7} connections, opened in {took:.1} s:");
+        println!(
+            "{:>12} {:>6.0} ns a request, {:.0} ns its acknowledgement",
+            "kept", times.request, times.ack
+        );
+        line += &format!(" ns_{name}={:.0} ack_{name}={:.0}", times.request, times.ack);
+        for (stage, ns) in bench.stages() {
+            println!("{:>12} {ns:>6.0} ns", stage.name());
+        }
         if connections == 1_000 {
-            allocations = bench.allocations();
-            stages = bench.stages();
+            thousand = times.request;
+            line += &format!(" allocs_per_request={:.3}", bench.allocations());
+        } else if connections == 1_000_000 {
+            line += &format!(" ratio_1m_to_1k={:.2}", times.request / thousand);
+        }
+        if connections < 10_000 {
+            // All of them would be asked again before they have rested.
+            continue;
+        }
+        bench.crowd.rest(REST);
+        assert_eq!(bench.crowd.node.worker.snapshot().awake, 0, "all rest");
+        bench.crowd.meet();
+        let times = bench.time();
+        println!(
+            "{:>12} {:>6.0} ns a request, {:.0} ns its acknowledgement",
+            "compact", times.request, times.ack
+        );
+        line += &format!(" ns_{name}_compact={:.0}", times.request);
+        if connections == 1_000_000 {
+            line += &format!(" ratio_1m_to_1k_compact={:.2}", times.request / thousand);
         }
     }
-    println!("by stage, 1,000 connections:");
-    let mut by_stage = String::new();
-    for (stage, ns) in stages {
-        println!("{:>12} {ns:>6.0} ns", stage.name());
-        by_stage += &format!(" stage_{}_ns={ns:.0}", stage.name());
-    }
-    let [one, thousand, hundred_thousand] = figures[..] else { unreachable!("three sizes") };
-    println!(
-        "bench request: ns_1_conn={one:.0} ns_1k_conns={thousand:.0} ns_100k_conns={hundred_thousand:.0} \
-         allocs_per_request={allocations:.3}{by_stage}"
-    );
+    println!("bench request:{line}");
 }

@@ -35,6 +35,15 @@ need_packages() {
         die "apt-get could not install ${missing[*]}"
 }
 
+# Builds an executable of the workspace and says where it is: built NAME OPTION... Of one package alone cargo would build many
+# crates again, with the features that this package wants of them; of the whole workspace they are those tests have.
+built() {
+    local name=$1
+    shift
+    cargo build -q --workspace --bin "$name" "$@" --message-format=json |
+        sed -n "s/.*\"executable\":\"\([^\"]*\/$name\)\".*/\1/p"
+}
+
 # What building and running a node takes.
 NODE_PACKAGES=(build-essential libdpdk-dev clang libclang-dev pkg-config iproute2 ethtool procps
     libibverbs-dev libnl-3-dev libnl-route-3-dev cmake ibverbs-providers

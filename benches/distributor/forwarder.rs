@@ -4,7 +4,7 @@
 //! without taking it from each other.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,6 +21,8 @@ pub const MEMORY_MIB: u32 = 96;
 const PACKETS: u32 = 8_192;
 /// Descriptors of its queues; a driver may round, and vhost has the other side's.
 const DESCRIPTORS: u32 = 512;
+/// The distributor's admin socket, in the forwarders' folder.
+const ADMIN: &str = "bench.ctl";
 
 /// What forwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +52,16 @@ impl Kind {
 /// A running forwarder.
 pub struct Forwarder {
     child: Child,
+    /// There once its port has started.
+    sign: Sign,
+}
+
+/// How a forwarder shows that its port has started: a memif port connects once, and only to one that has.
+enum Sign {
+    /// A file that is there.
+    File(PathBuf),
+    /// A file that says so.
+    Said(PathBuf, &'static str),
 }
 
 impl Forwarder {
@@ -59,11 +71,24 @@ impl Forwarder {
             Kind::Io | Kind::Macswap => testpmd(kind.name(), device),
             Kind::Distributor => distributor(device, keyferry, folder),
         };
-        let said = File::create(folder.join(format!("{}.log", kind.name()))).expect("a file");
+        let log = folder.join(format!("{}.log", kind.name()));
+        let said = File::create(&log).expect("a file");
         let also = said.try_clone().expect("a file");
+        let sign = match kind {
+            Kind::Io | Kind::Macswap => Sign::Said(log, "Checking link statuses"),
+            Kind::Distributor => Sign::File(folder.join(ADMIN)),
+        };
         // testpmd runs until its standard input ends.
         let child = command.stdin(Stdio::piped()).stdout(said).stderr(also).spawn();
-        Forwarder { child: child.unwrap_or_else(|error| panic!("{command:?}: {error}")) }
+        Forwarder { child: child.unwrap_or_else(|error| panic!("{command:?}: {error}")), sign }
+    }
+
+    /// Whether its port has started.
+    pub fn is_ready(&self) -> bool {
+        match &self.sign {
+            Sign::File(file) => file.exists(),
+            Sign::Said(log, words) => std::fs::read_to_string(log).is_ok_and(|said| said.contains(words)),
+        }
     }
 
     /// It stands still from now on.
@@ -124,7 +149,7 @@ fn configuration(device: &str, folder: &Path) -> String {
          [nic]\ndevice = \"{device}\"\naddresses = [\"{}/24\"]\n\
          hugepages = \"require\"\nmemory_mib = {MEMORY_MIB}\npackets = {PACKETS}\n\
          [[service]]\naddress = \"{}:{}\"\n{nodes}\
-         [admin]\nsocket = \"{}/bench.ctl\"\n",
+         [admin]\nsocket = \"{}/{ADMIN}\"\n",
         traffic::DISTRIBUTOR,
         SERVICE.0,
         SERVICE.1,

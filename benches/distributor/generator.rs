@@ -96,7 +96,8 @@ impl Generator {
         }
     }
 
-    /// Sends each flow's frame and hears of each that came back, again until all have. Answers whose node each flow has.
+    /// Sends each flow's frame and hears of each that came back, again until all have. Answers whose node each flow has. Fewer
+    /// than a burst are on their way at a time: full ones, one after the other, look like a flood.
     pub fn introduce(&mut self, template: &Template, flows: u32, patience: Duration) -> Vec<u8> {
         const UNKNOWN: u8 = u8::MAX;
         let (until, mut nodes) = (Instant::now() + patience, vec![UNKNOWN; flows as usize]);
@@ -107,6 +108,7 @@ impl Generator {
             }
             assert!(Instant::now() < until, "{} flows are not forwarded", missing.len());
             let (mut next, mut heard) = (missing.iter(), Instant::now());
+            let window = std::mem::replace(&mut self.window, BURST - 1);
             while next.len() + self.on_their_way > 0 {
                 let received = self.receive(template.len(), |frame| {
                     let known = traffic::flow_of(frame).zip(traffic::node_of(frame));
@@ -117,6 +119,7 @@ impl Generator {
                 self.send(template, || next.next().copied());
                 self.forget_lost(Instant::now(), received > 0, &mut heard);
             }
+            self.window = window;
         }
     }
 

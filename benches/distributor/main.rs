@@ -64,7 +64,7 @@ const DRIVERS: [Driver; 3] = [
 impl Driver {
     /// The devices of a forwarder and of the generator.
     fn devices(&self, number: usize, folder: &Path) -> [String; 2] {
-        let socket = folder.join(format!("{number}.sock"));
+        let socket = socket(number, folder);
         let socket = socket.display();
         match self.name {
             "vhost" => {
@@ -86,6 +86,11 @@ impl Driver {
     }
 }
 
+/// Where a forwarder listens for its generator, if they have a socket between them.
+fn socket(number: usize, folder: &Path) -> PathBuf {
+    folder.join(format!("{number}.sock"))
+}
+
 #[derive(Parser)]
 struct Args {
     /// Rounds; each gives every forwarder a moment with every kind of traffic.
@@ -97,6 +102,12 @@ struct Args {
     /// Only this driver: vhost, af_packet or memif; again for more.
     #[arg(long)]
     driver: Vec<String>,
+    /// Only frames of so many bytes, 64 or 1500: to profile one case.
+    #[arg(long)]
+    frame: Option<usize>,
+    /// Only so many flows in turn: 1000, 100000 or 1000000.
+    #[arg(long)]
+    flows: Option<u32>,
     /// Another build of keyferry, to compare it with.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_keyferry"))]
     keyferry: PathBuf,
@@ -105,6 +116,16 @@ struct Args {
     bench: bool,
     #[arg(long, hide = true)]
     inside: bool,
+}
+
+impl Args {
+    fn cases(&self) -> Vec<Case> {
+        let all = FRAMES.iter().flat_map(|bytes| FLOWS.iter().map(|flows| (*bytes, *flows)));
+        let is_wanted = |(bytes, flows): &Case| {
+            self.frame.is_none_or(|it| it == *bytes) && self.flows.is_none_or(|it| it == *flows)
+        };
+        all.filter(is_wanted).collect()
+    }
 }
 
 /// Frame size and number of flows.
@@ -132,7 +153,9 @@ fn main() -> ExitCode {
     let wanted = |driver: &&Driver| args.driver.is_empty() || args.driver.iter().any(|it| it == driver.name);
     let outcomes: Vec<_> = DRIVERS.iter().filter(wanted).map(|driver| compare(&eal, driver, &args)).collect();
     outcomes.iter().for_each(table);
-    summary(&outcomes);
+    if args.frame.is_none() && args.flows.is_none() {
+        summary(&outcomes);
+    }
     ExitCode::SUCCESS
 }
 
@@ -149,12 +172,10 @@ fn compare(eal: &Eal, driver: &Driver, args: &Args) -> Outcome {
         let generate = || {
             core_affinity::set_for_current(core_affinity::CoreId { id: GENERATOR_CORE });
             let _registered = register_worker_thread();
-            await_sockets(driver, folder.path());
+            await_all(&forwarders, driver, folder.path());
             let generators = devices.iter().map(|[_, device]| Generator::open(eal, device, driver.window));
             let mut stage = Stage::set(&mut forwarders, generators.collect());
-            let cases: Vec<Case> =
-                FRAMES.iter().flat_map(|bytes| FLOWS.iter().map(|flows| (*bytes, *flows))).collect();
-            let cases = cases.into_iter().map(|case| (case, Default::default()));
+            let cases = args.cases().into_iter().map(|case| (case, Default::default()));
             let mut outcome = Outcome { driver: driver.name, cases: cases.collect() };
             for _ in 0..args.rounds {
                 for (case, figures) in &mut outcome.cases {
@@ -171,10 +192,11 @@ fn compare(eal: &Eal, driver: &Driver, args: &Args) -> Outcome {
 }
 
 /// Forwarders make the sockets that the generator connects to.
-fn await_sockets(driver: &Driver, folder: &Path) {
+fn await_all(forwarders: &[Forwarder], driver: &Driver, folder: &Path) {
     let until = std::time::Instant::now() + PATIENCE;
-    let are_there = || (0..Kind::ALL.len()).all(|number| folder.join(format!("{number}.sock")).exists());
-    while driver.name != "af_packet" && !are_there() {
+    let listens = |number: usize| driver.name == "af_packet" || socket(number, folder).exists();
+    let is_ready = |(number, forwarder): (usize, &Forwarder)| forwarder.is_ready() && listens(number);
+    while !forwarders.iter().enumerate().all(is_ready) {
         assert!(std::time::Instant::now() < until, "a forwarder does not start: see its log in {folder:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -268,8 +290,11 @@ impl Outcome {
 }
 
 fn table(outcome: &Outcome) {
-    let (driver, rounds) = (outcome.driver, outcome.of(Kind::Io, &(FRAMES[0], FLOWS[0])).len());
-    println!("\n{driver}, medians of {rounds} rounds; in brackets the share of time the generator waited");
+    let rounds = outcome.cases.first().map_or(0, |(_, figures)| figures[0].len());
+    println!(
+        "\n{}, medians of {rounds} rounds; in brackets the share of time the generator waited",
+        outcome.driver
+    );
     println!("frame B    flows |        io Mpps |   macswap Mpps | distributor Mpps | ratio | lost");
     for (case, figures) in &outcome.cases {
         let mpps = |kind| {

@@ -11,7 +11,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, DigitallySignedStruct, ExtractedSecrets, SignatureScheme,
+    SupportedProtocolVersion,
 };
 
 use super::node::{ADDRESS, MAC, PORT};
@@ -33,15 +34,23 @@ const ACK: u8 = 16;
 const PSH: u8 = 8;
 
 /// Connections from one address.
-const PORTS_PER_ADDRESS: u32 = 50_000;
+pub const PORTS_PER_ADDRESS: u32 = 50_000;
 
 /// One client connection.
 pub struct Client {
-    address: Ipv4Addr,
-    port: u16,
-    sequence: u32,
-    acknowledged: u32,
+    end: End,
     tls: ClientConnection,
+}
+
+/// A client's end of its TCP connection: where it is, and how far each side has counted.
+#[derive(Clone, Copy)]
+pub struct End {
+    /// The client's number, which its address and port follow from.
+    pub number: u32,
+    /// The next number it sends.
+    pub sequence: u32,
+    /// The next number it expects.
+    pub acknowledged: u32,
 }
 
 /// The address of the client with this number.
@@ -83,6 +92,40 @@ pub fn has_payload(frame: &[u8]) -> bool {
     frame.len() > ETHERNET + IP && frame[12..14] == [8, 0] && !payload(frame).is_empty()
 }
 
+/// The sequence number of a frame from the node, and the bytes of the stream it carries.
+pub fn stream(frame: &[u8]) -> (u32, &[u8]) {
+    let at = ETHERNET + IP + 4;
+    (u32::from_be_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]), payload(frame))
+}
+
+/// The sequence number behind a client's frame, if there is anything in it that is to be acknowledged.
+pub fn end(frame: &[u8]) -> Option<u32> {
+    let (sequence, bytes) = stream(frame);
+    let len = bytes.len() as u32 + u32::from(is_syn(frame));
+    (len > 0).then(|| sequence.wrapping_add(len))
+}
+
+/// Whether a frame is of a handshake of TCP.
+pub fn is_syn(frame: &[u8]) -> bool {
+    flags(frame) & SYN != 0
+}
+
+/// Whether a frame ends its connection at once.
+pub fn is_reset(frame: &[u8]) -> bool {
+    flags(frame) & RST != 0
+}
+
+/// What a frame acknowledges.
+pub fn acknowledged(frame: &[u8]) -> Option<u32> {
+    let at = ETHERNET + IP + 8;
+    let number = u32::from_be_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
+    (flags(frame) & ACK != 0).then_some(number)
+}
+
+fn flags(frame: &[u8]) -> u8 {
+    frame[ETHERNET + IP + 13]
+}
+
 fn payload(frame: &[u8]) -> &[u8] {
     let tcp = ETHERNET + IP;
     let header = usize::from(frame[tcp + 12] >> 4) * 4;
@@ -111,12 +154,14 @@ fn config_of(version: &'static SupportedProtocolVersion) -> ClientConfig {
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
         ..aws_lc_rs::default_provider()
     };
-    ClientConfig::builder_with_provider(Arc::new(provider))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])
         .expect("a version with a suite")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
-        .with_no_client_auth()
+        .with_no_client_auth();
+    config.enable_secret_extraction = true;
+    config
 }
 
 impl Client {
@@ -124,14 +169,11 @@ impl Client {
     pub fn new(number: u32, config: &Arc<ClientConfig>) -> (Client, Vec<u8>) {
         let name = ServerName::try_from("bench.test").expect("a name");
         let mut client = Client {
-            address: address(number),
-            port: 10_000 + (number % PORTS_PER_ADDRESS) as u16,
-            sequence: number,
-            acknowledged: 0,
+            end: End { number, sequence: number, acknowledged: 0 },
             tls: ClientConnection::new(Arc::clone(config), name).expect("a client"),
         };
-        let syn = client.frame(SYN, &[]);
-        client.sequence += 1;
+        let syn = client.end.frame(SYN, &[]);
+        client.end.sequence += 1;
         (client, syn)
     }
 
@@ -139,22 +181,17 @@ impl Client {
     pub fn take(&mut self, frame: &[u8], out: &mut Vec<Vec<u8>>, plaintext: &mut Vec<u8>) {
         let tcp = ETHERNET + IP;
         let flags = frame[tcp + 13];
-        let payload = payload(frame);
-        let sequence = u32::from_be_bytes([frame[tcp + 4], frame[tcp + 5], frame[tcp + 6], frame[tcp + 7]]);
+        let (sequence, payload) = stream(frame);
         if flags & SYN != 0 {
-            self.acknowledged = sequence.wrapping_add(1);
+            self.end.acknowledged = sequence.wrapping_add(1);
             return self.flush(out);
         }
         if payload.is_empty() {
             return;
         }
-        if sequence != self.acknowledged {
-            // A client acknowledges with its next request; one that has none for long is sent the same again.
-            let again = self.acknowledged.wrapping_sub(sequence);
-            assert!(again as usize >= payload.len() && again < 1 << 20, "nothing is lost on this wire");
-            return out.push(self.frame(ACK, &[]));
+        if !self.end.takes(sequence, payload) {
+            return out.push(self.end.acknowledge());
         }
-        self.acknowledged = sequence.wrapping_add(payload.len() as u32);
         let mut bytes = Cursor::new(payload);
         while (bytes.position() as usize) < payload.len() {
             self.tls.read_tls(&mut bytes).expect("memory can be read");
@@ -182,7 +219,15 @@ impl Client {
 
     /// The frame that ends the connection at once.
     pub fn reset(&self) -> Vec<u8> {
-        self.frame(RST | ACK, &[])
+        self.end.frame(RST | ACK, &[])
+    }
+
+    /// The connection without rustls, its handshake being over: its end, and the keys of its records, ours first.
+    pub fn settle(self) -> (End, ExtractedSecrets) {
+        (
+            self.end,
+            self.tls.dangerous_extract_secrets().expect("the handshake is over, and extraction allowed"),
+        )
     }
 
     fn flush(&mut self, out: &mut Vec<Vec<u8>>) {
@@ -191,9 +236,34 @@ impl Client {
             self.tls.write_tls(&mut bytes).expect("memory can be written");
         }
         for piece in bytes.chunks(1400) {
-            out.push(self.frame(ACK | PSH, piece));
-            self.sequence = self.sequence.wrapping_add(piece.len() as u32);
+            out.push(self.end.send(piece));
         }
+    }
+}
+
+impl End {
+    /// The frame that carries the next bytes.
+    pub fn send(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let frame = self.frame(ACK | PSH, bytes);
+        self.sequence = self.sequence.wrapping_add(bytes.len() as u32);
+        frame
+    }
+
+    /// The frame that acknowledges all that came.
+    pub fn acknowledge(&self) -> Vec<u8> {
+        self.frame(ACK, &[])
+    }
+
+    /// Takes bytes from the node, unless they have come before: a client acknowledges with its next request, and one
+    /// that has none for long is sent the same again.
+    pub fn takes(&mut self, sequence: u32, payload: &[u8]) -> bool {
+        if sequence != self.acknowledged {
+            let again = self.acknowledged.wrapping_sub(sequence);
+            assert!(again as usize >= payload.len() && again < 1 << 20, "nothing is lost on this wire");
+            return false;
+        }
+        self.acknowledged = sequence.wrapping_add(payload.len() as u32);
+        true
     }
 
     /// An Ethernet frame; checksums are left to the port, which says that they are good.
@@ -206,11 +276,11 @@ impl Client {
         frame.extend([0x45, 0]);
         frame.extend(ip_len.to_be_bytes());
         frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
-        frame.extend(self.address.octets());
+        frame.extend(address(self.number).octets());
         frame.extend(ADDRESS.octets());
         let checksum = checksum(&frame[ETHERNET..ETHERNET + IP], 0);
         frame[24..26].copy_from_slice(&checksum.to_be_bytes());
-        frame.extend(self.port.to_be_bytes());
+        frame.extend((10_000 + (self.number % PORTS_PER_ADDRESS) as u16).to_be_bytes());
         frame.extend(PORT.to_be_bytes());
         frame.extend(self.sequence.to_be_bytes());
         frame.extend(self.acknowledged.to_be_bytes());

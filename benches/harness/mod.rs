@@ -3,10 +3,15 @@
 #![allow(dead_code, reason = "each bench uses its part")]
 
 pub mod client;
+pub mod crowd;
 pub mod front;
 pub mod keys;
 pub mod node;
 pub mod pair;
+pub mod patience;
+pub mod settled;
+pub mod siege;
+pub mod spoofed;
 pub mod traffic;
 pub mod wallet;
 

@@ -6,21 +6,22 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use keyferry_app::synthetic::{Distribution, Options, Synthetic};
-use keyferry_app::{Port, Runner, SystemClock};
+use keyferry_app::{App, Port, Runner, SystemClock};
 use keyferry_decide::{NodeId, Policy};
-use keyferry_link::{Cidr, Link};
+use keyferry_link::{Cidr, Link, Route};
 use keyferry_nic::handover::Handover;
 use keyferry_nic::sim::{Net, PortOptions, Queue};
-use keyferry_nic::{Nic, Packet as _};
+use keyferry_nic::{Caps, Nic, Packet as _};
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_time::Time;
 use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
-use keyferry_worker::config::{Place, Rate};
+use keyferry_worker::config::{Place, REST_AFTER, Rate};
 use keyferry_worker::conn::Service;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
 use keyferry_worker::peer::LeaseLimits;
 use keyferry_worker::pool::PoolSizes;
 use keyferry_worker::receive::Receive;
+use keyferry_worker::segment::Outgoing;
 use keyferry_worker::{Config, Parts, Worker};
 
 /// The node's address; clients are in the same /8.
@@ -32,24 +33,28 @@ pub const MESSAGE_BYTES: usize = 8192;
 /// The node's MAC address.
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
+/// What a node in production keeps under way to a client, at least.
+const SEND_BYTES: usize = 65_536;
 /// Sessions kept by a node of a cluster.
 const SESSIONS: usize = 16_384;
 /// So long that handshakes can be kept waiting on purpose.
 const SESSION_WAIT: Duration = Duration::from_secs(60);
 
 /// A worker and the far end of its port.
-pub struct Node {
+pub struct Node<A: App = Synthetic> {
     /// The worker.
-    pub worker: Worker<Queue, Synthetic>,
+    pub worker: Worker<Queue, A>,
     /// Its mailbox.
     pub mailbox: Arc<ArrayQueue<Mail>>,
     /// Virtual network.
     pub net: Net,
     /// The clients' end of the cable.
     pub wire: Queue,
+    /// Connections it has places for.
+    pub places: u32,
 }
 
-impl Node {
+impl<A: App> Node<A> {
     /// Turns the worker, between frames that arrive and frames that leave.
     pub fn turn(&mut self, start: Instant) {
         let now = Time(start.elapsed().as_nanos() as u64);
@@ -64,35 +69,92 @@ pub fn node(connections: u32, policy: Policy) -> Node {
     node_of("bench", &["bench"], connections, policy)
 }
 
+/// The same, whose connections keep what can be made again for so long.
+pub fn resting(connections: u32, rest_after: Duration) -> Node {
+    made("bench", &["bench"], connections, Policy::Never, rest_after)
+}
+
 /// A node of a cluster. If it is not alone its clients come back, to any of the nodes.
 pub fn node_of(name: &str, members: &[&str], connections: u32, policy: Policy) -> Node {
+    made(name, members, connections, policy, REST_AFTER)
+}
+
+/// The only node there is, to which who is not its neighbour comes by a gateway.
+pub fn routed(connections: u32, gateway: Ipv4Addr) -> Node {
+    connected(port(), connections, application(), |nic, app, mailbox| {
+        let mut parts = parts("bench", &["bench"], connections, Policy::Never, nic, app, mailbox);
+        let anywhere = Cidr::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a prefix of no bits");
+        parts.link = link(&parts.nic.caps(), vec![Route { to: anywhere, via: gateway.into() }]);
+        parts
+    })
+}
+
+/// A port with every offload.
+fn port() -> PortOptions {
+    PortOptions { mac: MAC, packets: 4096, ..PortOptions::default() }
+}
+
+/// The application that answers at once, with a kilobyte.
+fn application() -> Synthetic {
+    Synthetic::new(Options {
+        cost_us: Distribution::Fixed(0.0),
+        bytes: Distribution::Fixed(1024.0),
+        burn: false,
+        seed: 1,
+    })
+}
+
+fn made(name: &str, members: &[&str], connections: u32, policy: Policy, rest_after: Duration) -> Node {
+    connected(port(), connections, application(), |nic, app, mailbox| {
+        let mut parts = parts(name, members, connections, policy, nic, app, mailbox);
+        parts.config.rest_after = rest_after;
+        parts
+    })
+}
+
+/// The only node there is, on a port of this kind, which keeps as much under way to each client as one in production does.
+pub fn sending<A: App>(port: PortOptions, connections: u32, app: A) -> Node<A> {
+    connected(port, connections, app, |nic, app, mailbox| {
+        let mut parts = parts("bench", &["bench"], connections, Policy::Never, nic, app, mailbox);
+        parts.tcp = tcp(&parts.nic.caps(), connections, SEND_BYTES);
+        parts
+    })
+}
+
+/// A node on a port, and the clients' end of its cable.
+fn connected<A: App>(
+    port: PortOptions,
+    connections: u32,
+    app: A,
+    parts: impl FnOnce(Queue, A, Arc<ArrayQueue<Mail>>) -> Parts<Queue, A>,
+) -> Node<A> {
     let mut net = Net::new();
-    let queue = net.port(PortOptions { mac: MAC, packets: 4096, ..PortOptions::default() }).remove(0);
+    let queue = net.port(port).remove(0);
     // The clients' end takes packets as they are; its own checksums are filled in by the net.
-    let far = PortOptions { mac: [2, 0, 0, 0, 0, 2], packets: 4096, tso: false, ..PortOptions::default() };
+    let far = PortOptions {
+        mac: [2, 0, 0, 0, 0, 2],
+        packets: 8192,
+        descriptors: 4096,
+        tso: false,
+        ..PortOptions::default()
+    };
     let wire = net.port(far).remove(0);
     net.connect(queue.port(), wire.port(), 0);
     let mailbox = Arc::new(ArrayQueue::new(MAIL_MAX));
-    let worker = Worker::new(parts(name, members, connections, policy, queue, Arc::clone(&mailbox)));
-    Node { worker, mailbox, net, wire }
+    let worker = Worker::new(parts(queue, app, Arc::clone(&mailbox)));
+    Node { worker, mailbox, net, wire, places: connections }
 }
 
-fn parts(
+fn parts<A: App>(
     name: &str,
     members: &[&str],
     connections: u32,
     policy: Policy,
     nic: Queue,
+    app: A,
     mailbox: Arc<ArrayQueue<Mail>>,
-) -> Parts<Queue, Synthetic> {
+) -> Parts<Queue, A> {
     let caps = nic.caps();
-    let address = Cidr::new(IpAddr::V4(ADDRESS), 8).expect("a prefix of 8 bits");
-    let options = Options {
-        cost_us: Distribution::Fixed(0.0),
-        bytes: Distribution::Fixed(1024.0),
-        burn: false,
-        seed: 1,
-    };
     Parts {
         config: Config {
             services: vec![(PORT, Service::Https)],
@@ -112,37 +174,19 @@ fn parts(
                 credits: 16,
                 claim_timeout: Duration::from_secs(5),
                 silence_timeout: Duration::from_secs(5),
+                slot_patience: keyferry_worker::slots::PATIENCE,
             },
             message_bytes: MESSAGE_BYTES,
             node: NodeId::of(name),
             place: Place { number: 0, of: 1 },
             members: members.iter().map(|member| NodeId::of(member)).collect(),
             session_wait: SESSION_WAIT,
+            rest_after: REST_AFTER,
         },
-        link: Link::new(keyferry_link::Config {
-            mac: caps.mac,
-            addresses: vec![address],
-            routes: Vec::new(),
-            vlan: None,
-            mtu: caps.mtu,
-        }),
-        tcp: Tcp::new(keyferry_tcp::Config {
-            addresses: vec![IpAddr::V4(ADDRESS)],
-            ports: vec![PORT],
-            mtu: caps.mtu,
-            connections,
-            half_open: 1024,
-            half_open_timeout: Duration::from_secs(600),
-            idle_timeout: Duration::from_secs(3600),
-            receive_bytes: 4096,
-            send_bytes: 4096,
-            rx_checksum: RxChecksum::Trust,
-            tx_checksum_offload: caps.tx_checksum,
-            tso_bytes_max: caps.tso_bytes_max,
-            seed: 1,
-        }),
+        link: link(&caps, Vec::new()),
+        tcp: tcp(&caps, connections, 4096),
         tls: server(members.len() > 1),
-        app: Port::inline(Runner::new(Synthetic::new(options), 1024, Box::new(SystemClock::default()))),
+        app: Port::inline(Runner::new(app, 1024, Box::new(SystemClock::default()))),
         receive: Receive::new(Handover::between(1, 64).remove(0)),
         pools: PoolSizes {
             records: 512,
@@ -155,6 +199,35 @@ fn parts(
         nic,
         mailbox,
     }
+}
+
+fn link<P>(caps: &Caps, routes: Vec<Route>) -> Link<P> {
+    let address = Cidr::new(IpAddr::V4(ADDRESS), 8).expect("a prefix of 8 bits");
+    Link::new(keyferry_link::Config {
+        mac: caps.mac,
+        addresses: vec![address],
+        routes,
+        vlan: None,
+        mtu: caps.mtu,
+    })
+}
+
+fn tcp(caps: &Caps, connections: u32, send_bytes: usize) -> Tcp<Outgoing> {
+    Tcp::new(keyferry_tcp::Config {
+        addresses: vec![IpAddr::V4(ADDRESS)],
+        ports: vec![PORT],
+        mtu: caps.mtu,
+        connections,
+        half_open: 1024,
+        half_open_timeout: Duration::from_secs(600),
+        idle_timeout: Duration::from_secs(3600),
+        receive_bytes: 4096,
+        send_bytes,
+        rx_checksum: RxChecksum::Trust,
+        tx_checksum_offload: caps.tx_checksum,
+        stretch: keyferry_worker::port::stretch(caps),
+        seed: 1,
+    })
 }
 
 /// A server with a P-256 certificate made for the occasion.

@@ -15,8 +15,7 @@ use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{self as distribute, NodeId, State};
 use keyferry_link::Cidr;
-use keyferry_nic::Nic;
-use keyferry_nic::dpdk;
+use keyferry_nic::{Nic, dpdk, prefer_hugepages};
 use keyferry_worker::Clock;
 use keyferry_worker::distribute::{Distribute, NEWS_MAX, names};
 use serde::Serialize;
@@ -27,7 +26,8 @@ use crate::admin::{Admin, document, refusal};
 use crate::config::{self, Cluster, DistributedNode, DistributedService, Distributor, Etcd};
 use crate::counters::{Registry, Snapshot};
 use crate::links::{
-    Companions, Duty, Front, Links, Local, NodeReport, Nodes, Others, Peer, Placed, Running, Tally,
+    CompanionReport, Companions, Duty, Front, Links, Local, NodeReport, Nodes, Others, Peer, Placed, Running,
+    Tally,
 };
 use crate::members::{Member, Members, Role};
 use crate::membership::Membership;
@@ -57,18 +57,19 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let link = port::link(&nic, &queue.caps());
     let addresses: Vec<IpAddr> = config.nodes.iter().map(|node| node.address).collect();
     let it = Distribute::new(queue, link, distributor(config)?, addresses, Arc::clone(&news));
-    let vacated = it.vacated();
+    let (vacated, told) = (it.vacated(), it.told());
     let worker = start_worker(config, it, clock, &registry, &stop)?;
     let of_file = config.nodes.iter().zip(0..).map(|(node, place)| placed(config, node, NodeId(place)));
     let nodes = Rc::new(Nodes::new(of_file, config.room(), config.services.len(), Arc::clone(&news)));
-    let companions = Rc::new(Companions::new(config.nic.addresses.clone(), news));
+    let companions = Rc::new(Companions::new(config.nic.addresses.clone(), news, told));
+    companions.list(config.peers.iter().map(|peer| peer.name.as_str()));
     let (mut roster, incarnation) = (None, node::incarnation());
     let links = match &config.cluster {
         None => None,
         Some(cluster) => {
             let tally = Tally::new(&registry);
             roster = Some(tally.roster().clone());
-            let front = Front { nodes: Rc::clone(&nodes), companions };
+            let front = Front { nodes: Rc::clone(&nodes), companions: Rc::clone(&companions) };
             Some(control.within(|| links(config, cluster, front, incarnation, tally))?)
         }
     };
@@ -81,6 +82,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         name: config.name.clone(),
         registry: Arc::clone(&registry),
         nodes: Rc::clone(&nodes),
+        companions: Rc::clone(&companions),
         phase,
         started: Instant::now(),
     };
@@ -106,7 +108,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
             () = meet => {}
             () = admin.serve(async move |command: &str| desk.answer(command)) => {}
             () = export(exporter, metrics) => {}
-            () = follow(Membership::new(config, &nodes, vacated, &registry), &members, &mut links) => {}
+            () = follow(Membership::new(config, &nodes, &companions, vacated, &registry), &members, &mut links) => {}
             () = tend(&nodes) => {}
             () = signals.end() => {}
         }
@@ -218,6 +220,7 @@ struct Desk {
     name: String,
     registry: Arc<Registry>,
     nodes: Rc<Nodes>,
+    companions: Rc<Companions>,
     phase: Rc<Cell<Phase>>,
     started: Instant,
 }
@@ -239,6 +242,7 @@ struct Status<'a> {
 struct Peers<'a> {
     node: &'a str,
     nodes: Vec<NodeReport>,
+    distributors: Vec<CompanionReport>,
 }
 
 impl Desk {
@@ -252,7 +256,11 @@ impl Desk {
                 uptime_s: self.started.elapsed().as_secs(),
                 counters: self.registry.snapshot(),
             }),
-            "peers" => document(&Peers { node: &self.name, nodes: self.nodes.report() }),
+            "peers" => document(&Peers {
+                node: &self.name,
+                nodes: self.nodes.report(),
+                distributors: self.companions.report(),
+            }),
             _ => refusal(format!("unknown to a distributor: send one of {COMMANDS}")),
         }
     }
@@ -300,7 +308,8 @@ fn distributor(config: &Distributor) -> anyhow::Result<distribute::Distributor> 
     };
     let (services, nodes) =
         (config.services.iter().map(service).collect(), config.nodes.iter().map(node).collect());
-    Ok(distribute::Distributor::new(settings, services, nodes).with_room(config.room()))
+    Ok(distribute::Distributor::in_memory(settings, services, nodes, prefer_hugepages)
+        .with_room(config.room()))
 }
 
 /// The key of flows' places: the same at all distributors, so it follows from what they have in common.

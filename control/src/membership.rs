@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::config::Distributor;
 use crate::counters::{Block, Registry};
-use crate::links::{Nodes, Others, Peer, Placed, Running, Said};
+use crate::links::{Companions, Nodes, Others, Peer, Placed, Running, Said};
 use crate::members::{List, Member, Role};
 
 /// How often it is looked whether a link is down for good, or a place is free.
@@ -97,6 +97,7 @@ fn admit(config: &Distributor, member: &Member, taken: &[Admitted]) -> Result<Ad
 pub(crate) struct Membership<'a> {
     config: &'a Distributor,
     nodes: &'a Nodes,
+    companions: &'a Companions,
     /// Places that the worker has freed.
     vacated: Arc<ArrayQueue<NodeId>>,
     /// The links, as they were last set.
@@ -109,11 +110,20 @@ impl<'a> Membership<'a> {
     pub(crate) fn new(
         config: &'a Distributor,
         nodes: &'a Nodes,
+        companions: &'a Companions,
         vacated: Arc<ArrayQueue<NodeId>>,
         registry: &Registry,
     ) -> Membership<'a> {
         let block = registry.block(NAMES, "nodes".to_owned());
-        Membership { config, nodes, vacated, linked: Default::default(), block, said: Said::default() }
+        Membership {
+            config,
+            nodes,
+            companions,
+            vacated,
+            linked: Default::default(),
+            block,
+            said: Said::default(),
+        }
     }
 
     /// Does what each list wants, until there is none any more.
@@ -192,6 +202,7 @@ impl<'a> Membership<'a> {
         if linked == self.linked {
             return;
         }
+        self.companions.list(linked.1.iter().map(|peer| peer.name.as_str()));
         let others = Others::of_distributor(&self.config.name, linked.0.clone(), &linked.1);
         if let Err(error) = links.set_others(others) {
             // Names are checked where they are read.

@@ -92,12 +92,17 @@ const FAMILIES: &[Family] = &[
         "keyferry_peer_violations_total",
         "Queue pairs ended because the peer broke the protocol, by how.",
     ),
+    Family::of(
+        "slots_copied_",
+        "keyferry_slots_copied_out_total",
+        "Records copied out of reply slots because their clients had not acknowledged them, by why.",
+    ),
     Family::of("alerts_received_", "keyferry_alerts_total", ALERTS).with("direction", "received").by("alert"),
     Family::of("alerts_sent_", "keyferry_alerts_total", ALERTS).with("direction", "sent").by("alert"),
 ];
 
 /// Sums of counters that are exported one by one: a family with its sum in it would add up to twice as much.
-const SUMS: &[&str] = &["closed_tls", "drop_link", "peer_violations"];
+const SUMS: &[&str] = &["closed_tls", "drop_link", "peer_violations", "slots_copied_out"];
 
 /// Names that begin as a family's do and are in none.
 const ALONE: &[&str] = &["moved_gain_us"];
@@ -117,9 +122,11 @@ const GAUGES: &[&str] = &[
     "time_wait",
     "parked",
     "packets_in_use",
+    "awake",
     "chunks_out",
     "requests_out",
     "records_out",
+    "records_unsent",
     "gathers_out",
     "holding",
     "body_bytes",

@@ -408,12 +408,14 @@ fn worker_config(config: &Config, number: usize) -> keyferry_worker::Config {
             credits: config.lease.credits,
             claim_timeout: config.lease.claim_timeout,
             silence_timeout: config.lease.silence_timeout,
+            slot_patience: config.lease.slot_patience,
         },
         message_bytes: config.fabric.message_bytes,
         place: Place { number, of: config.cores.workers.len() },
         node: NodeId::of(&config.node.name),
         members: members(config),
         session_wait: config.tls.session_wait,
+        rest_after: keyferry_worker::config::REST_AFTER,
     }
 }
 
@@ -422,7 +424,7 @@ fn tcp(config: &Config, caps: &Caps) -> anyhow::Result<Tcp<keyferry_worker::segm
     aws_lc_rs::rand::fill(&mut seed).ok().context("the random number generator failed")?;
     let limits = &config.limits;
     let own = config.nic.addresses.iter().map(|cidr| cidr.address());
-    Ok(Tcp::new(keyferry_tcp::Config {
+    let of_port = keyferry_tcp::Config {
         addresses: own.chain(config.nic.service_addresses.iter().copied()).collect(),
         ports: config.listeners.iter().map(|listener| listener.port).collect(),
         mtu: config.nic.mtu.min(caps.mtu),
@@ -434,9 +436,10 @@ fn tcp(config: &Config, caps: &Caps) -> anyhow::Result<Tcp<keyferry_worker::segm
         send_bytes: limits.send_buffer,
         rx_checksum: if caps.rx_checksum { RxChecksum::Trust } else { RxChecksum::Verify },
         tx_checksum_offload: caps.tx_checksum,
-        tso_bytes_max: caps.tso_bytes_max,
+        stretch: keyferry_worker::port::stretch(caps),
         seed: u64::from_le_bytes(seed),
-    }))
+    };
+    Ok(Tcp::tuned(of_port, config.tcp.tuning()))
 }
 
 fn tls_options(config: &Config, key_log: Option<Arc<KeyLog>>) -> anyhow::Result<ServerOptions> {

@@ -23,8 +23,9 @@ import plots
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-KEYFERRY = REPOSITORY / "target/release/keyferry"
-LOAD = REPOSITORY / "target/release/keyferry-load"
+RELEASE = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
+KEYFERRY = RELEASE / "keyferry"
+LOAD = RELEASE / "keyferry-load"
 DOCUMENT = REPOSITORY / "docs/BENCHMARKS.md"
 HOST = "bench.test"
 SERVER_CORE, CLIENT_CORE = 0, 1

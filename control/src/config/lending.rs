@@ -31,6 +31,8 @@ pub struct Lease {
     pub claim_timeout: Duration,
     /// Silence of a helper that may write.
     pub silence_timeout: Duration,
+    /// How long a record stays in its reply slot while the client does not acknowledge it.
+    pub slot_patience: Duration,
 }
 
 /// What queue pairs are made of.
@@ -88,6 +90,7 @@ pub(super) fn read_lease(mut section: Section<'_, '_>) -> Lease {
         credits: section.number("credits", 16, 1..=CREDITS_MAX as u64),
         claim_timeout: section.millis("claim_timeout_ms", 5000, 1..=600_000),
         silence_timeout: section.millis("silence_timeout_ms", 2000, 1..=600_000),
+        slot_patience: section.millis("slot_patience_ms", 100, 1..=600_000),
     };
     section.finish();
     lease

@@ -22,6 +22,7 @@ mod nic;
 mod node;
 mod problem;
 mod reader;
+mod tcp;
 mod tls;
 
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use listener::{LISTENERS_MAX, Listener, Protocol};
 pub use nic::{ADDRESSES_MAX, Nic, ROUTES_MAX};
 pub use node::{Model, Node};
 pub use problem::{Problem, Problems};
+pub use tcp::Tcp;
 pub use tls::{CERTIFICATES_MAX, Certificate, Resumption, Tls};
 
 pub(crate) use cluster::address as peer_address;
@@ -75,6 +77,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Certificates; the first is the default.
     pub certificates: Vec<Certificate>,
+    /// How connections make use of their paths.
+    pub tcp: Tcp,
     /// What is negotiated.
     pub tls: Tls,
     /// What answers.
@@ -186,6 +190,7 @@ struct Draft {
     listeners: Vec<(usize, Listener)>,
     certificates: Vec<(usize, Certificate)>,
     certificates_declared: usize,
+    tcp: Tcp,
     tls: Tls,
     app: Option<App>,
     slots: Option<NonZeroUsize>,
@@ -229,6 +234,7 @@ fn read(mut root: Section<'_, '_>) -> Draft {
         },
         certificates_declared: certificates.len(),
         certificates: each(certificates, tls::read_certificate),
+        tcp: tcp::read(root.section("tcp")),
         tls: tls::read(root.section("tls")),
         app,
         slots,
@@ -272,6 +278,7 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
         node::check_peers(context, node, &names);
     }
     limits::check(context, &draft.limits);
+    tcp::check(context, &draft.tcp, &draft.limits);
     lending::check_socket(context, "admin.socket", &draft.admin.socket);
     let socket = crate::links::Address::Unix(draft.admin.socket.clone());
     if draft.cluster.as_ref().is_some_and(|cluster| cluster.listen.contains(&socket)) {
@@ -314,6 +321,7 @@ impl Draft {
             nic: self.nic?,
             listeners: self.listeners.into_iter().map(|(_, listener)| listener).collect(),
             certificates: self.certificates.into_iter().map(|(_, certificate)| certificate).collect(),
+            tcp: self.tcp,
             tls: self.tls,
             app: self.app?,
             slots: self.slots,

@@ -45,7 +45,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
 pub use announce::Announcer;
-pub use companions::Companions;
+pub use companions::{CompanionReport, Companions};
 pub use life::{Duty, Front, Local, Node};
 pub use nodes::{Listed, NodeReport, Nodes, Placed};
 pub use others::Others;

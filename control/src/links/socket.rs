@@ -136,14 +136,14 @@ impl Socket {
             let flags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_CLOEXEC);
             let message =
                 rustix::net::recvmsg(self.fd(), &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
-            let mut descriptor = None;
+            let (mut descriptor, mut more) = (None, message.flags.contains(ReturnFlags::CTRUNC));
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                    // Those beyond the first are closed as they are replaced.
-                    descriptors.for_each(|one| descriptor = Some(one));
+                    // The space is aligned, and may take more than one; those before the last are closed as they are replaced.
+                    descriptors.for_each(|one| more |= descriptor.replace(one).is_some());
                 }
             }
-            if message.flags.contains(ReturnFlags::CTRUNC) {
+            if more {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     "more descriptors than one at a time",

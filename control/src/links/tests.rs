@@ -453,7 +453,7 @@ fn a_distributor_hears_of_nodes() {
         let trust = Trust::load(&folder.file("ca.pem"), &certificate, &key, "d").unwrap();
         let peer = Peer { name: "b".to_owned(), address: socket.clone() };
         let others = Others::of_distributor("d", vec![peer], &[]);
-        let companions = Rc::new(Companions::new(Vec::new(), Arc::clone(&news)));
+        let companions = Rc::new(Companions::new(Vec::new(), Arc::clone(&news), Arc::default()));
         let duty = Duty::Distributor(Front { nodes, companions });
         let here = Links::new(local("d", duty), trust, &[], others).unwrap().start();
         let next = async || loop {
@@ -495,7 +495,7 @@ fn distributors_meet_and_part() {
             let news = Arc::new(ArrayQueue::new(16));
             let nodes = Rc::new(Nodes::new([], 0, 0, Arc::clone(&news)));
             let addresses = vec![format!("10.0.0.{}/24", at + 1).parse().unwrap()];
-            let companions = Rc::new(Companions::new(addresses, Arc::clone(&news)));
+            let companions = Rc::new(Companions::new(addresses, Arc::clone(&news), Arc::default()));
             let file = |ending| folder.file(&format!("{own}.{ending}"));
             let trust = Trust::load(&folder.file("ca.pem"), &file("pem"), &file("key"), own).unwrap();
             let peer = Peer { name: other.to_owned(), address: sockets[1 - at].clone() };

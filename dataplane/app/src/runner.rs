@@ -255,16 +255,14 @@ impl<A: App> Runner<A> {
             self.app.begin(&slot.request, now)
         });
         if !slot.reply.has_head() {
-            match self.app.head(task, &slot.request, now) {
-                Poll::Pending => return wait(self.app.deadline(task)),
-                Poll::Ready(head) => {
-                    let date = self.date.at(now, &*self.clock);
-                    let Ok(keep_alive) = slot.reply.start(&head, Seen::of(&slot.request), date) else {
-                        return self.fail(index, out);
-                    };
-                    (slot.status, slot.keep_alive) = (head.status, keep_alive);
-                }
-            }
+            // Looked at where it is, as it is large.
+            let answer = self.app.head(task, &slot.request, now);
+            let Poll::Ready(head) = &answer else { return wait(self.app.deadline(task)) };
+            let date = self.date.at(now, &*self.clock);
+            let Ok(keep_alive) = slot.reply.start(head, Seen::of(&slot.request), date) else {
+                return self.fail(index, out);
+            };
+            (slot.status, slot.keep_alive) = (head.status, keep_alive);
         }
         self.run_body(index, out)
     }

@@ -37,6 +37,11 @@ uint16_t kf_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packet
 	return rte_eth_rx_burst(port, queue, packets, count);
 }
 
+int kf_eth_rx_queue_count(uint16_t port, uint16_t queue)
+{
+	return rte_eth_rx_queue_count(port, queue);
+}
+
 uint16_t kf_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count)
 {
 	return rte_eth_tx_burst(port, queue, packets, count);
@@ -55,4 +60,25 @@ struct rte_mbuf *kf_pktmbuf_alloc(struct rte_mempool *pool)
 void kf_pktmbuf_free(struct rte_mbuf *packet)
 {
 	rte_pktmbuf_free(packet);
+}
+
+int kf_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **packets, unsigned int count)
+{
+	return rte_pktmbuf_alloc_bulk(pool, packets, count);
+}
+
+/* Puts `len` bytes of `store` behind `packet`, as an indirect mbuf made of `empty`. Takes a reference to `store`. */
+void kf_pktmbuf_append(struct rte_mbuf *packet, struct rte_mbuf *empty, struct rte_mbuf *store, uint16_t at, uint16_t len)
+{
+	rte_pktmbuf_attach(empty, store);
+	empty->data_off = at;
+	empty->data_len = len;
+	empty->pkt_len = len;
+	/* The caller bounds the chain. */
+	(void)rte_pktmbuf_chain(packet, empty);
+}
+
+uint16_t kf_mbuf_refcnt_read(const struct rte_mbuf *mbuf)
+{
+	return rte_mbuf_refcnt_read(mbuf);
 }

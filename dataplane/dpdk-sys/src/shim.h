@@ -60,6 +60,7 @@ static const uint64_t KF_RX_OFFLOAD_RSS_HASH = RTE_ETH_RX_OFFLOAD_RSS_HASH;
 static const uint64_t KF_TX_OFFLOAD_IPV4_CKSUM = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
 static const uint64_t KF_TX_OFFLOAD_TCP_CKSUM = RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
 static const uint64_t KF_TX_OFFLOAD_TCP_TSO = RTE_ETH_TX_OFFLOAD_TCP_TSO;
+static const uint64_t KF_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 static const uint64_t KF_RSS_IPV4_TCP = RTE_ETH_RSS_NONFRAG_IPV4_TCP;
 static const uint64_t KF_RSS_IPV6_TCP = RTE_ETH_RSS_NONFRAG_IPV6_TCP;
 
@@ -69,9 +70,13 @@ extern const size_t kf_layout_len;
 
 int kf_errno(void);
 uint16_t kf_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
+int kf_eth_rx_queue_count(uint16_t port, uint16_t queue);
 uint16_t kf_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
 uint16_t kf_eth_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
 struct rte_mbuf *kf_pktmbuf_alloc(struct rte_mempool *pool);
 void kf_pktmbuf_free(struct rte_mbuf *packet);
+int kf_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **packets, unsigned int count);
+void kf_pktmbuf_append(struct rte_mbuf *packet, struct rte_mbuf *empty, struct rte_mbuf *store, uint16_t at, uint16_t len);
+uint16_t kf_mbuf_refcnt_read(const struct rte_mbuf *mbuf);
 
 #endif

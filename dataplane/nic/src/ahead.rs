@@ -1,6 +1,15 @@
-//! Memory asked for ahead of its use, so that several waits for it overlap.
+//! Memory asked for ahead of its use, so that several waits for it overlap, and in hugepages, so that its addresses
+//! are not waited for as well.
 //!
 //! In: an address. Out: nothing that could be observed but time. Any thread.
+
+use rustix::mm::{Advice, madvise};
+
+/// Bytes of a page, of x86-64's; with larger ones the kernel refuses advice about parts of them.
+const PAGE_BYTES: usize = 4096;
+
+/// Bytes of a hugepage, of x86-64's: less memory than that has none.
+const HUGEPAGE_BYTES: usize = 2 << 20;
 
 /// Asks the processor to bring the cache line at `at` close. Of an address at which nothing is nothing comes.
 #[inline]
@@ -13,4 +22,18 @@ pub fn prefetch(at: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// Asks the kernel for hugepages for memory that nothing has been written to yet: a table of tens of megabytes has more
+/// small ones than a processor remembers. Where it has none to give, or they are switched off, small ones do.
+pub fn prefer_hugepages(at: *const u8, bytes: usize) {
+    if bytes < HUGEPAGE_BYTES {
+        return;
+    }
+    let into_page = at.addr() % PAGE_BYTES;
+    let from = at.wrapping_sub(into_page).cast_mut();
+    let bytes = (into_page + bytes).next_multiple_of(PAGE_BYTES);
+    // SAFETY: advice that changes nothing of what is there, nor of its neighbours in the first and last page (madvise(2),
+    // MADV_HUGEPAGE); a range that is not mapped is an error.
+    let _ = unsafe { madvise(from.cast(), bytes, Advice::LinuxHugepage) };
 }

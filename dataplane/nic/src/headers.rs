@@ -46,6 +46,8 @@ pub(crate) struct Ip {
     pub protocol: u8,
 }
 
+/// IP protocol number of ICMP.
+pub(crate) const ICMP: u8 = 1;
 /// IP protocol number of TCP.
 pub(crate) const TCP: u8 = 6;
 /// IP protocol number of ICMPv6.
@@ -134,4 +136,16 @@ fn ipv6(frame: &[u8], l3: usize) -> Option<Content> {
         l4 += (usize::from(extension[1]) + 1) * 8;
     }
     (l4 <= end).then_some(Content::Ip(Ip { l3, l4, end, ipv6: true, protocol }))
+}
+
+/// Source and destination address, and ports, of a packet of TCP that an ICMP error returns, of which there may be no more
+/// than eight bytes behind its IP header (RFC 792). It is one of ours, and ours have no extension headers.
+pub(crate) fn returned(packet: &[u8], ipv6: bool) -> Option<(&[u8], &[u8])> {
+    let (protocol, addresses, l4) = match ipv6 {
+        false => (*packet.get(9)?, packet.get(12..20)?, usize::from(packet[0] & 0x0f) * 4),
+        true => (*packet.get(6)?, packet.get(8..40)?, IPV6_BYTES),
+    };
+    let version = if ipv6 { 6 } else { 4 };
+    let ports = packet.get(l4..l4 + 4)?;
+    (packet[0] >> 4 == version && l4 >= 20 && protocol == TCP).then_some((addresses, ports))
 }

@@ -6,8 +6,9 @@
 
 #![deny(unsafe_code)]
 
-#[allow(unsafe_code, reason = "prefetching is an intrinsic")]
+#[allow(unsafe_code, reason = "prefetching is an intrinsic, and advice a system call")]
 mod ahead;
+mod buffer;
 mod checksum;
 #[cfg(feature = "dpdk")]
 #[allow(unsafe_code, reason = "the safe wrapper around DPDK")]
@@ -17,7 +18,10 @@ mod headers;
 pub mod rss;
 pub mod sim;
 
-pub use ahead::prefetch;
+pub use ahead::{prefer_hugepages, prefetch};
+pub use buffer::{Buffer, PIECES_MAX};
+
+use std::ops::Range;
 
 /// Packets moved by one call; also the size of the caller's storage.
 pub const BURST: usize = 32;
@@ -28,7 +32,7 @@ pub const TSO_BYTES_MAX: u32 = 5 + 16_384 + 256;
 
 /// A packet buffer with exactly one owner; dropping it gives it back to its pool.
 pub trait Packet: Send + 'static {
-    /// The frame, from the Ethernet header on.
+    /// The frame, from the Ethernet header on; of one with [attached](Nic::attach) pieces what is before them.
     fn bytes(&self) -> &[u8];
     /// The frame, writable.
     fn bytes_mut(&mut self) -> &mut [u8];
@@ -101,6 +105,8 @@ pub struct Caps {
     pub tx_checksum: bool,
     /// Largest TCP payload in one packet handed over for segmentation, in bytes; 0: the port has no TSO.
     pub tso_bytes_max: u32,
+    /// Pieces that may be [attached](Nic::attach) to one packet; 0: everything is copied into packets.
+    pub pieces_max: u8,
     /// The port spreads flows over queues with [`rss::KEY`], so a packet's queue is its owner's. Without it
     /// the worker hashes in software and hands misplaced packets over.
     pub rss: bool,
@@ -117,6 +123,11 @@ pub trait Nic {
     /// Appends up to `BURST - packets.len()` received packets, returns how many.
     fn rx_burst(&mut self, packets: &mut arrayvec::ArrayVec<Self::Packet, BURST>) -> usize;
 
+    /// Packets that wait to be received, if the port says so.
+    fn rx_waiting(&self) -> Option<usize> {
+        None
+    }
+
     /// Hands packets to the port, first to last, and removes those it took; the rest stay, in order, for the
     /// next turn. Returns how many were taken.
     fn tx_burst(&mut self, packets: &mut arrayvec::ArrayVec<Self::Packet, BURST>) -> usize;
@@ -128,6 +139,24 @@ pub trait Nic {
     /// none left or the port has no TSO.
     fn alloc_large(&mut self) -> Option<Self::Packet> {
         None
+    }
+
+    /// Makes buffers that packets of this queue may be sent from, at start. Where the port takes no pieces, or its memory has
+    /// no room for so many, they are of the heap and it will not take them.
+    fn buffers(&mut self, count: usize, bytes: usize) -> Vec<Buffer> {
+        std::iter::repeat_with(|| Buffer::heap(bytes)).take(count).collect()
+    }
+
+    /// Has a packet go on in these ranges of buffers, which are not copied: each buffer [is shared](Buffer::is_shared) until
+    /// the packet is gone, sent or dropped. Its [length](Packet::set_len) is set before. `false`: the packet is as it
+    /// was, because it has pieces already, there are more than [`pieces_max`](Caps::pieces_max), the queue has none left,
+    /// or a buffer is not one of the port's.
+    ///
+    /// # Panics
+    /// If a range is outside its buffer: a mistake of ours.
+    fn attach(&mut self, packet: &mut Self::Packet, pieces: &[(&Buffer, Range<usize>)]) -> bool {
+        let _ = (packet, pieces);
+        false
     }
 
     /// Packets missing from the pool right now: what is held by the port's rings and by us.

@@ -3,7 +3,7 @@
 //! In: a frame of any content. Out: its flow's hash, or that every worker must see it. The two directions of a
 //! connection hash alike, so a packet we build can be attributed too. Pure; any thread.
 
-use crate::headers::{self, Content, ICMPV6, TCP};
+use crate::headers::{self, Content, ICMP, ICMPV6, TCP};
 
 /// Bytes of the longest key a port takes; most take the first 40.
 pub const KEY_BYTES: usize = 52;
@@ -31,6 +31,8 @@ const fn key() -> [u8; KEY_BYTES] {
 pub enum Class {
     /// A TCP packet with this hash: it belongs to [`owner`].
     Flow(u32),
+    /// A router's word that a packet of the flow with this hash was too big: for [`owner`], which no port knows.
+    Report(u32),
     /// ARP or neighbour discovery: every worker must see it.
     Shared,
     /// Anything else, IP fragments too: whoever receives it answers it.
@@ -101,8 +103,16 @@ pub fn classify(frame: &[u8]) -> Class {
         (TCP, l4) if l4.len() >= 4 => Class::Flow(hash(ip.addresses(frame), &l4[..4])),
         // Router and neighbour solicitation and advertisement, redirect (RFC 4861 section 4).
         (ICMPV6, [133..=137, ..]) if ip.ipv6 => Class::Shared,
+        (ICMP, [3, 4, ..]) if !ip.ipv6 => report(&frame[ip.l4..ip.end], false),
+        (ICMPV6, [2, ..]) if ip.ipv6 => report(&frame[ip.l4..ip.end], true),
         _ => Class::Other,
     }
+}
+
+/// Whose a report is: the packet it returns went the other way, and hashes alike.
+fn report(message: &[u8], ipv6: bool) -> Class {
+    let returned = message.get(8..).and_then(|packet| headers::returned(packet, ipv6));
+    returned.map_or(Class::Other, |(addresses, ports)| Class::Report(hash(addresses, ports)))
 }
 
 #[cfg(test)]

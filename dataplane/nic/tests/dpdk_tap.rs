@@ -81,6 +81,8 @@ fn checksums_are_made_and_checked() {
     assert!(caps.tx_checksum && caps.rx_checksum);
     // It reports segmentation, which does not work.
     assert_eq!((caps.tso_bytes_max, queue.alloc_large().is_none()), (0, true));
+    // Nor do the sums of packets in pieces.
+    assert_eq!(caps.pieces_max, 0);
     let idle = queue.in_use();
     let mut peer = Raw::bind("kft0");
     let ours = |it: &[u8]| it.len() > 54 && it[..6] == [2; 6];

@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::raw::{Raw, inside_namespace, run};
-use common::{eal, frame, port, receive, send};
+use common::{eal, frame, packet_in_pieces, port, receive, send, send_packet};
 use keyferry_nic::dpdk::{OpenError, Port, PortOptions};
 use keyferry_nic::{Checksum, Nic, Packet, TxOffload};
 
@@ -37,6 +37,16 @@ fn frames_cross_a_veth_pair() {
         let got = receive(queue, 1, |it| it.bytes()[12..14] == [0x88, 0xb5]);
         assert_eq!(got[0].bytes(), sent);
         assert_eq!(got[0].rx().checksum, Checksum::Unknown, "this driver checks nothing");
+    }
+    // Frames in pieces, which the driver copies: the buffers are free at once.
+    assert!(queue.caps().pieces_max >= 2);
+    for bytes in [10, 700, 1400] {
+        let sent = frame(2, &vec![0x3c; bytes]);
+        let (packet, buffers) = packet_in_pieces(queue, &sent, 20);
+        assert!(buffers.iter().all(|it| it.is_shared()));
+        send_packet(queue, packet, TxOffload::default());
+        assert_eq!(peer.receive(|it| it[12..16] == [0x88, 0xb5, 0, 2]), sent);
+        assert!(!buffers.iter().any(|it| it.is_shared()));
     }
     // The largest frame of the MTU, in both directions.
     let largest = frame(1, &[0xa5; 1498]);

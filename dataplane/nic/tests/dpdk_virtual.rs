@@ -7,7 +7,7 @@ mod common;
 use std::sync::Mutex;
 
 use arrayvec::ArrayVec;
-use common::{eal, frame, packet, port, receive, send};
+use common::{eal, frame, packet, packet_in_pieces, port, receive, send, send_packet};
 use keyferry_nic::dpdk::{
     DeviceError, Eal, EalOptions, Hugepages, Mbuf, OpenError, Port, PortOptions, Queue, StartError,
     register_worker_thread,
@@ -52,6 +52,39 @@ fn a_ring_gives_back_what_it_got() {
     drop(got);
     let stats = queue.stats();
     assert_eq!((stats.tx_packets, stats.rx_packets, queue.in_use()), (100, 100, idle));
+}
+
+#[test]
+fn a_buffer_is_its_owners_again_when_the_last_packet_is_gone() {
+    let _control = control();
+    let (_port, mut queues) = Port::open(eal(), &port("net_ring6")).unwrap_or_else(|error| panic!("{error}"));
+    let queue = &mut queues[0];
+    let (packet, mut buffers) = packet_in_pieces(queue, &frame(1, b"the first of two"), 16);
+    send_packet(queue, packet, TxOffload::default());
+    // The same memory again, while the ring still has it.
+    let mut again = common::packet(queue, &frame(2, b"")[..16]);
+    assert!(queue.attach(&mut again, &[(&buffers[0], 100..110)]));
+    send_packet(queue, again, TxOffload::default());
+    assert!(buffers.iter().all(|it| it.is_shared()));
+    // What is received in pieces is dropped: the first packet, and with it all of the second buffer.
+    let mut got = ArrayVec::<_, BURST>::new();
+    queue.rx_burst(&mut got);
+    assert!(got.is_empty() && queue.stats().rx_missed == 2);
+    for buffer in &mut buffers {
+        assert!(!buffer.is_shared());
+        buffer.bytes_mut().fill(0xee);
+    }
+    assert_eq!(queue.in_use(), 0);
+}
+
+#[test]
+#[should_panic(expected = "no packet refers to a buffer that is written")]
+fn a_buffer_in_the_ring_is_not_written() {
+    let _control = control();
+    let (_port, mut queues) = Port::open(eal(), &port("net_ring8")).unwrap_or_else(|error| panic!("{error}"));
+    let (packet, mut buffers) = packet_in_pieces(&mut queues[0], &frame(1, b"waits"), 16);
+    send_packet(&mut queues[0], packet, TxOffload::default());
+    buffers[0].bytes_mut().fill(0);
 }
 
 #[test]

@@ -20,6 +20,10 @@ use crate::segment::Outgoing;
 /// Grain of handshake and request deadlines.
 pub const DEADLINE_TICK: Duration = Duration::from_millis(8);
 
+/// A usual time after which a connection rests: what it gives back costs less than half a microsecond to make again, which
+/// is nothing beside a second.
+pub const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// A rate in bytes a second, never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(u32);
@@ -87,6 +91,8 @@ pub struct Config {
     pub members: Vec<NodeId>,
     /// How long a handshake waits for a session that another node keeps.
     pub session_wait: Duration,
+    /// How long a connection keeps its AEAD contexts after its client has last spoken, at least; at most twice as long.
+    pub rest_after: Duration,
 }
 
 impl Config {

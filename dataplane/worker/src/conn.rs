@@ -33,6 +33,10 @@ pub enum Service {
 }
 
 /// How far TLS is.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all connections are open, and have their record layer with them"
+)]
 pub enum Tls {
     /// Plain HTTP listener.
     None,
@@ -41,7 +45,7 @@ pub enum Tls {
     /// Handshake under way.
     Handshake(Box<Handshake>),
     /// Records flow.
-    Open(Box<Session>),
+    Open(Session),
     /// Nothing is sealed or opened any more.
     Over,
 }
@@ -77,7 +81,7 @@ pub struct Plain {
     /// The bytes.
     pub chunk: Chunk,
     /// Bytes of it that are sealed: a chunk is as long as records may be, the connection's may have to be shorter.
-    pub sealed: usize,
+    pub sealed: u32,
     /// The reply's last chunk.
     pub last: bool,
 }
@@ -90,18 +94,19 @@ impl Plain {
 
     /// The bytes of the next record.
     pub fn next(&self, fragment: Fragment) -> &[u8] {
-        let left = &self.chunk.bytes()[self.sealed..];
+        let left = &self.chunk.bytes()[self.sealed as usize..];
         &left[..left.len().min(fragment.bytes())]
     }
 
     /// Notes that a record of so many bytes was sealed.
     pub fn advance(&mut self, bytes: usize) {
-        self.sealed += bytes;
+        // A chunk has fewer bytes than 32 bits count.
+        self.sealed += bytes as u32;
     }
 
     /// Whether the last record of it was sealed; asked behind the first one, since an empty chunk is a record too.
     pub fn is_sealed(&self) -> bool {
-        self.sealed >= self.chunk.bytes().len()
+        self.sealed as usize >= self.chunk.bytes().len()
     }
 }
 
@@ -112,10 +117,53 @@ pub enum Seek {
     /// It does, under this token.
     Waits(u32),
     /// It has waited, and goes on with what was found as soon as there is a buffer for what it has to say.
-    Over(Option<keyferry_tls::Session>),
+    Over(Option<Box<keyferry_tls::Session>>),
 }
 
-/// One client connection.
+/// Records that TCP had no room for. Few connections ever have any, so there is memory only while there are some.
+#[derive(Default)]
+#[allow(clippy::box_collection, reason = "one word in each connection in place of four")]
+pub struct Backlog(Option<Box<VecDeque<Outgoing>>>);
+
+impl Backlog {
+    /// Records in it.
+    pub fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |records| records.len())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Adds a record behind all others.
+    pub fn push_back(&mut self, record: Outgoing) {
+        self.0.get_or_insert_default().push_back(record);
+    }
+
+    /// All of them, first to last.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Outgoing> {
+        self.0.iter_mut().flat_map(|records| records.iter_mut())
+    }
+
+    /// Puts back the one that was first.
+    pub fn push_front(&mut self, record: Outgoing) {
+        self.0.get_or_insert_default().push_front(record);
+    }
+
+    /// Takes the first one.
+    pub fn pop_front(&mut self) -> Option<Outgoing> {
+        let records = self.0.as_mut()?;
+        let first = records.pop_front();
+        if records.is_empty() {
+            self.0 = None;
+        }
+        first
+    }
+}
+
+/// One client connection. It costs no more than this, its keys, its place in a few tables and TCP's own state, while its
+/// client has nothing to say.
 pub struct Conn {
     /// TCP's name for it.
     pub id: ConnId,
@@ -124,9 +172,9 @@ pub struct Conn {
     /// How far TLS is.
     pub tls: Tls,
     /// A record that arrives in pieces.
-    pub partial: Option<Gather>,
+    pub partial: Option<Box<Gather>>,
     /// Opened bytes behind the request under way: pipelined requests.
-    pub waiting: Option<Gather>,
+    pub waiting: Option<Box<Gather>>,
     /// The request being read.
     pub reader: Reader,
     /// The request being read or answered.
@@ -138,13 +186,13 @@ pub struct Conn {
     /// Chunks of a local reply that wait to be sealed.
     pub parts: ArrayVec<Plain, PARTS_MAX>,
     /// Chunks the application has for it.
-    pub in_app: usize,
+    pub in_app: u8,
     /// Records TCP had no room for, in order.
-    pub backlog: VecDeque<Outgoing>,
+    pub backlog: Backlog,
     /// The request being answered is a HEAD.
     pub head_only: bool,
-    /// When the body being read began to be awaited.
-    pub body_since: Option<Time>,
+    /// When the body being read began to be awaited; [`Time::NEVER`] before.
+    pub body_since: Time,
     /// The connection ends after the reply under way.
     pub close_after: bool,
     /// Its last reply has said so because this node ends.
@@ -165,13 +213,26 @@ pub struct Conn {
     pub seek: Seek,
     /// A request of it has been answered whole: it may use what is kept in reserve.
     pub served: bool,
+    /// Records of lent replies were copied out of their slots, and its client has not acknowledged all it was sent since.
+    pub copied: bool,
     /// Since when it holds buffers while its client is waited for, if it is known to.
     pub held_since: Time,
     /// Bytes of a body being read that count against all bodies being read.
     pub body_bytes: usize,
     /// When the handshake, or the request being read, is too late.
     pub deadline: Time,
+    /// It is looked after until it [rests](crate::rest), and was last looked at then.
+    pub awake: bool,
+    /// It has stirred since.
+    pub stirred: bool,
+    /// See `awake`.
+    pub looked_at: Time,
 }
+
+/// What a connection costs the worker besides TCP's state, the 12 bytes of IV each way included: its keys (RFC 8446 has 32
+/// bytes of secret and 16 of key each way in the most usual suite) are beside it.
+const CONN_BYTES_MAX: usize = 360;
+const _: () = assert!(size_of::<Option<Conn>>() <= CONN_BYTES_MAX);
 
 impl Conn {
     /// A connection just opened.
@@ -188,9 +249,9 @@ impl Conn {
             asked: false,
             parts: ArrayVec::new(),
             in_app: 0,
-            backlog: VecDeque::new(),
+            backlog: Backlog::default(),
             head_only: false,
-            body_since: None,
+            body_since: Time::NEVER,
             close_after: false,
             drained: false,
             eof: false,
@@ -201,9 +262,13 @@ impl Conn {
             handshaking: false,
             seek: Seek::None,
             served: false,
+            copied: false,
             held_since: crate::shed::NOT_HELD,
             body_bytes: 0,
             deadline: Time::NEVER,
+            awake: false,
+            stirred: false,
+            looked_at: Time::ZERO,
         }
     }
 
@@ -230,6 +295,6 @@ impl Conn {
 
     /// Whether the application may have one more chunk.
     pub fn has_app_room(&self) -> bool {
-        self.parts.len() + self.in_app < PARTS_MAX
+        self.parts.len() + usize::from(self.in_app) < PARTS_MAX
     }
 }

@@ -24,9 +24,10 @@ impl<N: Nic, A: App> Worker<N, A> {
             Service::Redirect { .. } => Tls::None,
             Service::Https => Tls::Silent,
         };
-        let mut conn = Box::new(Conn::new(id, service, tls));
+        let mut conn = Conn::new(id, service, tls);
         conn.deadline = self.now + self.config.handshake_timeout;
         self.deadlines.set(index as u32, conn.deadline);
+        self.conns.grow_to(index);
         self.conns[index] = Some(conn);
         self.shed.unproven.push_back(index as u32);
         self.make_place();
@@ -77,7 +78,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Takes in one record, or the plaintext that waits. `None`: the connection is gone or may not go on.
     fn take_in(&mut self, id: ConnId) -> Option<Taken> {
-        let conn = self.conns[id.index()].as_deref_mut().filter(|conn| conn.id == id)?;
+        let conn = self.conns[id.index()].as_mut().filter(|conn| conn.id == id)?;
         self.flight.clear();
         if conn.closing {
             // The client may still send; it is read and dropped so that our last words are not lost to a RST.
@@ -110,6 +111,8 @@ impl<N: Nic, A: App> Worker<N, A> {
         let taken = self.tcp.receive(id, |bytes| input::take(conn, bytes, &mut with))?;
         if handshaking {
             self.handshake_took(id.index(), &taken);
+        } else {
+            self.stir(id.index());
         }
         Some(taken)
     }
@@ -131,7 +134,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             Taken::Wait | Taken::Starved => {}
             Taken::More => self.watch_request(index),
             Taken::Flight => self.send_flight(index),
-            Taken::Absent(offered) => self.seek_session(index, offered),
+            Taken::Absent(offered) => self.seek_session(index, *offered),
             Taken::Established { resumed, made } => {
                 self.established(index, resumed);
                 self.place_sessions(made);
@@ -178,7 +181,10 @@ impl<N: Nic, A: App> Worker<N, A> {
             return;
         }
         if conn.reader.body_started() {
-            let began = *conn.body_since.get_or_insert(self.now);
+            if conn.body_since == Time::NEVER {
+                conn.body_since = self.now;
+            }
+            let began = conn.body_since;
             let bytes = conn.request.as_deref().map_or(0, |request| request.body().len());
             let due = began + self.config.body_timeout + self.config.body_rate.time_for(bytes);
             // One that moves away is set anew when it comes.
@@ -220,7 +226,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.reset(index);
                 break;
             };
-            record.bytes[..part.len()].copy_from_slice(part);
+            record.buffer.bytes_mut()[..part.len()].copy_from_slice(part);
             record.len = part.len();
             self.enqueue(index, Outgoing::Sealed(record));
         }
@@ -229,8 +235,10 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// A whole request: redirected, or on to the decision.
     fn request(&mut self, index: usize) {
-        self.shed.unproven.remove(index as u32);
         let Some(conn) = self.conns[index].as_mut() else { return };
+        if matches!(conn.tls, Tls::None) {
+            self.shed.unproven.remove(index as u32);
+        }
         conn.asked = true;
         self.counters.requests += 1;
         match (conn.service, conn.request.as_deref()) {

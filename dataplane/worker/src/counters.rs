@@ -182,6 +182,10 @@ counters! {
     takes_skipped,
     /// Clients whose sessions distributors were not told of: control was late.
     sessions_unannounced,
+    /// TLS connections that keep their AEAD contexts: those that have spoken lately.
+    awake,
+    /// Times a TLS connection that said nothing gave its AEAD contexts back.
+    rested,
     /// KeyUpdates received.
     key_updates,
     /// TCP connections.
@@ -239,8 +243,20 @@ counters! {
     rx_time_wait,
     /// Packets sent.
     tx_packets,
+    /// Packets whose payload was not copied into them.
+    tx_attached,
     /// SYN-ACKs sent again.
     syn_acks_again,
+    /// TCP connections made out of what their clients returned: their handshakes were forgotten for want of room.
+    cookies,
+    /// Connections whose segments got smaller because a router said so.
+    path_mtu_told,
+    /// Such words that were about nothing under way, or no news.
+    path_mtu_ignored,
+    /// Connections whose segments got smaller because large ones vanished.
+    path_mtu_suspected,
+    /// Times the segments of a connection got larger again.
+    path_mtu_raised,
     /// Packets handed to the worker that owns their flow.
     handed_over,
     /// Neighbours asked for their MAC address.
@@ -251,6 +267,8 @@ counters! {
     drop_handover,
     /// Copies of ARP and neighbour discovery dropped: another worker's ring was full or there was no packet buffer.
     drop_handover_copy,
+    /// SYNs received and dropped: more came than there was time for.
+    drop_syns,
     /// Packets received and dropped: not for this node or not understood; by reason in `drop_link_*`.
     drop_link,
     /// Packets received and dropped: the port found a bad checksum.
@@ -283,6 +301,8 @@ counters! {
     requests_out,
     /// Sealed-record buffers out of the pool.
     records_out,
+    /// Of those, the ones that wait for nothing but the port.
+    records_unsent,
     /// Gathering buffers out of the pool.
     gathers_out,
     /// Connections that hold buffers while their clients are waited for.
@@ -293,6 +313,12 @@ counters! {
     requests_in_app,
     /// Reply slots granted or taken.
     slots_out,
+    /// Records copied out of reply slots because their clients had not acknowledged them; by reason in the next two.
+    slots_copied_out,
+    /// Records copied out because their clients took longer than the patience.
+    slots_copied_late,
+    /// Records copied out because few slots were left.
+    slots_copied_short,
     /// 1: nothing new is taken, because this node ends.
     draining,
     /// 1: and nothing is left of what was taken.
@@ -342,6 +368,7 @@ pub const SUMS: &[(&str, &[&str])] = &[
         "leases_taken",
         &["leases_served", "leases_declined", "leases_revoked", "leases_spoiled", "leases_lost"],
     ),
+    ("slots_copied_out", &["slots_copied_late", "slots_copied_short"]),
     ("takes", &["takes_found", "takes_missed", "takes_late", "takes_dropped"]),
     (
         "peer_violations",

@@ -13,7 +13,7 @@ use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{
     Distributor, Ends, HOLDS_MAX, HoldId, Midst, Node, NodeId, PACKET_BYTES_MAX, PeerId, Places,
-    RESET_BYTES_MAX, Reset, Secrets, Services, State, Verdict,
+    RESET_BYTES_MAX, Reset, Secrets, Services, Spot, State, Verdict,
 };
 use keyferry_link::{Ingress, Link};
 use keyferry_nic::{BURST, Checksum, Nic, Packet, prefetch};
@@ -24,6 +24,7 @@ use crate::hops::Hops;
 use crate::lag::Lag;
 use crate::port::Port;
 use crate::run::Turning;
+use crate::told::Told;
 
 /// News waiting for a distributor at most; a node announces each session once.
 pub const NEWS_MAX: usize = 4096;
@@ -85,7 +86,11 @@ pub struct Distribute<N: Nic> {
     news: Arc<ArrayQueue<News>>,
     /// Places of nodes that are free again; with room for all.
     vacated: Arc<ArrayQueue<NodeId>>,
+    told: Arc<Told>,
     packets: ArrayVec<N::Packet, BURST>,
+    /// Of each packet of a burst: what it is, if it is a common one, and where its connection seems to be.
+    read: [Option<Midst>; BURST],
+    spots: [Spot; BURST],
     /// Packets that wait for other distributors' answers, each at its place.
     held: Box<[Option<N::Packet>]>,
     lag: Lag,
@@ -164,9 +169,12 @@ impl<N: Nic> Distribute<N> {
             nodes: Hops::new(nodes),
             news,
             vacated,
+            told: Arc::default(),
             packets: ArrayVec::new(),
+            read: [None; BURST],
+            spots: [Spot::default(); BURST],
             held: (0..HOLDS_MAX).map(|_| None).collect(),
-            lag: Lag::default(),
+            lag: Lag::new(),
             is_behind: false,
             turns: 0,
             turns_idle: 0,
@@ -188,6 +196,11 @@ impl<N: Nic> Distribute<N> {
     /// Where it says which places are free again, for the control thread.
     pub fn vacated(&self) -> Arc<ArrayQueue<NodeId>> {
         Arc::clone(&self.vacated)
+    }
+
+    /// Where it says how far others have told what they knew, for the control thread.
+    pub fn told(&self) -> Arc<Told> {
+        Arc::clone(&self.told)
     }
 
     fn read_news(&mut self, now: Time) -> bool {
@@ -213,25 +226,30 @@ impl<N: Nic> Distribute<N> {
     }
 
     /// Reads a burst before any of it is routed, so that it waits for the tables' memory once.
-    fn read(&self, packets: &[N::Packet]) -> [Option<Midst>; BURST] {
-        let mut burst = [None; BURST];
-        for (packet, midst) in packets.iter().zip(&mut burst) {
+    #[inline]
+    fn read(&mut self, packets: &[N::Packet]) {
+        for (packet, read) in packets.iter().zip(&mut self.read) {
             let frame = packet.bytes();
-            *midst = self.port.link.ip_at(frame).and_then(|at| self.distributor.read(&frame[at..], prefetch));
+            *read = match self.port.link.ip_at(frame) {
+                Some(at) if packet.rx().checksum != Checksum::Bad => {
+                    self.distributor.read(&frame[at..], prefetch)
+                }
+                _ => None,
+            };
         }
-        for midst in burst[..packets.len()].iter_mut().flatten() {
-            self.distributor.spot(midst, prefetch);
+        for (read, spot) in self.read[..packets.len()].iter().zip(&mut self.spots) {
+            if let Some(midst) = read {
+                *spot = self.distributor.spot(midst, prefetch);
+            }
         }
-        burst
     }
 
-    fn take(&mut self, now: Time, mut packet: N::Packet, midst: Option<&Midst>) {
+    /// A packet that is not the common one.
+    #[inline(never)]
+    fn take(&mut self, now: Time, mut packet: N::Packet) {
         if packet.rx().checksum == Checksum::Bad {
             self.port.counters.drop_checksum += 1;
             return;
-        }
-        if let Some(node) = midst.and_then(|midst| self.distributor.route_midst(now, midst)) {
-            return self.forward(now, packet, node);
         }
         let Some(ip) = self.port.link.ip_at(packet.bytes()) else { return self.take_own(now, packet) };
         if self.is_behind && self.distributor.sheds(now, &packet.bytes()[ip..]) {
@@ -250,6 +268,7 @@ impl<N: Nic> Distribute<N> {
     }
 
     /// A packet goes where the distributor says.
+    #[inline(never)]
     fn carry_out(&mut self, now: Time, verdict: Verdict, packet: N::Packet) {
         match verdict {
             Verdict::Forward(node) => self.forward(now, packet, node),
@@ -267,7 +286,8 @@ impl<N: Nic> Distribute<N> {
                 packet.set_len(len);
                 self.port.transmit(packet);
             }
-            Ingress::Consumed => self.port.counters.rx_link += 1,
+            // The distributor sends nothing large; what is for a node went on to it above.
+            Ingress::TooBig { .. } | Ingress::Consumed => self.port.counters.rx_link += 1,
             // TCP that is not for a service has been dropped above, but for frames with a priority tag.
             Ingress::Ip { .. } => self.port.counters.drop_link += 1,
             Ingress::Drop(reason) => {
@@ -297,8 +317,9 @@ impl<N: Nic> Distribute<N> {
     fn unhold(&mut self, id: HoldId) -> Option<N::Packet> {
         self.held[id.index()].take()
     }
+
     /// Hands a packet on in the frame it came in.
-    #[inline]
+    #[inline(always)]
     fn forward(&mut self, now: Time, mut packet: N::Packet, node: NodeId) {
         match self.nodes.mac(now, node, &mut self.port.link) {
             Some(mac) => {
@@ -322,10 +343,16 @@ impl<N: Nic> Turning for Distribute<N> {
         let mut packets = std::mem::take(&mut self.packets);
         let received = self.port.nic.rx_burst(&mut packets);
         self.port.counters.rx_packets += received as u64;
-        self.is_behind = self.lag.note(received);
-        let burst = self.read(&packets);
-        for (packet, midst) in packets.drain(..).zip(&burst) {
-            self.take(now, packet, midst.as_ref());
+        self.is_behind = self.lag.note(received, || self.port.nic.rx_waiting());
+        self.read(&packets);
+        for (at, packet) in packets.drain(..).enumerate() {
+            let midst = self.read[at % BURST].as_ref();
+            let node =
+                midst.and_then(|midst| self.distributor.route_midst(now, midst, self.spots[at % BURST]));
+            match node {
+                Some(node) => self.forward(now, packet, node),
+                None => self.take(now, packet),
+            }
         }
         self.packets = packets;
         let port = &mut self.port;
@@ -349,6 +376,7 @@ impl<N: Nic> Turning for Distribute<N> {
     }
 
     fn publish(&self, out: &mut Vec<u64>) {
+        self.told.publish(&self.distributor);
         out.clear();
         out.extend(self.distributor.counters().values());
         let mut all = Counters::default();

@@ -18,18 +18,21 @@ struct Hop {
     /// What the link said.
     mac: [u8; 6],
     /// Changes of the link's neighbours when it said so.
-    changes: Option<u64>,
+    changes: u64,
 }
+
+/// No number of changes.
+const NEVER: u64 = u64::MAX;
 
 impl Hops {
     /// Nodes at these addresses, by their number.
     pub(crate) fn new(nodes: Vec<IpAddr>) -> Hops {
-        Hops(nodes.into_iter().map(|address| Hop { address, mac: [0; 6], changes: None }).collect())
+        Hops(nodes.into_iter().map(|address| Hop { address, mac: [0; 6], changes: NEVER }).collect())
     }
 
     /// A node is there from here on.
     pub(crate) fn set(&mut self, node: NodeId, address: IpAddr) {
-        self.0[node.index()] = Hop { address, mac: [0; 6], changes: None };
+        self.0[node.index()] = Hop { address, mac: [0; 6], changes: NEVER };
     }
 
     /// A node's address.
@@ -38,11 +41,12 @@ impl Hops {
     }
 
     /// A node's MAC address, if the link has it.
+    #[inline]
     pub(crate) fn mac<P>(&mut self, now: Time, node: NodeId, link: &mut Link<P>) -> Option<[u8; 6]> {
         let hop = &mut self.0[node.index()];
-        if hop.changes != Some(link.neighbor_changes()) {
+        if hop.changes != link.neighbor_changes() {
             let NextHop::Known(mac) = link.next_hop(now, hop.address) else { return None };
-            (hop.mac, hop.changes) = (mac, Some(link.neighbor_changes()));
+            (hop.mac, hop.changes) = (mac, link.neighbor_changes());
         }
         Some(hop.mac)
     }

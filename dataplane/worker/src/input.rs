@@ -10,9 +10,9 @@ use keyferry_http::{Limits, Progress, Refusal, Request};
 use keyferry_tls::{Established, Failure, Handshake, Offered, Opened, Server, Step};
 
 use crate::conn::{Conn, Reply, Seek, Session, Tls};
-use crate::pool::{Gather, Pools};
+use crate::pool::Pools;
 
-/// What taking in some bytes led to.
+/// What taking in some bytes led to. Each record makes one, so what is large in it and seldom is beside it.
 pub enum Taken {
     /// Everything there was is taken in; more has to come.
     Wait,
@@ -21,7 +21,7 @@ pub enum Taken {
     /// The handshake has something to send (in the flight buffer).
     Flight,
     /// The client offers sessions that are not here: nothing goes on before [`go_on`].
-    Absent(Offered),
+    Absent(Box<Offered>),
     /// The handshake is done; the flight buffer may hold its last words.
     Established {
         /// It was resumed.
@@ -49,6 +49,10 @@ pub enum Taken {
     /// No buffer: look again when one comes back.
     Starved,
 }
+
+/// A `Taken` is handed up through a few functions for each record.
+const TAKEN_BYTES_MAX: usize = 32;
+const _: () = assert!(size_of::<Taken>() <= TAKEN_BYTES_MAX);
 
 /// What input needs of the worker.
 pub struct Inputs<'a> {
@@ -97,11 +101,12 @@ fn whole(conn: &mut Conn, bytes: &mut [u8], with: &mut Inputs<'_>) -> (usize, Ta
     }
     let (taken, rest) = record(conn, bytes, with);
     if !rest.is_empty() {
-        let Some(Gather { bytes: mut kept, .. }) = with.pools.gathers.take() else {
+        let Some(mut kept) = with.pools.gathers.take() else {
             unreachable!("a buffer was there before the record was opened");
         };
-        kept[..rest.len()].copy_from_slice(&bytes[rest.clone()]);
-        conn.waiting = Some(Gather { bytes: kept, start: 0, end: rest.len() });
+        (kept.start, kept.end) = (0, rest.len());
+        kept.filled().copy_from_slice(&bytes[rest]);
+        conn.waiting = Some(kept);
     }
     (bytes.len(), taken)
 }
@@ -200,7 +205,7 @@ fn record(conn: &mut Conn, record: &mut [u8], with: &mut Inputs<'_>) -> (Taken, 
 /// Goes on with a handshake that has waited for a session; `None` if there is none.
 pub fn go_on(conn: &mut Conn, flight: &mut Vec<u8>) -> Option<Taken> {
     let (Tls::Handshake(handshake), Seek::Over(found)) = (&mut conn.tls, &mut conn.seek) else { return None };
-    let step = handshake.go_on(found.take(), flight);
+    let step = handshake.go_on(found.take().map(|found| *found), flight);
     conn.seek = Seek::None;
     Some(stepped(conn, step))
 }
@@ -210,10 +215,10 @@ fn stepped(conn: &mut Conn, step: Step) -> Taken {
     match step {
         Step::Continue => Taken::Flight,
         Step::Failed(failure) => Taken::Failed(failure),
-        Step::Absent(offered) => Taken::Absent(offered),
+        Step::Absent(offered) => Taken::Absent(Box::new(offered)),
         Step::Done(established) => {
             let Established { opener, sealer, info, sessions } = *established;
-            conn.tls = Tls::Open(Box::new(Session { opener, sealer }));
+            conn.tls = Tls::Open(Session { opener, sealer });
             Taken::Established { resumed: info.resumed, made: sessions }
         }
     }

@@ -251,10 +251,14 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         peer.lender.count(lease, len);
         let record = SlotRecord { slots: peer.slots.clone(), peer: peer.id, slot, at, len };
-        match peer.lender.owner(lease) {
-            Some(owner) => self.enqueue(owner as usize, Outgoing::Slot(record)),
-            None => self.release(Outgoing::Slot(record)),
+        let Some(owner) = peer.lender.owner(lease).map(|owner| owner as usize) else {
+            self.release(Outgoing::Slot(record));
+            return Ok(());
+        };
+        if let Some(conn) = &self.conns[owner] {
+            peer.occupied.occupy(slot, conn.id, self.now);
         }
+        self.enqueue(owner, Outgoing::Slot(record));
         Ok(())
     }
 
@@ -313,6 +317,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(peer) = self.peers[usize::from(id.index)].as_mut().filter(|peer| peer.id == id) else {
             return;
         };
+        peer.occupied.release(slot);
         if let Some(lease) = peer.lender.released(slot)
             && peer.lender.wants_slots(lease)
         {

@@ -30,12 +30,16 @@ pub mod port;
 mod probe;
 pub mod receive;
 mod reply;
+mod rest;
 mod run;
 pub mod segment;
 mod serve;
 mod sessions;
 mod shed;
+pub mod slots;
+pub mod syns;
 pub mod tls_counters;
+pub mod told;
 mod turn;
 
 pub use config::{Config, Parts};

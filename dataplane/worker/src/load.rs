@@ -1,12 +1,7 @@
 //! This worker's load: what waits for the application, and what its requests cost.
 
-use std::time::Duration;
-
-use keyferry_decide::{LoadWord, Service};
+use keyferry_decide::{LoadWord, Service, word_interval};
 use keyferry_time::Time;
-
-/// How often load words are exchanged.
-const INTERVAL: Duration = Duration::from_micros(200);
 
 /// Load of one worker.
 pub struct Load {
@@ -51,9 +46,16 @@ impl Load {
         }
     }
 
-    /// The next load word, but for what differs from peer to peer.
-    pub fn word(&mut self, now: Time, outstanding: usize, credits: u32, draining: bool) -> LoadWord {
-        self.next = now + INTERVAL;
+    /// The next load word for so many peers, but for what differs from one to the other.
+    pub fn word(
+        &mut self,
+        now: Time,
+        peers: usize,
+        outstanding: usize,
+        credits: u32,
+        draining: bool,
+    ) -> LoadWord {
+        self.next = now + word_interval(peers);
         self.sequence = self.sequence.wrapping_add(1).max(1);
         LoadWord { credits, draining, ..self.own(outstanding) }
     }

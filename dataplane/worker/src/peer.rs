@@ -18,6 +18,7 @@ use keyferry_tls::{LentSealer, SEALED_BYTES_MAX};
 
 use crate::conn::{PARTS_MAX, Plain};
 use crate::mailbox::Connect;
+use crate::slots::Occupied;
 
 /// Bytes of one reply slot, and of one staging slot: the largest record, rounded up to whole cache lines.
 pub const SLOT_BYTES: usize = SEALED_BYTES_MAX.next_multiple_of(64);
@@ -60,6 +61,8 @@ pub struct LeaseLimits {
     pub claim_timeout: Duration,
     /// Silence of a helper that may write.
     pub silence_timeout: Duration,
+    /// How long a record stays in its slot while the client does not acknowledge it.
+    pub slot_patience: Duration,
 }
 
 /// Bytes of the message that grants a request.
@@ -152,6 +155,8 @@ pub struct Peer {
     pub channel: Channel,
     /// Leases granted to the peer.
     pub lender: Lender,
+    /// Slots that records of clients are in.
+    pub(crate) occupied: Occupied,
     /// Leases granted by the peer.
     pub helper: Helper<Served>,
     /// Messages waiting for room.
@@ -197,6 +202,7 @@ impl Peer {
             slots: queue_pair.slots(),
             channel,
             lender,
+            occupied: Occupied::new(slots),
             helper: Helper::new(limits.leases),
             outbox: VecDeque::with_capacity(OUTBOX_START.max(limits.leases)),
             outbox_max: OUTBOX_START + 2 * limits.leases * MESSAGES_A_LEASE,

@@ -1,18 +1,32 @@
 //! The worker's queue of the port: packets in and out, framed, routed, and handed to the worker that owns them.
 //!
-//! TCP writes IP packets straight into packet buffers; here they get their Ethernet header by our own routes (never
-//! the MAC a request came from: behind the distributor that is the distributor's), checksums are left to the port
-//! where it can, and a partial transmit burst keeps its rest for the next turn.
+//! TCP writes IP packets straight into packet buffers, or headers alone where the port sends records from where they lie; here
+//! they get their Ethernet header by our own routes (never the MAC a request came from: behind the distributor that is
+//! the distributor's), checksums are left to the port where it can, and a partial transmit burst keeps its rest for the
+//! next turn.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use arrayvec::ArrayVec;
 use keyferry_link::{DropReason, Link, NextHop, TRANSMIT_BYTES_MAX};
-use keyferry_nic::{BURST, Caps, Nic, Packet, TxOffload};
-use keyferry_tcp::Egress;
+use keyferry_nic::{BURST, Buffer, Caps, Nic, PIECES_MAX, Packet, TxOffload};
+use keyferry_tcp::{Egress, Outbound, Stretch};
 use keyferry_time::Time;
 
 use crate::counters::Counters;
+use crate::segment::Placed;
+
+/// A payload of fewer bytes is copied: that costs less than another descriptor and the count of who refers to a record.
+const ATTACHED_BYTES_MIN: usize = 512;
+
+/// Segments that are cut at once for a port which does not cut by itself: more than a record of the largest size has.
+const CUT_MAX: u16 = 16;
+
+/// What TCP may hand to a [`Port`] in one packet.
+pub fn stretch(caps: &Caps) -> Stretch {
+    if caps.tso_bytes_max > 0 { Stretch::of_port(caps.tso_bytes_max) } else { Stretch::of_egress(CUT_MAX) }
+}
 
 /// The port side of a worker.
 pub struct Port<N: Nic> {
@@ -28,9 +42,11 @@ pub struct Port<N: Nic> {
     pub counters: Counters,
     /// Received frames the link layer dropped, by reason.
     pub link_drops: [u64; DropReason::ALL.len()],
+    /// Payloads are copied for now, whatever the port can do.
+    pub copies: bool,
     tx: ArrayVec<N::Packet, BURST>,
-    /// Taken from the pool ahead of need, so that `room` can promise a packet.
-    spare: Option<N::Packet>,
+    /// Taken from the pool ahead of need, so that `room` can promise packets.
+    spare: ArrayVec<N::Packet, { CUT_MAX as usize }>,
     large_spare: Option<N::Packet>,
 }
 
@@ -54,15 +70,16 @@ impl<N: Nic> Port<N> {
             now: Time::ZERO,
             counters: Counters::default(),
             link_drops: [0; DropReason::ALL.len()],
+            copies: false,
             tx: ArrayVec::new(),
-            spare: None,
+            spare: ArrayVec::new(),
             large_spare: None,
         }
     }
 
     /// Packet buffers held here.
     pub fn held(&self) -> usize {
-        self.tx.len() + usize::from(self.spare.is_some()) + usize::from(self.large_spare.is_some())
+        self.tx.len() + self.spare.len() + usize::from(self.large_spare.is_some())
     }
 
     /// Fills in what is counted here, by the link layer and by the port.
@@ -72,11 +89,13 @@ impl<N: Nic> Port<N> {
         all.rx_handover = own.rx_handover;
         all.rx_link = own.rx_link;
         all.tx_packets = own.tx_packets;
+        all.tx_attached = own.tx_attached;
         all.handed_over = own.handed_over;
         all.solicits = link.solicits;
         all.neighbors_lost = link.neighbors_lost;
         all.drop_handover = own.drop_handover;
         all.drop_handover_copy = own.drop_handover_copy;
+        all.drop_syns = own.drop_syns;
         all.drop_link = own.drop_link;
         all.drop_checksum = own.drop_checksum;
         all.drop_missed = nic.rx_missed;
@@ -179,37 +198,90 @@ impl<N: Nic> Port<N> {
     }
 }
 
-impl<N: Nic> Egress for Port<N> {
+impl<N: Nic> Port<N> {
+    /// Makes buffers for records, at start: of memory the port can read, if records are ever sent from where they lie. A
+    /// port that leaves checksums to us is sent copies: the bytes are read for the sum anyway.
+    pub fn buffers(&mut self, count: usize, bytes: usize) -> Vec<Buffer> {
+        if self.attaches() {
+            self.nic.buffers(count, bytes)
+        } else {
+            std::iter::repeat_with(|| Buffer::heap(bytes)).take(count).collect()
+        }
+    }
+
+    fn attaches(&self) -> bool {
+        self.caps.pieces_max > 0 && self.caps.tx_checksum
+    }
+
+    /// A packet with headers of its own and a payload that stays where it is; `None`: it has to be copied.
+    fn attached(&mut self, outbound: &Outbound<'_, impl Placed>) -> Option<N::Packet> {
+        if self.copies || outbound.payload_bytes() < ATTACHED_BYTES_MIN || !self.attaches() {
+            return None;
+        }
+        let mut pieces = ArrayVec::<(&Buffer, Range<usize>), PIECES_MAX>::new();
+        for (segment, range) in outbound.pieces() {
+            pieces.try_push((segment.buffer()?, range)).ok()?;
+        }
+        let l2 = self.link.header_bytes();
+        let packet = self.spare.last_mut()?;
+        packet.set_len(l2 + outbound.header_bytes());
+        if !self.nic.attach(packet, &pieces) {
+            return None;
+        }
+        outbound.write_headers(&mut packet.bytes_mut()[l2..]);
+        self.counters.tx_attached += 1;
+        self.spare.pop()
+    }
+
+    /// A packet that is copied whole.
+    fn copied(&mut self, outbound: &Outbound<'_, impl Placed>) -> N::Packet {
+        let l2 = self.link.header_bytes();
+        let len = l2 + outbound.len();
+        let fits = self.spare.last().is_some_and(|packet| packet.capacity() >= len);
+        let packet = if fits { self.spare.pop() } else { self.large_spare.take() };
+        let mut packet = packet.expect("room() was asked first");
+        packet.set_len(len);
+        outbound.write(&mut packet.bytes_mut()[l2..]);
+        packet
+    }
+
+    /// Sends what is one packet for the port.
+    fn send(&mut self, outbound: &Outbound<'_, impl Placed>) {
+        let mut packet = match self.attached(outbound) {
+            Some(packet) => packet,
+            None => self.copied(outbound),
+        };
+        self.offload(&mut packet, outbound.tso_segment_bytes());
+        self.route_by(packet, outbound.to());
+    }
+}
+
+impl<N: Nic, S: Placed> Egress<S> for Port<N> {
     fn room(&mut self) -> bool {
-        if self.tx.is_full() {
+        let cuts = self.caps.tso_bytes_max > 0;
+        let packets = if cuts { 1 } else { usize::from(CUT_MAX) };
+        if self.tx.remaining_capacity() < packets {
             self.flush();
         }
-        if self.spare.is_none() {
-            self.spare = self.nic.alloc();
+        while self.spare.len() < packets
+            && let Some(packet) = self.nic.alloc()
+        {
+            self.spare.push(packet);
         }
-        if self.caps.tso_bytes_max > 0 && self.large_spare.is_none() {
+        if cuts && self.large_spare.is_none() {
             self.large_spare = self.nic.alloc_large();
             if self.large_spare.is_none() {
                 return false;
             }
         }
-        !self.tx.is_full() && self.spare.is_some()
+        self.tx.remaining_capacity() >= packets && self.spare.len() >= packets
     }
 
-    fn packet<R>(&mut self, len: usize, tso_segment_bytes: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let l2 = self.link.header_bytes();
-        let fits = |packet: &N::Packet| packet.capacity() >= l2 + len;
-        let mut packet = match self.spare.take() {
-            Some(packet) if fits(&packet) => packet,
-            small => {
-                self.spare = small;
-                self.large_spare.take().expect("room() was asked first")
-            }
-        };
-        packet.set_len(l2 + len);
-        let out = fill(&mut packet.bytes_mut()[l2..]);
-        self.offload(&mut packet, tso_segment_bytes);
-        self.route(packet);
-        out
+    fn packet(&mut self, outbound: &Outbound<'_, S>) {
+        if self.caps.tso_bytes_max > 0 {
+            self.send(outbound);
+        } else {
+            outbound.each_segment(|segment| self.send(segment));
+        }
     }
 }

@@ -37,7 +37,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.read_whole(index);
         let Some(conn) = self.conns[index].as_mut() else { return };
         conn.deadline = Time::NEVER;
-        conn.body_since = None;
+        conn.body_since = Time::NEVER;
         conn.head_only = conn.request.as_deref().is_some_and(|request| request.asks_head_only());
         self.tcp.set_idle_timeout(conn.id, None);
         if let Some(request) = conn.request.as_deref() {
@@ -328,18 +328,13 @@ impl<N: Nic, A: App> Worker<N, A> {
     ) -> bool {
         let Some(conn) = self.conns[index].as_mut() else { return false };
         let Some(mut record) = self.pools.records.take() else { return false };
-        let Ok(len) = make(conn, &mut record.bytes) else {
+        let Ok(len) = make(conn, record.buffer.bytes_mut()) else {
             self.pools.records.give(record);
             return false;
         };
         record.len = len;
-        let segment = match Outgoing::short(&record.bytes[..len]) {
-            Some(short) => {
-                self.pools.records.give(record);
-                short
-            }
-            None => Outgoing::Sealed(record),
-        };
+        self.stir(index);
+        let segment = Outgoing::sealed(record, &mut self.pools);
         self.enqueue(index, segment);
         true
     }
@@ -418,7 +413,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn release(&mut self, segment: Outgoing) {
         match segment {
             Outgoing::Short(_) => {}
-            Outgoing::Sealed(record) => self.pools.records.give(record),
+            Outgoing::Sealed(record) => self.pools.give_record(record),
             Outgoing::Slot(record) => self.slot_released(record.peer, record.slot),
         }
     }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use keyferry_fabric::Slots;
+use keyferry_nic::Buffer;
 use keyferry_tcp::Segment;
 
 use crate::peer::PeerId;
-use crate::pool::Record;
+use crate::pool::{Pools, Record};
 
 /// A record a helper wrote into one of our reply slots.
 pub struct SlotRecord {
@@ -39,8 +40,36 @@ pub enum Outgoing {
 impl Outgoing {
     /// A short record, which is copied: whoever asks for many and acknowledges none would hold a buffer for a whole record
     /// with each. `None`: it is not short.
-    pub(crate) fn short(record: &[u8]) -> Option<Outgoing> {
+    fn short(record: &[u8]) -> Option<Outgoing> {
         ArrayVec::try_from(record).ok().map(Outgoing::Short)
+    }
+
+    /// A record of the worker's own. One that is short is copied, and its buffer is back.
+    pub(crate) fn sealed(record: Record, pools: &mut Pools) -> Outgoing {
+        match Outgoing::short(record.bytes()) {
+            Some(short) => {
+                pools.records.give(record);
+                short
+            }
+            None => Outgoing::Sealed(record),
+        }
+    }
+}
+
+/// A segment that may lie where a port can read it.
+pub trait Placed: Segment {
+    /// The buffer it lies in from the start on, if packets may be sent from that.
+    fn buffer(&self) -> Option<&Buffer> {
+        None
+    }
+}
+
+impl Placed for Outgoing {
+    fn buffer(&self) -> Option<&Buffer> {
+        match self {
+            Outgoing::Sealed(record) => Some(&record.buffer),
+            Outgoing::Short(_) | Outgoing::Slot(_) => None,
+        }
     }
 }
 
@@ -56,8 +85,16 @@ impl Segment for Outgoing {
     fn copy_to(&self, at: usize, to: &mut [u8]) {
         match self {
             Outgoing::Short(record) => to.copy_from_slice(&record[at..at + to.len()]),
-            Outgoing::Sealed(record) => to.copy_from_slice(&record.bytes[at..at + to.len()]),
+            Outgoing::Sealed(record) => to.copy_from_slice(&record.bytes()[at..at + to.len()]),
             Outgoing::Slot(record) => record.slots.read(record.at + at, to),
+        }
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Outgoing::Short(record) => Some(record),
+            Outgoing::Sealed(record) => Some(record.bytes()),
+            Outgoing::Slot(_) => None,
         }
     }
 }

@@ -96,9 +96,11 @@ impl<N: Nic, A: App> Worker<N, A> {
         slots: &SlotList,
     ) -> Result<(), Violation> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
-        let key = RecordKey::decode(key).ok_or(Violation)?;
+        if !RecordKey::is_wire_form(key) {
+            return Err(Violation);
+        }
         if let Some(served) = peer.helper.go(lease, slots)? {
-            served.state.sealer = Some(LentSealer::new(key));
+            served.state.sealer = LentSealer::decode(key);
             served.state.heard_at = self.now;
             self.seal_lent(peer_index, lease);
         }

@@ -157,7 +157,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let index = waiting.conn.index();
         let conn = self.conns[index].as_mut().filter(|conn| conn.id == waiting.conn);
         if let Some(conn) = conn.filter(|conn| matches!(conn.seek, Seek::Waits(it) if it == token)) {
-            conn.seek = Seek::Over(found);
+            conn.seek = Seek::Over(found.map(Box::new));
             self.pump_again(index);
         }
     }

@@ -57,11 +57,12 @@ pub(crate) struct Shed {
 
 impl Shed {
     pub(crate) fn new(connections: u32) -> Shed {
+        let list = || List::new(connections, keyferry_nic::prefer_hugepages);
         Shed {
-            unproven: List::new(connections),
-            handshakes: List::new(connections),
-            hellos: List::new(connections),
-            holding: List::new(connections),
+            unproven: list(),
+            handshakes: list(),
+            hellos: list(),
+            holding: list(),
             handshake_records: 0,
             records: 0,
             sheds: 0,
@@ -92,7 +93,8 @@ impl Shed {
 /// the application is.
 fn holds(conn: &Conn, unacknowledged: usize) -> bool {
     match conn.reply {
-        Reply::Lent { .. } => false,
+        // What helpers write lies in slots, until it is copied out.
+        Reply::Lent { .. } => conn.copied,
         Reply::None if conn.request.is_some() || conn.partial.is_some() => true,
         // TCP keeps records until the client has acknowledged them.
         Reply::None => unacknowledged > 0 || !conn.backlog.is_empty(),
@@ -105,7 +107,9 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Takes note of what a connection holds. Its claim dates from when it was first noted or made progress.
     pub(crate) fn note(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
-        if !holds(conn, self.tcp.unacknowledged(conn.id)) {
+        let unacknowledged = self.tcp.unacknowledged(conn.id);
+        conn.copied &= unacknowledged > 0;
+        if !holds(conn, unacknowledged) {
             self.shed.holding.remove(index as u32);
         } else if !self.shed.holding.contains(index as u32) {
             conn.held_since = self.now;
@@ -217,7 +221,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Whether something waits for the next turn.
     pub(crate) fn has_left_over(&self) -> bool {
-        !self.shed.hellos.is_empty() || !self.ready.is_empty()
+        !self.shed.hellos.is_empty() || !self.ready.is_empty() || self.receive.has_left_over()
     }
 
     /// Looks at a connection by its place.
@@ -232,6 +236,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.shed.forget(index);
         self.ready.remove(index as u32);
         self.starved.remove(index as u32);
+        self.awake.remove(index as u32);
     }
 }
 

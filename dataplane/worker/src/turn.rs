@@ -8,15 +8,15 @@ use keyferry_app::App;
 use keyferry_fabric::{BURST as COMPLETIONS, Completion};
 use keyferry_lease::lender::Stage as LeaseStage;
 use keyferry_lease::{Breach, LeaseId, Message, helper, lender};
-use keyferry_nic::{BURST, Nic};
-use keyferry_tcp::{Event, List, Tcp};
+use keyferry_nic::{BURST, Nic, prefetch};
+use keyferry_tcp::{Event, List, Slab, Tcp};
 use keyferry_time::{Time, Wheel};
 use keyferry_tls::Server;
 use zeroize::Zeroize;
 
 use crate::announce::Announcements;
 use crate::config::{Config, Parts};
-use crate::conn::{Conn, Reply};
+use crate::conn::{Conn, Reply, Tls};
 use crate::counters::{self, Counters};
 use crate::drain::Drain;
 use crate::homes::Homes;
@@ -26,15 +26,19 @@ use crate::peer::{Peer, PeerId};
 use crate::pool::Pools;
 use crate::port::Port;
 use crate::probe::{Probe, Stage};
-use crate::receive::Receive;
+use crate::receive::{Ahead, Receive};
 use crate::run::Turning;
 use crate::segment::Outgoing;
 use crate::sessions::Sessions;
 use crate::shed::Shed;
 use crate::tls_counters::TlsCounters;
 
-/// Receive bursts handled before the rest of the turn runs.
-const BURSTS_A_TURN: usize = 2;
+/// Packets that are no SYNs, after which the rest of the turn runs.
+const PACKETS_A_TURN: usize = 2 * BURST;
+
+/// Receive bursts in a turn, at most: SYNs wait elsewhere or are dropped, so that what is behind them in the port's queue is
+/// reached, as much as such a queue holds.
+const BURSTS_A_TURN_MAX: usize = 32;
 
 /// Completion bursts handled for one queue pair a turn.
 const COMPLETION_BURSTS_A_TURN: usize = 4;
@@ -51,7 +55,7 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) tcp: Tcp<Outgoing>,
     pub(crate) tls: Server,
     /// By the connection's index at TCP.
-    pub(crate) conns: Vec<Option<Box<Conn>>>,
+    pub(crate) conns: Slab<Option<Conn>>,
     pub(crate) deadlines: Wheel,
     pub(crate) app: keyferry_app::Port<A>,
     pub(crate) peers: Vec<Option<Peer>>,
@@ -73,6 +77,8 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) ready: List,
     /// Connections that wait for a buffer.
     pub(crate) starved: List,
+    /// Connections that have their AEAD contexts, the one looked at longest ago first.
+    pub(crate) awake: List,
     /// Handshakes that wait for sessions of other nodes.
     pub(crate) sessions: Sessions,
     /// Where sessions live.
@@ -85,23 +91,24 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) late: Vec<(LeaseId, LeaseStage, usize)>,
     pub(crate) sealed_chunks: Vec<keyferry_app::Chunk>,
     inbox: Box<[u8]>,
-    parts: ArrayVec<keyferry_app::Part, { keyferry_app::PARTS }>,
     lives: Vec<u8>,
 }
 
 impl<N: Nic, A: App> Worker<N, A> {
     /// A worker with no connection and no peer. Everything it needs later is allocated here.
     pub fn new(parts: Parts<N, A>) -> Worker<N, A> {
-        let Parts { config, nic, link, tcp, tls, app, receive, pools, mailbox } = parts;
-        let connections = config.connections as usize;
-        let pools = Pools::new(&pools);
+        let Parts { config, nic, link, mut tcp, tls, app, receive, pools, mailbox } = parts;
+        tcp.hint_memory(keyferry_nic::prefer_hugepages, prefetch);
+        let mut port = Port::new(nic, link);
+        let pools = Pools::new(&pools, port.buffers(pools.records, keyferry_tls::RECORD_BYTES_MAX));
+        let list = || List::new(config.connections, keyferry_nic::prefer_hugepages);
         Worker {
             now: Time::ZERO,
-            port: Port::new(nic, link),
+            port,
             receive,
             tcp,
             tls,
-            conns: std::iter::repeat_with(|| None).take(connections).collect(),
+            conns: Slab::new(config.connections, keyferry_nic::prefer_hugepages),
             deadlines: Wheel::new(config.connections, crate::config::DEADLINE_TICK),
             app,
             peers: Vec::with_capacity(crate::peer::PEERS_MAX),
@@ -114,8 +121,9 @@ impl<N: Nic, A: App> Worker<N, A> {
             drain: Drain::default(),
             was_busy: false,
             decisions: 0,
-            ready: List::new(config.connections),
-            starved: List::new(config.connections),
+            ready: list(),
+            starved: list(),
+            awake: list(),
             sessions: Sessions::new(),
             homes: Homes::new(&config.members, config.node),
             shed: Shed::new(config.connections),
@@ -124,7 +132,6 @@ impl<N: Nic, A: App> Worker<N, A> {
             late: Vec::with_capacity(64),
             sealed_chunks: Vec::with_capacity(8),
             inbox: vec![0; config.message_bytes].into_boxed_slice(),
-            parts: ArrayVec::new(),
             lives: vec![0; crate::peer::PEERS_MAX],
             config,
         }
@@ -174,6 +181,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.port.link_turn();
         busy |= self.port.flush() > 0;
         probe.end_of(Stage::Transmit);
+        busy |= self.take_syns();
         self.counters.turns += 1;
         self.counters.turns_idle += u64::from(!busy);
         self.was_busy = busy;
@@ -189,6 +197,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.tcp.poll_at(),
             self.deadlines.next(),
             self.sessions.next(),
+            self.next_rest(),
             self.port.link.poll_at(),
             self.app.poll_at(),
             self.drain.next(),
@@ -213,14 +222,21 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Bursts of packets through link and TCP.
     fn take_packets(&mut self) -> bool {
         let mut busy = false;
-        for _ in 0..BURSTS_A_TURN {
-            let packets = self.receive.burst(&mut self.port, &mut self.tcp);
+        let conns = Conns { all: &self.conns, holding: &self.shed.holding, awake: &self.awake };
+        for _ in 0..BURSTS_A_TURN_MAX {
+            let packets = self.receive.burst(&mut self.port, &mut self.tcp, &conns);
             busy |= packets > 0;
-            if packets < BURST {
+            if packets < BURST || self.receive.others() >= PACKETS_A_TURN {
                 break;
             }
         }
         busy
+    }
+
+    /// SYNs, when what others wait for is out. Their answers do not wait for the next turn.
+    fn take_syns(&mut self) -> bool {
+        let busy = self.receive.take_syns(&mut self.port, &mut self.tcp);
+        busy | (self.port.flush() > 0)
     }
 
     /// What TCP has to tell about connections.
@@ -242,7 +258,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Reply chunks the application has produced.
     fn take_parts(&mut self) -> bool {
         let mut busy = false;
-        let mut parts = std::mem::take(&mut self.parts);
+        let mut parts = ArrayVec::<keyferry_app::Part, { keyferry_app::PARTS }>::new();
         loop {
             self.app.poll(&mut parts);
             if parts.is_empty() {
@@ -253,7 +269,6 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.take_part(part);
             }
         }
-        self.parts = parts;
         busy
     }
 
@@ -403,14 +418,15 @@ impl<N: Nic, A: App> Worker<N, A> {
         busy
     }
 
-    /// Memory TCP is done with.
+    /// Memory TCP is done with, and the port.
     fn take_released(&mut self) -> bool {
-        let mut busy = false;
+        let mut busy = self.pools.take_sent();
         while let Some((id, segment)) = self.tcp.released() {
             busy = true;
             self.release(segment);
             self.progress(id);
         }
+        self.port.copies = self.pools.has_many_unsent();
         busy
     }
 
@@ -425,17 +441,19 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.too_late(*index as usize);
         }
         self.seeks_too_late();
+        self.let_rest();
         self.go_on_draining();
         if self.load.is_due(self.now) {
             self.exchange_load();
         }
     }
 
-    /// Tells the peers our load, reads theirs, and looks after leases that wait too long.
+    /// Tells the peers our load, reads theirs, and looks after leases and slots that wait too long.
     fn exchange_load(&mut self) {
         let outstanding = self.app.crowd();
         let room = self.pools.requests.left() as u32;
-        let word = self.load.word(self.now, outstanding, room, self.drain.is_on());
+        let peers = self.peers.iter().flatten().count();
+        let word = self.load.word(self.now, peers, outstanding, room, self.drain.is_on());
         let mut is_another = false;
         for index in 0..self.peers.len() {
             if let Some(peer) = self.peers[index].as_mut() {
@@ -445,6 +463,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.show_life(index);
             }
         }
+        self.free_slots();
         if is_another {
             self.find_homes();
         }
@@ -517,6 +536,11 @@ impl<N: Nic, A: App> Worker<N, A> {
         all.rx_flows = tcp.flow_packets;
         all.rx_time_wait = tcp.time_wait_packets;
         all.syn_acks_again = tcp.syn_acks_again;
+        all.cookies = tcp.cookies;
+        all.path_mtu_told = tcp.path_mtu_told;
+        all.path_mtu_ignored = tcp.path_mtu_ignored;
+        all.path_mtu_suspected = tcp.path_mtu_suspected;
+        all.path_mtu_raised = tcp.path_mtu_raised;
         all.half_open = tcp.half_open;
         all.time_wait = tcp.time_wait;
         all.sessions_moving = u64::from(self.homes.is_moving());
@@ -527,7 +551,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         all.chunks_out = self.pools.chunks.out() as u64;
         all.requests_out = self.pools.requests.out() as u64;
         all.records_out = self.pools.records.out() as u64;
+        all.records_unsent = self.pools.unsent() as u64;
         all.gathers_out = self.pools.gathers.out() as u64;
+        all.awake = self.awake.len() as u64;
         all.draining = self.drain.is_on().into();
         all.drained = self.is_drained().into();
         all.requests_in_app = self.app.outstanding() as u64;
@@ -552,6 +578,28 @@ impl<N: Nic, A: App> Turning for Worker<N, A> {
 
     fn publish(&self, out: &mut Vec<u64>) {
         Worker::publish(self, out);
+    }
+}
+
+/// What a packet's connection has here, besides what it has at TCP.
+struct Conns<'a> {
+    all: &'a Slab<Option<Conn>>,
+    holding: &'a List,
+    awake: &'a List,
+}
+
+impl Ahead for Conns<'_> {
+    fn spotted(&self, place: usize) {
+        self.all.ahead(place, prefetch);
+        self.holding.ahead(place as u32, prefetch);
+        self.awake.ahead(place as u32, prefetch);
+    }
+
+    fn near(&self, place: usize) {
+        if let Some(Some(Conn { tls: Tls::Open(session), .. })) = self.all.get(place) {
+            session.opener.ahead(prefetch);
+            session.sealer.ahead(prefetch);
+        }
     }
 }
 

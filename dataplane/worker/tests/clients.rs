@@ -271,3 +271,26 @@ fn packets_and_rings_exhausted() {
         world.assert_all_gone();
     }
 }
+
+#[test]
+fn who_says_nothing_rests_and_is_answered_when_it_speaks_again() {
+    let mut world = World::new(Options::default(), 12);
+    let clients = world.establish(HONEST, Habit::Idles);
+    world.until(100, "answers", |world| clients.iter().all(|index| world.clients[*index].answered == 1));
+    assert_eq!((world.total("awake"), world.total("rested")), (HONEST as u64, 0));
+    // Half of them speak again before they rest, and so are awake for longer.
+    world.steps(1_500);
+    clients[..HONEST / 2].iter().for_each(|index| world.clients[*index].wake());
+    world.steps(10);
+    clients.iter().for_each(|index| world.clients[*index].habit = Habit::Idles);
+    world.steps(900);
+    assert_eq!(world.total("awake"), HONEST as u64 / 2);
+    world.steps(1_500);
+    assert_eq!((world.total("awake"), world.total("rested")), (0, HONEST as u64));
+    clients.iter().for_each(|index| world.clients[*index].wake());
+    world.expect_progress(&clients, 100, 10, |_, _| ());
+    assert_eq!(world.total("awake"), HONEST as u64);
+    // Who is gone is not looked after.
+    world.assert_all_gone();
+    assert_eq!(world.total("awake"), 0);
+}

@@ -5,10 +5,15 @@ mod common;
 
 use std::net::Ipv4Addr;
 
+use arrayvec::ArrayVec;
 use common::client::Habit;
 use common::frame::{self, ACK, FIN, RST, SYN, Segment};
 use common::node::{ADDRESS, GATEWAY, Options};
 use common::{Rng, World};
+use keyferry_nic::{BURST, Nic, Packet as _};
+use keyferry_time::Time;
+use keyferry_worker::pool::PoolSizes;
+use keyferry_worker::syns::{SYNS_A_TURN, SYNS_WAITING_MAX};
 
 /// Honest clients, which ask as fast as they are answered: once a step or two.
 const HONEST: usize = 32;
@@ -235,5 +240,104 @@ fn packets_for_the_other_worker() {
     });
     let totals = world.totals();
     assert!(totals["handed_over"] > 1_000 && totals["drop_handover"] > 0, "{totals:#?}");
+    world.assert_all_gone();
+}
+
+/// One turn of the only worker, with so many SYNs in the port's queue before `last`.
+fn turn_behind_syns(world: &mut World, syns: usize, last: &[u8]) {
+    for _ in 0..syns {
+        let (from, sequence) = (anyone(&mut world.rng), world.rng.next() as u32);
+        world.inject(&Segment::new(from, SYN, sequence, 0).frame());
+    }
+    world.inject(last);
+    world.node.net.advance(world.now_ns);
+    world.node.workers[0].turn(Time(world.now_ns));
+}
+
+/// Behind as many SYNs as the port's queue holds, turn after turn, the first ones of which find an empty line.
+#[test]
+fn who_is_connected_does_not_wait_behind_syns() {
+    const QUEUE: usize = 512;
+    const TURNS: u64 = 100;
+    let mut world = World::new(Options::default(), 13);
+    let honest = world.establish(HONEST, Habit::Asks);
+    world.steps(5);
+    // Of a connection, and not acceptable: nothing follows from it.
+    let from = world.clients[honest[0]].from;
+    let known = Segment::new(from, ACK, world.clients[honest[0]].sequence().wrapping_add(1 << 30), 0).frame();
+    let before = world.total("drop_tcp_unacceptable");
+    for turn in 1..=TURNS {
+        // What clients ask meanwhile waits with it.
+        turn_behind_syns(&mut world, QUEUE - 1 - HONEST, &known);
+        assert_eq!(world.total("drop_tcp_unacceptable") - before, turn, "it was taken in its turn");
+    }
+    assert_eq!(world.total("drop_missed"), 0, "the queue was empty before each");
+    assert!(world.total("drop_syns") > 20_000, "{:#?}", world.counted());
+    let taken = world.total("rx_handshakes");
+    assert!(taken > TURNS * SYNS_A_TURN as u64, "SYNs are taken all the same: {:#?}", world.counted());
+    world.expect_progress(&honest, 100, 20, |_, _| ());
+    world.assert_all_gone();
+}
+
+/// Whatever order they come in: replies are out before a SYN is answered.
+#[test]
+fn who_is_connected_is_answered_before_syns() {
+    let mut world = World::new(Options::default(), 16);
+    world.establish(HONEST, Habit::Asks);
+    // Until requests are on their way, and all that was asked before is answered.
+    world.steps(5);
+    let known = frame::arp_request(GATEWAY);
+    turn_behind_syns(&mut world, SYNS_A_TURN, &known);
+    world.node.net.advance(world.now_ns);
+    let (mut replies, mut opened) = (0, 0);
+    loop {
+        let mut packets = ArrayVec::<_, BURST>::new();
+        if world.node.wire.rx_burst(&mut packets) == 0 {
+            break;
+        }
+        for packet in &packets {
+            let flags = packet.bytes().get(frame::ETHERNET + frame::IP + 13).copied().unwrap_or(0);
+            opened += usize::from(packet.bytes().len() < 100 && flags == SYN | ACK);
+            if packet.bytes().len() > 1_000 {
+                assert_eq!(opened, 0, "a reply waited for SYNs");
+                replies += 1;
+            }
+        }
+    }
+    assert!(replies > 0 && opened == SYNS_A_TURN, "{replies} replies, {opened} SYNs answered");
+}
+
+/// As many as the line holds, and as the port's queue has at once, are a crowd and no flood.
+#[test]
+fn a_crowd_that_comes_at_once_is_taken_whole() {
+    let options = Options::default();
+    // Each asks as soon as it may: who has no buffer to answer from is not what this is about.
+    let pools = PoolSizes { records: 1024, gathers: 512, requests: 512, chunks: 512, ..options.pools };
+    let mut world =
+        World::new(Options { handshakes: 1024, half_open: 1024, jobs: 512, pools, ..options }, 14);
+    let crowd = world.join_many(SYNS_WAITING_MAX, Habit::Asks);
+    world.until(2_000, "everybody's first answer", |world| {
+        crowd.iter().all(|index| world.clients[*index].answered > 0)
+    });
+    assert_eq!((world.total("drop_syns"), world.total("drop_missed")), (0, 0));
+    world.assert_all_gone();
+}
+
+/// The port takes them for nobody's: each goes on to the worker of the connection whose packet it returns.
+#[test]
+fn routers_reports_reach_the_worker_of_the_connection() {
+    let mut world = World::new(Options { workers: 2, ..Options::default() }, 15);
+    let honest = world.establish(HONEST, Habit::Asks);
+    let flows: Vec<_> = world.node.workers.iter().map(|worker| worker.snapshot().flows).collect();
+    assert!(flows.iter().all(|flows| *flows > 0), "{flows:?}");
+    for index in &honest {
+        let from = world.clients[*index].from;
+        // Of what is not under way.
+        world.inject(&frame::too_big(from, 0, 1_000));
+    }
+    world.steps(3);
+    let ignored: Vec<_> =
+        world.node.workers.iter().map(|worker| worker.snapshot().path_mtu_ignored).collect();
+    assert_eq!(ignored, flows);
     world.assert_all_gone();
 }

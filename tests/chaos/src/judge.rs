@@ -71,6 +71,8 @@ pub(crate) fn judge(world: &World) -> Result<Report, String> {
         report.sooner += counters.moved_sooner;
         report.broken += counters.leases_broken;
         report.failed += counters.leases_failed;
+        report.copied_late += counters.slots_copied_late;
+        report.copied_short += counters.slots_copied_short;
     }
     Ok(report)
 }

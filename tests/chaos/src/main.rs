@@ -52,6 +52,8 @@ struct Total {
     sooner: AtomicU64,
     broken: AtomicU64,
     failed: AtomicU64,
+    copied_late: AtomicU64,
+    copied_short: AtomicU64,
     taken: AtomicU64,
     taking: AtomicU64,
     moved: AtomicU64,
@@ -69,6 +71,8 @@ impl Total {
         add(&self.sooner, report.sooner);
         add(&self.broken, report.broken);
         add(&self.failed, report.failed);
+        add(&self.copied_late, report.copied_late);
+        add(&self.copied_short, report.copied_short);
         add(&self.taken, report.taken);
         add(&self.taking, u64::from(report.taken > 0));
         add(&self.moved, report.moved);
@@ -126,7 +130,7 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let value = |of: &AtomicU64| of.load(Ordering::Relaxed);
     println!(
-        "chaos: ok seeds={} replies={} lent={} sooner={} broken={} failed={} taken={} runs_taking={} \
+        "chaos: ok seeds={} replies={} lent={} sooner={} broken={} failed={} copied_late={} copied_short={} taken={} runs_taking={} \
          moved={} runs_moving={} offered_again={} virtual_s={} real_s={:.1}",
         value(&total.runs),
         value(&total.replies),
@@ -134,6 +138,8 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         value(&total.sooner),
         value(&total.broken),
         value(&total.failed),
+        value(&total.copied_late),
+        value(&total.copied_short),
         value(&total.taken),
         value(&total.taking),
         value(&total.moved),

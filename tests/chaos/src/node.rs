@@ -143,12 +143,14 @@ fn config(plan: &NodePlan, number: usize, nodes: usize, place: Place) -> Config 
             credits: plan.credits,
             claim_timeout: Duration::from_millis(plan.claim_timeout_ms),
             silence_timeout: Duration::from_millis(plan.silence_timeout_ms),
+            slot_patience: Duration::from_millis(plan.slot_patience_ms),
         },
         message_bytes: MESSAGE_BYTES,
         place,
         node: id(number),
         members: (0..nodes).map(id).collect(),
         session_wait: SESSION_WAIT,
+        rest_after: keyferry_worker::config::REST_AFTER,
     }
 }
 
@@ -182,7 +184,7 @@ fn tcp(plan: &NodePlan, number: usize, queue: &Queue) -> Tcp<Outgoing> {
         send_bytes: plan.tcp_bytes,
         rx_checksum: if caps.rx_checksum { RxChecksum::Trust } else { RxChecksum::Verify },
         tx_checksum_offload: caps.tx_checksum,
-        tso_bytes_max: caps.tso_bytes_max,
+        stretch: keyferry_worker::port::stretch(&caps),
         seed: u64::from_le_bytes(crypto::random()),
     })
 }

@@ -55,6 +55,9 @@ pub struct NodePlan {
     pub claim_timeout_ms: u64,
     /// Silence of a helper after *go*.
     pub silence_timeout_ms: u64,
+    /// How long a record stays in its reply slot while its client does not acknowledge it.
+    #[serde(default = "usual_slot_patience_ms")]
+    pub slot_patience_ms: u64,
     /// Sealed records, gathering buffers, requests, application chunks.
     pub pools: [usize; 4],
     /// Jobs the application takes.
@@ -326,6 +329,7 @@ impl Plan {
         let clients = (0..rng.usize(1..=6)).map(|_| client(&mut rng, count, weather)).collect();
         let faults = faults(&mut rng, weather, count, links.len());
         let mut plan = Plan { seed, nodes, links, clients, faults };
+        patience(&mut plan);
         roamers(&mut plan, weather);
         memberships(&mut plan, weather);
         plan
@@ -361,6 +365,9 @@ const SILENCE_MS_MIN: u64 = 32;
 
 /// Loss that only costs time.
 const GENTLE_LOSS_PERMILLE: u64 = 30;
+
+/// As the product has it.
+const SLOT_PATIENCE_MS: u64 = 100;
 
 /// Lease limits that gentle faults never reach.
 const PATIENT_MS: u64 = 2_000;
@@ -411,6 +418,7 @@ fn node(rng: &mut Rng, weather: Weather) -> NodePlan {
         credits: rng.usize(1..=6),
         claim_timeout_ms: if impatient { rng.u64(2..=30) } else { PATIENT_MS },
         silence_timeout_ms: if impatient { rng.u64(SILENCE_MS_MIN..=60) } else { PATIENT_MS },
+        slot_patience_ms: usual_slot_patience_ms(),
         pools: [size(rng), size(rng), size(rng), size(rng)],
         jobs: if tight { rng.usize(2..=4) } else { 64 },
         tcp_bytes: rng.usize(2048..=20_000),
@@ -463,6 +471,22 @@ fn client(rng: &mut Rng, nodes: usize, weather: Weather) -> ClientPlan {
         requests,
         conduct,
         roam: None,
+    }
+}
+
+/// What plans that do not say it have.
+fn usual_slot_patience_ms() -> u64 {
+    SLOT_PATIENCE_MS
+}
+
+/// Half of the nodes soon copy records out of reply slots. From a generator of their own: what else a seed gives does not
+/// depend on it.
+fn patience(plan: &mut Plan) {
+    let mut rng = Rng::with_seed(plan.seed.wrapping_mul(0x94d0_49bb_1331_11eb) ^ 0x736c_6f74);
+    for node in &mut plan.nodes {
+        if rng.bool() {
+            node.slot_patience_ms = rng.u64(1..=20);
+        }
     }
 }
 

@@ -76,6 +76,10 @@ pub struct Report {
     pub broken: u64,
     /// Requests taken back before.
     pub failed: u64,
+    /// Records copied out of reply slots that had been there for too long.
+    pub copied_late: u64,
+    /// Records copied out because slots were short.
+    pub copied_short: u64,
     /// Sessions that came from the nodes they lived at.
     pub taken: u64,
     /// Sessions that were moved to another node.

@@ -43,6 +43,15 @@ fn plans_that_once_failed() {
     }
 }
 
+/// Records leave slots both ways, and what is sent again is compared with what was sent first.
+#[test]
+fn records_are_copied_out_of_slots() {
+    let reports = (0..40).map(|seed| world::run(&Plan::from_seed(seed)).expect("nothing goes wrong"));
+    let (late, short) = reports
+        .fold((0, 0), |(late, short), report| (late + report.copied_late, short + report.copied_short));
+    assert!(late > 0 && short > 0, "{late} were late, {short} left because slots were short");
+}
+
 /// The checks of resumption have something to look at.
 #[test]
 fn clients_roam() {

@@ -1,4 +1,5 @@
-//! A distributor that finds its nodes in etcd: nodes come and go under load, etcd stops and starts, and no client notices.
+//! Distributors that find nodes and each other in etcd: nodes and distributors come and go under load, etcd stops and starts, and
+//! no client notices.
 
 use std::time::Duration;
 
@@ -122,6 +123,53 @@ fn etcd_comes_and_goes_under_load_and_links_tell_who_is_dead() {
     assert!(report.failures() <= CONNECTIONS, "{report}");
     assert_eq!(report.mismatches, 0, "{report}");
     cluster.stop();
+}
+
+#[test]
+fn a_second_distributor_comes_and_goes_under_load_and_no_request_fails() {
+    let nodes = ["n1", "n2", "n3"];
+    let mut cluster = started(3, Model::Session);
+    knows(&cluster, 3, 3);
+    let report = load(&mut cluster, |cluster| {
+        serve(cluster, &nodes, 20);
+        let added = cluster.add_distributor();
+        assert_eq!(cluster.etcd().members(), ["d1", "d2", "n1", "n2", "n3"]);
+        // It was ready: so it has been told of all that is open, and clients may come by it alone.
+        let told = companion(cluster, &added, "d1");
+        assert_eq!((&told["state"], &told["address"]), (&"up".into(), &"10.81.0.1".into()), "{told}");
+        assert!(told["flows_copied"].as_u64() >= Some(CONNECTIONS), "{told}");
+        assert_eq!(cluster.status(&added).total("forwarded"), 0, "nobody has been sent there");
+        cluster.route_by(&[&added]);
+        serve(cluster, &nodes, 20);
+        cluster
+            .wait_until("both know each other", |cluster| companion(cluster, "d1", &added)["state"] == "up");
+
+        // The first one ends and comes back, all the while clients are served.
+        cluster.take("d1").stop();
+        cluster.wait_until("d1 is forgotten", |cluster| companion(cluster, &added, "d1").is_null());
+        serve(cluster, &nodes, 20);
+        cluster.start_one("d1");
+        cluster.route_by(&["d1", &added]);
+        serve(cluster, &nodes, 20);
+
+        cluster.route_by(&["d1"]);
+        cluster.kill(&added);
+        cluster.wait_until("it is known to be gone", |cluster| {
+            companion(cluster, "d1", &added)["state"] != "up"
+        });
+        serve(cluster, &nodes, 20);
+        let resets = nodes.map(|node| resets(cluster, node));
+        assert_eq!(resets, [0; 3], "connections are untouched");
+    });
+    assert_eq!((report.failures(), report.mismatches), (0, 0), "{report}");
+    cluster.stop();
+}
+
+/// What a distributor says of another one; null: it knows of none of that name.
+fn companion(cluster: &Cluster, distributor: &str, other: &str) -> serde_json::Value {
+    let answer: serde_json::Value = serde_json::from_str(&peers(cluster, distributor)).expect("JSON");
+    let others = answer["distributors"].as_array().expect("a list").iter();
+    others.filter(|it| it["distributor"] == other).next_back().cloned().unwrap_or_default()
 }
 
 /// Nodes let in whoever is a member as a distributor, though no file of theirs names one.

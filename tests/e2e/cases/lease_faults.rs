@@ -386,8 +386,12 @@ impl Before {
 
     /// Waits until what lives of A and B counts one request, ended as the client saw, and holds nothing of it.
     fn expect(&self, cluster: &Cluster, case: &Case, seen: Seen, alive: [bool; 2]) {
-        let deadline = Instant::now() + SETTLED_MAX;
         let [a_lives, b_lives] = alive;
+        // Counters of before are in order too: a node that was stopped may have the end of its lease before it.
+        for node in [a_lives.then(|| cluster.a()), b_lives.then(|| cluster.b())].into_iter().flatten() {
+            node.wait_counted();
+        }
+        let deadline = Instant::now() + SETTLED_MAX;
         loop {
             let a = a_lives.then(|| Delta { before: &self.a, after: cluster.a().status() });
             let b = b_lives.then(|| Delta { before: &self.b, after: cluster.b().status() });

@@ -232,10 +232,11 @@ fn an_unannounced_descriptor() {
     cluster.take_a().stop();
     let open = || fs::read_dir(format!("/proc/{}/fd", cluster.b().pid())).expect("B runs").count();
     let before = open();
-    for _ in 0..4 {
+    // Room for one is room for two, and for three if it lies well.
+    for count in [2, 3, 2, 3] {
         let mut stream = as_a(&cluster);
         stream.write_all(&hello_of_a(VERSION)).expect("said");
-        pass_descriptors(&stream.sock, 3);
+        pass_descriptors(&stream.sock, count);
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);
     }

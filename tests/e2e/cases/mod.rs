@@ -16,6 +16,7 @@ mod members;
 mod memory;
 mod network;
 mod operations;
+mod path_mtu;
 mod peers;
 mod port_of_its_own;
 mod rdma;

@@ -8,7 +8,14 @@ use crate::client::{Curl, Tls, assert_is_pattern, output_of, reset, tcp, wire_re
 use crate::harness::{A4, Cluster, Decide, NAME, Options, Status};
 use crate::with_one_and_two_workers;
 
-with_one_and_two_workers!(resets, closes, half_closes_are_answered, a_slow_reader_is_waited_for, half_open);
+with_one_and_two_workers!(
+    resets,
+    closes,
+    half_closes_are_answered,
+    a_slow_reader_is_waited_for,
+    who_does_not_read_keeps_no_slots,
+    half_open
+);
 
 /// Times each stage is left: leaks of one are easily missed.
 const TIMES: usize = 5;
@@ -148,6 +155,42 @@ fn a_slow_reader_is_waited_for(workers: usize) {
             body.extend(tls.read(LONG_BYTES - 1000));
             assert_is_pattern(&body, 6, LONG_BYTES, "slowly read");
         });
+    }
+    cluster.finish();
+}
+
+/// Clients that read nothing of their lent replies, which together fill all reply slots more than once: others' requests are
+/// lent meanwhile, and those replies arrive when they are read.
+fn who_does_not_read_keeps_no_slots(workers: usize) {
+    /// Seven records: fewer than TCP takes of a client that reads nothing.
+    const BYTES: usize = 100_000;
+    const READERS: usize = 12;
+    const SLOTS: u64 = 32;
+    let options = Options::new(workers).decide(Decide::Always).line("fabric", format!("slots = {SLOTS}"));
+    let cluster = Cluster::start(&options);
+    let readers: Vec<Tls> = cluster.clients().enter(|| {
+        let ask = |_| {
+            let mut reader = Tls::connect(cluster.ca());
+            reader.narrow();
+            reader.send(wire_request(&format!("/?bytes={BYTES}&seed=3&lend=1")).as_bytes());
+            reader
+        };
+        (0..READERS).map(ask).collect()
+    });
+    let readers_lent = |status: &Status| READERS as u64 - status.total("replies_local");
+    let freed = cluster.a().wait_for("slots that are free again", NOTICED, |status| {
+        // Who asked while all slots were taken has its reply from here.
+        status.total("replies_lent") == readers_lent(status)
+            && status.total("slots_copied_out") > 6 * readers_lent(status)
+            && status.total("slots_out") == 0
+    });
+    assert!(readers_lent(&freed) * 7 > SLOTS, "they fill the slots more than once: {freed}");
+    let fetched = Curl::new(&cluster).get("/?bytes=30000&seed=2&lend=1").run();
+    assert_is_pattern(&fetched[0].body, 2, 30_000, "beside them");
+    cluster.expect_replies(freed.total("replies_local"), readers_lent(&freed) + 1);
+    for mut reader in readers {
+        assert!(reader.head().starts_with("HTTP/1.1 200 "));
+        assert_is_pattern(&reader.read(BYTES), 3, BYTES, "out of the copies");
     }
     cluster.finish();
 }

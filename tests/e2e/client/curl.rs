@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use keyferry_cluster::Netns;
+
 use super::output_of;
 use crate::harness::{A4, Cluster, NAME, NAME_OTHER, NAME_RSA};
 
@@ -16,6 +18,8 @@ pub struct Curl<'a> {
     cluster: &'a Cluster,
     options: Vec<String>,
     address: String,
+    /// Where it runs, if not where the clients are.
+    netns: Option<Netns>,
     transfers: Vec<(String, PathBuf)>,
 }
 
@@ -32,13 +36,18 @@ pub struct Fetched {
 impl<'a> Curl<'a> {
     /// To node A over IPv4, trusting the test's authority.
     pub fn new(cluster: &'a Cluster) -> Curl<'a> {
-        Curl { cluster, options: Vec::new(), address: A4.to_owned(), transfers: Vec::new() }
+        Curl { cluster, options: Vec::new(), address: A4.to_owned(), netns: None, transfers: Vec::new() }
     }
 
     /// To this address instead.
     pub fn to(mut self, address: &str) -> Curl<'a> {
         self.address = address.to_owned();
         self
+    }
+
+    /// From this namespace instead.
+    pub fn inside(self, netns: &Netns) -> Curl<'a> {
+        Curl { netns: Some(netns.clone()), ..self }
     }
 
     /// One more option for all transfers.
@@ -62,7 +71,7 @@ impl<'a> Curl<'a> {
 
     /// Runs curl; it fails the test if any transfer fails below HTTP.
     pub fn run(self) -> Vec<Fetched> {
-        let mut command = self.cluster.client("curl");
+        let mut command = self.netns.as_ref().unwrap_or(self.cluster.clients()).command("curl");
         command.args(["--silent", "--show-error", "--globoff", "--max-time", SECONDS_MAX, "--cacert"]);
         command.arg(self.cluster.ca());
         for name in [NAME, NAME_RSA, NAME_OTHER] {

@@ -206,6 +206,7 @@ pub fn text(
         ),
         ("fabric", fabric::section(place.number)),
         ("cluster", cluster(directory, place, options)),
+        ("tcp", String::new()),
         ("limits", String::new()),
         ("admin", format!("socket = {:?}", directory.join(format!("{}.ctl", place.name)))),
     ];

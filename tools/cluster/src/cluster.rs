@@ -84,7 +84,7 @@ struct Member {
     role: &'static str,
     netns: Netns,
     process: Option<Process>,
-    /// Of a node that came later; dropped behind its process.
+    /// Of one that came later; dropped behind its process.
     _guard: Option<Guard>,
 }
 
@@ -105,8 +105,9 @@ pub struct Cluster {
     certificates: Certificates,
     /// Indexes of interfaces that are still free.
     indexes: Range<u32>,
-    /// Nodes there have been.
+    /// Nodes there have been, and distributors.
     numbered: usize,
+    numbered_distributors: usize,
     _guard: Guard,
 }
 
@@ -195,6 +196,7 @@ impl Cluster {
             certificates,
             indexes,
             numbered: description.nodes,
+            numbered_distributors: description.distributors,
             _guard: guard,
         };
         for number in 1..=description.nodes {
@@ -222,21 +224,41 @@ impl Cluster {
     /// # Panics
     /// If files list the members, or it does not become ready.
     pub fn add_node(&mut self) -> String {
-        assert!(self.etcd.is_some(), "members are in files");
         self.numbered += 1;
         let number = self.numbered;
         let name = format!("n{number}");
-        // With no directory of its own: its files are the cluster's.
-        let nothing = self.directory.join(format!("{name}.guarded"));
-        let guard = Guard::new(&nothing, &[&format!("{}-{name}", self.prefix)]);
-        self.plug("node", Address::Node(number), name.clone(), Some(guard));
-        certificates::for_links(&self.executable, &self.directory.join("cluster"), &[&name]);
+        self.plug_late("node", Address::Node(number), &name);
         self.configure_node(number);
         self.start_one(&name);
         name
     }
 
-    /// Removes a node that does not run any more, and its cables.
+    /// Starts one more distributor, which members hear of by etcd; returns what it is called. Nobody sends it clients yet: see
+    /// [`route_by`](Cluster::route_by).
+    ///
+    /// # Panics
+    /// If files list the members, or it does not become ready.
+    pub fn add_distributor(&mut self) -> String {
+        self.numbered_distributors += 1;
+        let number = self.numbered_distributors;
+        let name = format!("d{number}");
+        self.plug_late("distributor", Address::Distributor(number), &name);
+        self.configure_distributor(number);
+        self.start_one(&name);
+        name
+    }
+
+    /// A place for a member that comes later.
+    fn plug_late(&mut self, role: &'static str, address: Address, name: &str) {
+        assert!(self.etcd.is_some(), "members are in files");
+        // With no directory of its own: its files are the cluster's.
+        let nothing = self.directory.join(format!("{name}.guarded"));
+        let guard = Guard::new(&nothing, &[&format!("{}-{name}", self.prefix)]);
+        self.plug(role, address, name.to_owned(), Some(guard));
+        certificates::for_links(&self.executable, &self.directory.join("cluster"), &[name]);
+    }
+
+    /// Removes a member that does not run any more, and its cables.
     ///
     /// # Panics
     /// If it runs.
@@ -266,10 +288,12 @@ impl Cluster {
     /// Writes every configuration.
     fn configure(&self) {
         (1..=self.description.nodes).for_each(|number| self.configure_node(number));
-        for number in 1..=self.description.distributors {
-            let text = self.description.distributor_text(number, &self.directory, self.etcd.as_ref());
-            self.write(&format!("d{number}"), &text);
-        }
+        (1..=self.description.distributors).for_each(|number| self.configure_distributor(number));
+    }
+
+    fn configure_distributor(&self, number: usize) {
+        let text = self.description.distributor_text(number, &self.directory, self.etcd.as_ref());
+        self.write(&format!("d{number}"), &text);
     }
 
     fn configure_node(&self, number: usize) {
@@ -290,7 +314,11 @@ impl Cluster {
         let size =
             |description: &Description| (description.nodes, description.distributors, description.members);
         assert_eq!(size(description), size(&self.description), "as many members as before");
-        assert_eq!(self.numbered, self.description.nodes, "no node has come since");
+        assert_eq!(
+            (self.numbered, self.numbered_distributors),
+            (self.description.nodes, self.description.distributors),
+            "nobody has come since"
+        );
         self.stop();
         self.description = description.clone();
         self.configure();

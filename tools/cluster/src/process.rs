@@ -116,6 +116,15 @@ impl Process {
         }
     }
 
+    /// Waits until what its one worker has done so far is counted: it publishes its counters every few milliseconds, and
+    /// the next may be of a turn that is under way.
+    pub fn wait_counted(&self) {
+        for _ in 0..2 {
+            let turns = self.status().total("turns");
+            self.wait_for("newer counters", FAULT_MAX, |status| status.total("turns") != turns);
+        }
+    }
+
     /// Ends it with SIGTERM and checks that it goes in order.
     pub fn stop(self) {
         self.signal(Signal::TERM);

@@ -16,6 +16,7 @@ use keyferry_tcp::{CloseReason, Config, ConnId, ConnectError, Event as TcpEvent,
 use keyferry_worker::Clock;
 use keyferry_worker::port::Port;
 use keyferry_worker::receive::Receive;
+use keyferry_worker::segment::Placed;
 use rustix::io::Errno;
 
 use crate::host;
@@ -57,6 +58,9 @@ const IDLE: Duration = Duration::from_secs(1 << 24);
 
 /// Bytes on their way to the peer.
 pub struct Piece(Vec<u8>);
+
+/// It is copied.
+impl Placed for Piece {}
 
 impl Segment for Piece {
     fn len(&self) -> usize {
@@ -128,7 +132,7 @@ impl<N: Nic> Stack<N> {
     fn turn(&mut self, events: &mut Vec<Event>) -> bool {
         let now = self.clock.now();
         self.port.now = now;
-        let received = self.receive.burst(&mut self.port, &mut self.tcp);
+        let received = self.receive.burst(&mut self.port, &mut self.tcp, &());
         let before = events.len();
         while let Some(event) = self.tcp.poll_event() {
             self.take(event, events);
@@ -208,7 +212,7 @@ fn config(caps: &Caps, addresses: Vec<IpAddr>, limits: &Limits) -> Config {
         send_bytes: SEND_BYTES,
         rx_checksum: if caps.rx_checksum { RxChecksum::Trust } else { RxChecksum::Verify },
         tx_checksum_offload: caps.tx_checksum,
-        tso_bytes_max: caps.tso_bytes_max,
+        stretch: keyferry_worker::port::stretch(caps),
         seed: limits.seed,
     }
 }

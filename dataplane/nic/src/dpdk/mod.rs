@@ -11,6 +11,7 @@ mod pool;
 mod port;
 mod queue;
 mod setup;
+mod store;
 mod thread;
 
 pub use device::{Device, DeviceError};
@@ -19,4 +20,5 @@ pub use packet::Mbuf;
 pub use port::{Link, Port, PortOptions};
 pub use queue::Queue;
 pub use setup::OpenError;
+pub(crate) use store::Store;
 pub use thread::{WorkerThread, register_worker_thread};

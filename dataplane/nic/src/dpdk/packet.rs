@@ -1,4 +1,4 @@
-//! An mbuf with exactly one owner.
+//! An mbuf with exactly one owner, and what it may go on in: parts of stores.
 //!
 //! In: mbufs from a pool or a receive ring. Out: the same to a transmit ring, or back to their pool on drop. Fields
 //! are read where the C compiler put them (`KF_MBUF_*`). Whoever holds it owns it; any thread may drop it.
@@ -8,6 +8,7 @@ use std::slice;
 
 use dpdk_sys as sys;
 
+use super::store::Store;
 use crate::{Checksum, Packet, RxMeta, TxOffload, checksum};
 
 /// A packet buffer of DPDK's.
@@ -36,6 +37,7 @@ impl Mbuf {
     ///
     /// # Safety
     /// `offset` is that of a field of type `T`.
+    #[inline]
     unsafe fn field<T: Copy>(&self, offset: u32) -> T {
         // SAFETY: the field is inside the mbuf, which we own.
         unsafe { self.0.as_ptr().wrapping_byte_add(offset as usize).cast::<T>().read() }
@@ -45,26 +47,31 @@ impl Mbuf {
     ///
     /// # Safety
     /// As for [`field`](Mbuf::field), and the value is one DPDK allows there.
+    #[inline]
     unsafe fn set_field<T: Copy>(&mut self, offset: u32, value: T) {
         // SAFETY: the field is inside the mbuf, which we own.
         unsafe { self.0.as_ptr().wrapping_byte_add(offset as usize).cast::<T>().write(value) }
     }
 
+    #[inline]
     fn flags(&self) -> u64 {
         // SAFETY: ol_flags is a uint64_t.
         unsafe { self.field(sys::KF_MBUF_OL_FLAGS) }
     }
 
+    #[inline]
     fn len(&self) -> usize {
         // SAFETY: data_len is a uint16_t.
         usize::from(unsafe { self.field::<u16>(sys::KF_MBUF_DATA_LEN) })
     }
 
+    #[inline]
     fn headroom(&self) -> u16 {
         // SAFETY: data_off is a uint16_t.
         unsafe { self.field(sys::KF_MBUF_DATA_OFF) }
     }
 
+    #[inline]
     fn start(&self) -> *mut u8 {
         // SAFETY: buf_addr is a pointer.
         let buffer: *mut u8 = unsafe { self.field(sys::KF_MBUF_BUF_ADDR) };
@@ -73,12 +80,23 @@ impl Mbuf {
     }
 
     /// Whether the frame goes on in further segments, of which [`bytes`](Packet::bytes) knows nothing.
+    #[inline]
     pub(super) fn is_chained(&self) -> bool {
         // SAFETY: nb_segs is a uint16_t.
         (unsafe { self.field::<u16>(sys::KF_MBUF_NB_SEGS) }) > 1
     }
 
+    /// Goes on in `len` bytes of a store from `at` on, through an indirect mbuf made of `empty`.
+    ///
+    /// # Safety
+    /// `empty` is a live mbuf that nobody else owns, as it came from its pool, and the bytes are inside the store.
+    pub(super) unsafe fn append(&mut self, empty: NonNull<sys::rte_mbuf>, store: &Store, at: u16, len: u16) {
+        // SAFETY: by the above; the store lives at least as long as the reference to it that is taken here.
+        unsafe { sys::kf_pktmbuf_append(self.0.as_ptr(), empty.as_ptr(), store.as_ptr(), at, len) };
+    }
+
     /// Whether the port is asked to do anything.
+    #[inline]
     pub(super) fn wants_offload(&self) -> bool {
         self.flags() & TX_FLAGS != 0
     }
@@ -102,11 +120,13 @@ impl Mbuf {
 }
 
 impl Packet for Mbuf {
+    #[inline]
     fn bytes(&self) -> &[u8] {
         // SAFETY: the data of a segment lies in its buffer, which is memory of the pool, zeroed when it was mapped.
         unsafe { slice::from_raw_parts(self.start(), self.len()) }
     }
 
+    #[inline]
     fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`, and we own the mbuf.
         unsafe { slice::from_raw_parts_mut(self.start(), self.len()) }
@@ -120,12 +140,14 @@ impl Packet for Mbuf {
 
     fn set_len(&mut self, len: usize) {
         assert!(len <= self.capacity(), "a frame of {len} bytes does not fit {}", self.capacity());
+        assert!(!self.is_chained(), "a length is set before pieces are attached");
         // SAFETY: data_len is a uint16_t, and so is the capacity.
         unsafe { self.set_field(sys::KF_MBUF_DATA_LEN, len as u16) };
         // SAFETY: pkt_len is a uint32_t; there is one segment.
         unsafe { self.set_field(sys::KF_MBUF_PKT_LEN, len as u32) };
     }
 
+    #[inline]
     fn rx(&self) -> RxMeta {
         let flags = self.flags();
         let hash = (flags & sys::KF_RX_RSS_HASH != 0).then(|| {
@@ -146,7 +168,7 @@ impl Packet for Mbuf {
             | u64::from(tx.l4_len) << sys::KF_TX_L4_LEN_SHIFT
             | u64::from(tx.tso_segment_bytes) << sys::KF_TX_TSO_SEGSZ_SHIFT;
         // What a port said about this packet when it was received does not go out again.
-        // SAFETY: ol_flags is a uint64_t, without the flags of external or indirect buffers, which we do not use.
+        // SAFETY: ol_flags is a uint64_t, without the flags of external or indirect buffers, which the first segment is not.
         unsafe { self.set_field(sys::KF_MBUF_OL_FLAGS, flags) };
         // SAFETY: tx_offload is a uint64_t; each length is within the bits of its field.
         unsafe { self.set_field(sys::KF_MBUF_TX_OFFLOAD, lengths) };
@@ -155,6 +177,7 @@ impl Packet for Mbuf {
 
 /// What the port's flags say. Ports that check TCP but not IPv4 headers (virtio) leave the header to us: it is
 /// twenty bytes, and in the cache.
+#[inline]
 fn received(flags: u64, frame: &[u8]) -> Checksum {
     let ip = flags & sys::KF_RX_IP_CKSUM_MASK;
     let l4 = flags & sys::KF_RX_L4_CKSUM_MASK;

@@ -5,6 +5,7 @@
 //! pool belongs to its queue, giving back to any thread.
 
 use std::ffi::CString;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,6 +13,8 @@ use dpdk_sys as sys;
 
 use super::log;
 use super::packet::Mbuf;
+use super::store::Store;
+use crate::PIECES_MAX;
 
 /// Packets a registered thread keeps in front of a pool.
 const CACHE_MAX: u32 = 256;
@@ -81,6 +84,11 @@ impl Pool {
         Some(Pool { mempool: NonNull::new(mempool)?, shape })
     }
 
+    /// Its NUMA node, or -1.
+    pub fn socket(&self) -> i32 {
+        self.shape.socket
+    }
+
     /// For `rte_eth_rx_queue_setup`.
     pub fn as_ptr(&self) -> *mut sys::rte_mempool {
         self.mempool.as_ptr()
@@ -92,6 +100,39 @@ impl Pool {
         let mbuf = unsafe { sys::kf_pktmbuf_alloc(self.mempool.as_ptr()) };
         // SAFETY: a fresh mbuf has one segment and one owner.
         NonNull::new(mbuf).map(|mbuf| unsafe { Mbuf::from_raw(mbuf) })
+    }
+
+    /// An empty packet whose memory others are sent from.
+    pub fn store(&self) -> Option<Store> {
+        // SAFETY: the mempool lives for ever.
+        let mbuf = unsafe { sys::kf_pktmbuf_alloc(self.mempool.as_ptr()) };
+        // SAFETY: a fresh mbuf is direct and has one owner.
+        unsafe { Store::from_raw(NonNull::new(mbuf)?) }
+    }
+
+    /// Has a packet go on in parts of stores, all of them or none: whether there were mbufs for all.
+    ///
+    /// # Panics
+    /// If a part is outside its store.
+    pub fn attach(&self, packet: &mut Mbuf, parts: &[(&Store, Range<usize>)]) -> bool {
+        let mut empty = [std::ptr::null_mut(); PIECES_MAX];
+        let Some(wanted) = empty.get_mut(..parts.len()) else { return false };
+        for (store, part) in parts {
+            assert!(
+                part.start <= part.end && part.end <= store.bytes().len(),
+                "a piece is inside its buffer"
+            );
+        }
+        let count = wanted.len() as u32;
+        // SAFETY: the mempool lives for ever, and there are so many places.
+        if unsafe { sys::kf_pktmbuf_alloc_bulk(self.mempool.as_ptr(), wanted.as_mut_ptr(), count) } != 0 {
+            return false;
+        }
+        for (mbuf, (store, part)) in wanted.iter().filter_map(|mbuf| NonNull::new(*mbuf)).zip(parts) {
+            // SAFETY: the mbuf is fresh and ours, and the part inside the store, whose size 16 bits hold.
+            unsafe { packet.append(mbuf, store, part.start as u16, part.len() as u16) };
+        }
+        true
     }
 
     /// Packets missing from the pool.

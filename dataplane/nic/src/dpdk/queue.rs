@@ -2,16 +2,16 @@
 //!
 //! In: a started port. Out: bursts of mbufs both ways. Owned by one worker; any registered thread may be it.
 
-use std::ptr::{self, NonNull};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use dpdk_sys as sys;
 
 use super::packet::Mbuf;
-use super::pool::Pool;
+use super::pool::{Pool, Shape};
 use super::port::Shared;
-use crate::{BURST, Caps, Nic, Stats};
+use crate::{BURST, Buffer, Caps, Nic, PIECES_MAX, Stats};
 
 /// A worker's queue.
 #[derive(Debug)]
@@ -21,9 +21,23 @@ pub struct Queue {
     fill_ipv4: bool,
     pool: Pool,
     large: Option<Pool>,
+    /// Mbufs without memory of their own, for pieces; `None`: the port takes none.
+    pieces: Option<Pool>,
+    /// Where stores came from.
+    stores: Vec<Pool>,
     counted: Counted,
     /// Last: the port may close once its last queue is gone.
     port: Arc<Shared>,
+}
+
+/// The pools of a queue.
+#[derive(Debug)]
+pub(super) struct Pools {
+    /// Of packets for frames, and for what the port cuts.
+    pub pool: Pool,
+    pub large: Option<Pool>,
+    /// Of mbufs that refer to other memory.
+    pub pieces: Option<Pool>,
 }
 
 /// What this queue counts itself; drivers do not all count by queue.
@@ -38,14 +52,9 @@ struct Counted {
 }
 
 impl Queue {
-    pub(super) fn new(
-        caps: Caps,
-        fill_ipv4: bool,
-        pool: Pool,
-        large: Option<Pool>,
-        port: Arc<Shared>,
-    ) -> Queue {
-        Queue { caps, fill_ipv4, pool, large, counted: Counted::default(), port }
+    pub(super) fn new(caps: Caps, fill_ipv4: bool, pools: Pools, port: Arc<Shared>) -> Queue {
+        let Pools { pool, large, pieces } = pools;
+        Queue { caps, fill_ipv4, pool, large, pieces, stores: Vec::new(), counted: Counted::default(), port }
     }
 
     /// Prepares packets that want offloads; returns how many can be handed over. Some drivers need header fields
@@ -78,26 +87,30 @@ impl Nic for Queue {
         self.caps
     }
 
+    #[inline]
     fn rx_burst(&mut self, packets: &mut ArrayVec<Mbuf, BURST>) -> usize {
-        let mut received: [*mut sys::rte_mbuf; BURST] = [ptr::null_mut(); BURST];
-        let room = packets.remaining_capacity() as u16;
-        // SAFETY: the port has started, this queue exists and no other thread polls it; there is room for the answer.
-        let count =
-            unsafe { sys::kf_eth_rx_burst(self.port.number(), self.caps.queue, received.as_mut_ptr(), room) };
-        let before = packets.len();
-        for mbuf in received.into_iter().take(usize::from(count)) {
-            let Some(mbuf) = NonNull::new(mbuf) else { continue };
-            // SAFETY: the driver gave this mbuf away; whether it has one segment is checked next.
-            let packet = unsafe { Mbuf::from_raw(mbuf) };
-            if packet.is_chained() {
-                self.counted.rx_chained += 1;
-                continue;
-            }
-            packets.push(packet);
+        let (before, room) = (packets.len(), packets.remaining_capacity() as u16);
+        let free = packets.spare_capacity_mut().as_mut_ptr();
+        // SAFETY: the port has started, this queue exists and no other thread polls it; there is room for the answer: an
+        // `Mbuf` is a pointer to an mbuf.
+        let count = unsafe { sys::kf_eth_rx_burst(self.port.number(), self.caps.queue, free.cast(), room) };
+        // SAFETY: the driver wrote so many mbufs there, and gave them away.
+        unsafe { packets.set_len(before + usize::from(count)) };
+        if packets[before..].iter().any(Mbuf::is_chained) {
+            let all = packets.len();
+            packets.retain(|packet| !packet.is_chained());
+            self.counted.rx_chained += (all - packets.len()) as u64;
         }
         let count = packets.len() - before;
         self.counted.rx_packets += count as u64;
         count
+    }
+
+    fn rx_waiting(&self) -> Option<usize> {
+        // SAFETY: the port has started, this queue exists and no other thread polls it.
+        let count = unsafe { sys::kf_eth_rx_queue_count(self.port.number(), self.caps.queue) };
+        // Drivers that do not count say that they cannot.
+        usize::try_from(count).ok()
     }
 
     fn tx_burst(&mut self, packets: &mut ArrayVec<Mbuf, BURST>) -> usize {
@@ -125,6 +138,31 @@ impl Nic for Queue {
 
     fn alloc_large(&mut self) -> Option<Mbuf> {
         self.large.as_ref()?.alloc()
+    }
+
+    fn buffers(&mut self, count: usize, bytes: usize) -> Vec<Buffer> {
+        let heap = || Buffer::heap(bytes);
+        let shape = |room| Shape { packets: count as u32, room, socket: self.pool.socket() };
+        let room = u16::try_from(bytes).ok().filter(|_| self.pieces.is_some());
+        let Some(pool) = room.and_then(|room| Pool::new(shape(room))) else {
+            return std::iter::repeat_with(heap).take(count).collect();
+        };
+        let made = (0..count).map(|_| pool.store().map_or_else(heap, Buffer::of_port)).collect();
+        self.stores.push(pool);
+        made
+    }
+
+    fn attach(&mut self, packet: &mut Mbuf, pieces: &[(&Buffer, Range<usize>)]) -> bool {
+        let Some(pool) = &self.pieces else { return false };
+        if pieces.len() > usize::from(self.caps.pieces_max) || packet.is_chained() {
+            return false;
+        }
+        let mut parts = ArrayVec::<_, PIECES_MAX>::new();
+        for (buffer, range) in pieces {
+            let Some(store) = buffer.as_store() else { return false };
+            parts.push((store, range.clone()));
+        }
+        pool.attach(packet, &parts)
     }
 
     fn in_use(&self) -> usize {

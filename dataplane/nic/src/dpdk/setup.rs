@@ -12,8 +12,9 @@ use super::device::{Attached, Device, DeviceError};
 use super::log;
 use super::pool::{Pool, Shape};
 use super::port::{Port, PortOptions, Shared};
+use super::queue::Pools;
 use super::{Eal, Queue};
-use crate::{BURST, Caps, TSO_BYTES_MAX, rss};
+use crate::{BURST, Caps, PIECES_MAX, TSO_BYTES_MAX, rss};
 
 /// Bytes of headers in front of a TCP payload, at most: Ethernet, VLAN tag, IPv6, TCP with options.
 const HEADER_BYTES_MAX: u16 = 14 + 4 + 40 + 60;
@@ -29,6 +30,10 @@ const LARGE_MIN: u32 = 2 * BURST as u32;
 /// Drivers that report segmentation and do not do it: net_tap leaves it to librte_gso, which knows IPv4 only and would
 /// send IPv6 whole; and it counts the Ethernet header into the MTU, so that it never takes a full segment.
 const SEGMENT_NOT: &[&str] = &["net_tap"];
+
+/// Drivers that report packets in several segments and do not sum them as one: net_tap, which makes checksums itself, adds up
+/// each segment as if it began at an even byte.
+const SCATTER_NOT: &[&str] = &["net_tap"];
 
 /// Why a port was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,6 +118,8 @@ struct Plan {
     rx_offloads: u64,
     tx_offloads: u64,
     rss: bool,
+    /// Pieces of other memory in a packet.
+    pieces_max: u8,
 }
 
 pub(super) fn open(_eal: &Eal, options: &PortOptions) -> Result<(Port, Vec<Queue>), OpenError> {
@@ -140,9 +147,9 @@ pub(super) fn open(_eal: &Eal, options: &PortOptions) -> Result<(Port, Vec<Queue
     let driver = opening.driver();
     let fill_ipv4 = plan.tx_offloads & sys::KF_TX_OFFLOAD_IPV4_CKSUM == 0;
     let shared = Arc::new(opening.port);
-    let queue = |(number, (pool, large))| {
+    let queue = |(number, pools)| {
         let caps = Caps { queue: number, ..caps };
-        Queue::new(caps, fill_ipv4, pool, large, Arc::clone(&shared))
+        Queue::new(caps, fill_ipv4, pools, Arc::clone(&shared))
     };
     let queues = (0..).zip(pools).map(queue).collect();
     Ok((Port::new(shared, driver), queues))
@@ -209,13 +216,28 @@ impl Opening<'_> {
         let rx_wanted = sys::KF_RX_OFFLOAD_IPV4_CKSUM | sys::KF_RX_OFFLOAD_TCP_CKSUM | hash;
         // IPv4 header sums alone are no use: the packet is read anyway. Segmentation needs TCP's.
         let tcp = tx & sys::KF_TX_OFFLOAD_TCP_CKSUM != 0;
-        let segments = !SEGMENT_NOT.contains(&self.driver().as_str());
+        let driver = self.driver();
+        let segments = !SEGMENT_NOT.contains(&driver.as_str());
         let tso = if segments { sys::KF_TX_OFFLOAD_TCP_TSO } else { 0 };
-        let tx_wanted = sys::KF_TX_OFFLOAD_TCP_CKSUM | sys::KF_TX_OFFLOAD_IPV4_CKSUM | tso;
-        Plan { rx_offloads: rx & rx_wanted, tx_offloads: if tcp { tx & tx_wanted } else { 0 }, rss }
+        let sums = sys::KF_TX_OFFLOAD_TCP_CKSUM | sys::KF_TX_OFFLOAD_IPV4_CKSUM | tso;
+        let scatter = if SCATTER_NOT.contains(&driver.as_str()) { 0 } else { sys::KF_TX_OFFLOAD_MULTI_SEGS };
+        let tx_wanted = scatter | if tcp { sums } else { 0 };
+        let tx_offloads = tx & tx_wanted;
+        Plan { rx_offloads: rx & rx_wanted, tx_offloads, rss, pieces_max: self.pieces_max(tx_offloads) }
     }
 
-    fn pools(&self, plan: &Plan) -> Result<Vec<(Pool, Option<Pool>)>, OpenError> {
+    /// Segments of a packet behind the first one. Drivers limit those of packets that are cut and of others by themselves.
+    fn pieces_max(&self, tx_offloads: u64) -> u8 {
+        if tx_offloads & sys::KF_TX_OFFLOAD_MULTI_SEGS == 0 {
+            return 0;
+        }
+        let limits = &self.info.tx_desc_lim;
+        let segments =
+            [limits.nb_seg_max, limits.nb_mtu_seg_max].map(|max| if max == 0 { u16::MAX } else { max });
+        segments[0].min(segments[1]).saturating_sub(1).min(PIECES_MAX as u16) as u8
+    }
+
+    fn pools(&self, plan: &Plan) -> Result<Vec<Pools>, OpenError> {
         let options = self.options;
         // SAFETY: the port is attached.
         let socket = unsafe { sys::rte_eth_dev_socket_id(self.port.number()) };
@@ -231,7 +253,9 @@ impl Opening<'_> {
         (0..options.queues)
             .map(|_| {
                 let large = if segments { Some(make(large_packets, large_room)?) } else { None };
-                Ok((make(packets, room)?, large))
+                // A packet that goes on in pieces takes a descriptor for each, so the ring holds no more of them.
+                let pieces = if plan.pieces_max > 0 { Some(make(packets, 0)?) } else { None };
+                Ok(Pools { pool: make(packets, room)?, large, pieces })
             })
             .collect()
     }
@@ -258,7 +282,7 @@ impl Opening<'_> {
         })
     }
 
-    fn queues(&mut self, pools: &[(Pool, Option<Pool>)]) -> Result<(), OpenError> {
+    fn queues(&mut self, pools: &[Pools]) -> Result<(), OpenError> {
         let (mut rx, mut tx) = (self.options.rx_descriptors, self.options.tx_descriptors);
         // SAFETY: the port is attached, and both numbers are places for the answer.
         self.step("rounding descriptors", |it| unsafe {
@@ -266,7 +290,7 @@ impl Opening<'_> {
         })?;
         // SAFETY: the port is attached.
         let socket = unsafe { sys::rte_eth_dev_socket_id(self.port.number()) } as u32;
-        for (number, (pool, _)) in (0..).zip(pools) {
+        for (number, Pools { pool, .. }) in (0..).zip(pools) {
             let conf = sys::rte_eth_rxconf { offloads: 0, ..self.info.default_rxconf };
             // SAFETY: the port is configured and stopped, the pool is never freed, the configuration is copied.
             self.step("setting up a receive queue", |it| unsafe {
@@ -326,6 +350,7 @@ impl Opening<'_> {
             rx_checksum: plan.rx_offloads & sys::KF_RX_OFFLOAD_TCP_CKSUM != 0,
             tx_checksum: plan.tx_offloads & sys::KF_TX_OFFLOAD_TCP_CKSUM != 0,
             tso_bytes_max: if tso { TSO_BYTES_MAX } else { 0 },
+            pieces_max: plan.pieces_max,
             // With one queue there is nobody else to own a packet.
             rss: rss || self.options.queues == 1,
         })

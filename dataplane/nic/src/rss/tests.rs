@@ -171,6 +171,39 @@ fn address_resolution_is_shared() {
     }
 }
 
+/// A router's report, from anywhere, goes to the owner of the flow whose packet it returns.
+#[test]
+fn reports_go_to_the_owner_of_the_flow() {
+    for (ours, peer, router, kind) in [(v4(1), v4(2), v4(9), [3, 4]), (v6(1), v6(2), v6(9), [2, 0])] {
+        let sent = &frame(&[], ours, peer, [443, 50_000])[14..];
+        let Class::Flow(hash) = classify(&frame(&[], peer, ours, [50_000, 443])) else { panic!("no flow") };
+        let header = if ours.is_ipv4() { 20 } else { 40 };
+        // Eight bytes of TCP are enough, seven hold no sequence number but both ports.
+        for (quoted, class) in [
+            (sent.len(), Class::Report(hash)),
+            (header + 8, Class::Report(hash)),
+            (header + 3, Class::Other),
+            (0, Class::Other),
+        ] {
+            let mut report = frame(&[0x8100], router, ours, [0, 0]);
+            report.truncate(18 + header);
+            report.extend([&kind[..], &[0; 6], &sent[..quoted]].concat());
+            let len = report.len() - 18;
+            match ours {
+                IpAddr::V4(_) => {
+                    report[27] = 1;
+                    report[20..22].copy_from_slice(&(len as u16).to_be_bytes());
+                }
+                IpAddr::V6(_) => {
+                    report[24] = 58;
+                    report[22..24].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+                }
+            }
+            assert_eq!(classify(&report), class, "{quoted} bytes of {ours}");
+        }
+    }
+}
+
 #[test]
 fn packets_without_ports_are_nobodys() {
     let mut udp = frame(&[], v4(1), v4(2), [443, 1]);

@@ -15,7 +15,7 @@ use super::queue::{Queue, Rings, count};
 use super::{Latency, Wire, offload};
 use crate::headers::{self, Content};
 use crate::rss::{self, Class};
-use crate::{Caps, Checksum, Packet as _, RxMeta, TSO_BYTES_MAX, checksum};
+use crate::{Caps, Checksum, PIECES_MAX, Packet as _, RxMeta, TSO_BYTES_MAX, checksum};
 
 /// Frames under way at once, unless the net is made for more.
 const FRAMES_MAX: usize = 16_384;
@@ -43,6 +43,8 @@ pub struct PortOptions {
     pub tx_checksum: bool,
     /// Segments.
     pub tso: bool,
+    /// Sends packets that go on in pieces of other memory.
+    pub scatter: bool,
     /// Spreads flows with [`rss::KEY`]; otherwise in some other way, as the kernel's packet sockets do.
     pub rss: bool,
 }
@@ -58,6 +60,7 @@ impl Default for PortOptions {
             rx_checksum: true,
             tx_checksum: true,
             tso: true,
+            scatter: true,
             rss: true,
         }
     }
@@ -75,7 +78,15 @@ pub struct Net {
     ports: Vec<Port>,
     pending: Pending,
     clock: Arc<AtomicU64>,
-    /// Storage for one segment.
+    scratch: Scratch,
+}
+
+/// Storage of a port that sends.
+#[derive(Default)]
+struct Scratch {
+    /// For a packet that is in pieces.
+    whole: Vec<u8>,
+    /// For one segment.
     segment: Vec<u8>,
 }
 
@@ -107,7 +118,7 @@ impl Net {
             ports: Vec::new(),
             pending: Pending::new(frames_max),
             clock: Arc::default(),
-            segment: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -187,11 +198,11 @@ impl Net {
     }
 
     fn collect(&mut self) {
-        let Net { ports, pending, segment, .. } = self;
+        let Net { ports, pending, scratch, .. } = self;
         for port in ports {
             for rings in &port.queues {
                 while let Some((sent_ns, packet)) = rings.tx.pop() {
-                    send(&port.options, &mut port.link, pending, segment, sent_ns, packet, &rings.tx_errors);
+                    send(&port.options, &mut port.link, pending, scratch, sent_ns, packet, &rings.tx_errors);
                 }
             }
         }
@@ -207,6 +218,7 @@ fn caps(options: &PortOptions, queue: u16) -> Caps {
         rx_checksum: options.rx_checksum,
         tx_checksum: options.tx_checksum,
         tso_bytes_max: if options.tso { TSO_BYTES_MAX } else { 0 },
+        pieces_max: if options.scatter { PIECES_MAX as u8 } else { 0 },
         rss: options.rss || options.queues == 1,
     }
 }
@@ -220,14 +232,21 @@ fn send(
     options: &PortOptions,
     link: &mut Option<(usize, Box<dyn Wire>)>,
     pending: &mut Pending,
-    segment: &mut Vec<u8>,
+    Scratch { whole, segment }: &mut Scratch,
     sent_ns: u64,
     mut packet: Packet,
     errors: &AtomicU64,
 ) {
     let Some((to, wire)) = link else { return count(errors) };
     let mut arrivals = Arrivals { pending, to: *to };
-    let finished = offload::apply(packet.tx, packet.bytes_mut(), segment, |frame| {
+    let tx = packet.tx();
+    let frame = if packet.has_pieces() {
+        packet.gather(whole);
+        &mut whole[..]
+    } else {
+        packet.bytes_mut()
+    };
+    let finished = offload::apply(tx, frame, segment, |frame| {
         if frame.len() <= frame_bytes_max(options) {
             wire.carry(sent_ns, frame, &mut arrivals);
         } else {
@@ -249,7 +268,7 @@ fn deliver(port: &Port, frame: &[u8]) {
     let Some(mut packet) = rings.pool.alloc() else { return count(&rings.rx_no_buffer) };
     packet.set_len(frame.len());
     packet.bytes_mut().copy_from_slice(frame);
-    packet.rx = received(&port.options, class, frame);
+    packet.set_rx(received(&port.options, class, frame));
     // There is room: only the net pushes.
     let _ = rings.rx.push(packet);
 }
@@ -259,7 +278,7 @@ fn queue_for(options: &PortOptions, class: Class) -> u16 {
     match class {
         Class::Flow(hash) if options.rss => rss::owner(hash, options.queues),
         Class::Flow(hash) => rss::owner(hash >> 7, options.queues),
-        Class::Shared | Class::Other => 0,
+        Class::Report(_) | Class::Shared | Class::Other => 0,
     }
 }
 

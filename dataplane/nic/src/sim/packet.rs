@@ -3,11 +3,13 @@
 //! In: a number and a size. Out: owned buffers that return by themselves. The free lists are lock-free, so that a
 //! packet may be dropped by any thread.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 
-use crate::{RxMeta, TSO_BYTES_MAX, TxOffload};
+use crate::{Buffer, PIECES_MAX, RxMeta, TSO_BYTES_MAX, TxOffload};
 
 /// Bytes around an IP packet: Ethernet and two VLAN tags.
 pub(super) const FRAME_OVERHEAD_BYTES: usize = 14 + 4 + 4;
@@ -20,32 +22,59 @@ const PACKETS_PER_LARGE: usize = 16;
 /// Large packets of a pool, at least: two bursts.
 const LARGE_MIN: usize = 64;
 
+/// A buffer, and what is known of the packet in it.
+#[derive(Debug)]
+struct Body {
+    buffer: Box<[u8]>,
+    len: usize,
+    large: bool,
+    /// What follows the bytes in the buffer.
+    pieces: ArrayVec<Piece, PIECES_MAX>,
+    rx: RxMeta,
+    tx: TxOffload,
+}
+
+/// Part of a [`Buffer`] that a packet is sent from.
+#[derive(Debug)]
+struct Piece {
+    memory: Arc<[u8]>,
+    range: Range<usize>,
+}
+
 /// Buffers that are not in use.
 #[derive(Debug)]
 struct FreeList {
     /// Taken first, so that only as many buffers circulate, and stay in the cache, as are in use at once.
-    returned: ArrayQueue<Box<[u8]>>,
+    returned: ArrayQueue<Box<Body>>,
     /// Never used so far.
-    fresh: ArrayQueue<Box<[u8]>>,
+    fresh: ArrayQueue<Box<Body>>,
 }
 
 impl FreeList {
-    fn new(count: usize, bytes: usize) -> FreeList {
+    fn new(count: usize, bytes: usize, large: bool) -> FreeList {
         let list = FreeList { returned: ArrayQueue::new(count), fresh: ArrayQueue::new(count) };
         for _ in 0..count {
+            let body = Body {
+                buffer: vec![0; bytes].into_boxed_slice(),
+                len: 0,
+                large,
+                pieces: ArrayVec::new(),
+                rx: RxMeta::default(),
+                tx: TxOffload::default(),
+            };
             // The list has exactly this many places.
-            let _ = list.fresh.push(vec![0; bytes].into_boxed_slice());
+            let _ = list.fresh.push(Box::new(body));
         }
         list
     }
 
-    fn pop(&self) -> Option<Box<[u8]>> {
+    fn pop(&self) -> Option<Box<Body>> {
         self.returned.pop().or_else(|| self.fresh.pop())
     }
 
     /// The list has a place for every buffer of the pool, so this succeeds.
-    fn push(&self, buffer: Box<[u8]>) {
-        let _ = self.returned.push(buffer);
+    fn push(&self, body: Box<Body>) {
+        let _ = self.returned.push(body);
     }
 
     fn missing(&self) -> usize {
@@ -66,17 +95,20 @@ impl Pool {
         let bytes = BUFFER_BYTES_MIN.max(usize::from(mtu) + FRAME_OVERHEAD_BYTES);
         let large = (packets / PACKETS_PER_LARGE).max(LARGE_MIN);
         let large_bytes = HEADER_BYTES_MAX + TSO_BYTES_MAX as usize;
-        Pool { normal: FreeList::new(packets, bytes), large: tso.then(|| FreeList::new(large, large_bytes)) }
+        Pool {
+            normal: FreeList::new(packets, bytes, false),
+            large: tso.then(|| FreeList::new(large, large_bytes, true)),
+        }
     }
 
     /// An empty packet.
     pub fn alloc(self: &Arc<Pool>) -> Option<Packet> {
-        Some(Packet::new(self.normal.pop()?, Arc::clone(self), false))
+        Some(Packet::new(self.normal.pop()?, Arc::clone(self)))
     }
 
     /// An empty large packet.
     pub fn alloc_large(self: &Arc<Pool>) -> Option<Packet> {
-        Some(Packet::new(self.large.as_ref()?.pop()?, Arc::clone(self), true))
+        Some(Packet::new(self.large.as_ref()?.pop()?, Arc::clone(self)))
     }
 
     /// Buffers that are missing.
@@ -85,56 +117,109 @@ impl Pool {
     }
 }
 
-/// A packet buffer of a simulated port.
+/// A packet buffer of a simulated port: two words, since it moves from queue to queue.
 #[derive(Debug)]
 pub struct Packet {
-    buffer: Box<[u8]>,
-    len: usize,
-    large: bool,
-    pub(super) rx: RxMeta,
-    pub(super) tx: TxOffload,
+    /// `None` only while it is dropped.
+    body: Option<Box<Body>>,
     home: Arc<Pool>,
 }
 
 impl Packet {
-    fn new(buffer: Box<[u8]>, home: Arc<Pool>, large: bool) -> Packet {
-        Packet { buffer, len: 0, large, rx: RxMeta::default(), tx: TxOffload::default(), home }
+    fn new(mut body: Box<Body>, home: Arc<Pool>) -> Packet {
+        (body.len, body.rx, body.tx) = (0, RxMeta::default(), TxOffload::default());
+        Packet { body: Some(body), home }
+    }
+
+    fn body(&self) -> &Body {
+        self.body.as_ref().expect("a packet that is not dropped")
+    }
+
+    fn body_mut(&mut self) -> &mut Body {
+        self.body.as_mut().expect("a packet that is not dropped")
+    }
+
+    /// What it asks of the port.
+    pub(super) fn tx(&self) -> TxOffload {
+        self.body().tx
+    }
+
+    /// The port's word on it.
+    pub(super) fn set_rx(&mut self, rx: RxMeta) {
+        self.body_mut().rx = rx;
+    }
+
+    /// Goes on in these, if it does in none yet and they are of the heap and not too many.
+    pub(super) fn attach(&mut self, pieces: &[(&Buffer, Range<usize>)]) -> bool {
+        let own = &mut self.body_mut().pieces;
+        let fit = own.is_empty() && pieces.len() <= own.capacity();
+        if !fit || pieces.iter().any(|(buffer, _)| buffer.as_heap().is_none()) {
+            return false;
+        }
+        for (buffer, range) in pieces {
+            assert!(
+                range.start <= range.end && range.end <= buffer.bytes().len(),
+                "a piece is inside its buffer"
+            );
+            let Some(memory) = buffer.as_heap() else { continue };
+            own.push(Piece { memory: Arc::clone(memory), range: range.clone() });
+        }
+        true
+    }
+
+    /// Whether it goes on in pieces.
+    pub(super) fn has_pieces(&self) -> bool {
+        !self.body().pieces.is_empty()
+    }
+
+    /// Reads all of it, as a port does that sends it.
+    pub(super) fn gather(&self, whole: &mut Vec<u8>) {
+        let body = self.body();
+        whole.clear();
+        whole.extend_from_slice(&body.buffer[..body.len]);
+        for Piece { memory, range } in &body.pieces {
+            whole.extend_from_slice(&memory[range.clone()]);
+        }
     }
 }
 
 impl crate::Packet for Packet {
     fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.len]
+        let body = self.body();
+        &body.buffer[..body.len]
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer[..self.len]
+        let body = self.body_mut();
+        &mut body.buffer[..body.len]
     }
 
     fn capacity(&self) -> usize {
-        self.buffer.len()
+        self.body().buffer.len()
     }
 
     fn set_len(&mut self, len: usize) {
-        assert!(len <= self.buffer.len(), "a frame of {len} bytes does not fit {}", self.buffer.len());
-        self.len = len;
+        let body = self.body_mut();
+        assert!(len <= body.buffer.len(), "a frame of {len} bytes does not fit {}", body.buffer.len());
+        body.len = len;
     }
 
     fn rx(&self) -> RxMeta {
-        self.rx
+        self.body().rx
     }
 
     fn set_tx(&mut self, tx: TxOffload) {
-        self.tx = tx;
+        self.body_mut().tx = tx;
     }
 }
 
 impl Drop for Packet {
     fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.buffer);
-        let list = if self.large { self.home.large.as_ref() } else { Some(&self.home.normal) };
+        let Some(mut body) = self.body.take() else { return };
+        body.pieces.clear();
+        let list = if body.large { self.home.large.as_ref() } else { Some(&self.home.normal) };
         if let Some(list) = list {
-            list.push(buffer);
+            list.push(body);
         }
     }
 }

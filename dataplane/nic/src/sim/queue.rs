@@ -3,6 +3,7 @@
 //! In: packets from its worker, delivered frames from the net. Out: the same over two bounded rings. Owned by one
 //! worker.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +12,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::net::PortId;
 use super::packet::{Packet, Pool};
-use crate::{BURST, Caps, Nic, Stats};
+use crate::{BURST, Buffer, Caps, Nic, Stats};
 
 /// What a queue and the net share.
 #[derive(Debug)]
@@ -66,6 +67,10 @@ impl Nic for Queue {
         count
     }
 
+    fn rx_waiting(&self) -> Option<usize> {
+        Some(self.rings.rx.len())
+    }
+
     /// # Panics
     /// If a packet asks for what [`Caps`] does not report, or goes out empty: mistakes of ours.
     fn tx_burst(&mut self, packets: &mut ArrayVec<Packet, BURST>) -> usize {
@@ -73,7 +78,7 @@ impl Nic for Queue {
         let taken = room.min(packets.len());
         let now_ns = self.clock.load(Ordering::Relaxed);
         for packet in packets.drain(..taken) {
-            let tx = packet.tx;
+            let tx = packet.tx();
             assert!(self.caps.tx_checksum || !tx.checksum, "the port fills in no checksums");
             assert!(tx.tso_segment_bytes == 0 || self.caps.tso_bytes_max > 0, "the port does not segment");
             // There is room: only this queue pushes.
@@ -89,6 +94,10 @@ impl Nic for Queue {
 
     fn alloc_large(&mut self) -> Option<Packet> {
         self.rings.pool.alloc_large()
+    }
+
+    fn attach(&mut self, packet: &mut Packet, pieces: &[(&Buffer, Range<usize>)]) -> bool {
+        pieces.len() <= usize::from(self.caps.pieces_max) && packet.attach(pieces)
     }
 
     fn in_use(&self) -> usize {

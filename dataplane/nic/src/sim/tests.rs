@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{Arrivals, Net, PortOptions, Queue, Wire};
 use crate::headers::{self, Content, Ip};
-use crate::{BURST, Checksum, Nic, Packet as _, TxOffload, checksum, rss};
+use crate::{BURST, Buffer, Checksum, Nic, PIECES_MAX, Packet as _, TxOffload, checksum, rss};
 
 const LATENCY_NS: u64 = 5_000;
 
@@ -86,6 +86,30 @@ fn send(queue: &mut Queue, frame: &[u8], tx: TxOffload) {
     assert_eq!(queue.tx_burst(&mut burst), 1);
 }
 
+/// Sends a frame whose bytes from `headers` on lie in buffers, so many of them.
+fn send_pieces(
+    queue: &mut Queue,
+    frame: &[u8],
+    headers: usize,
+    tx: TxOffload,
+    pieces: &[(&Buffer, std::ops::Range<usize>)],
+) {
+    let mut packet = queue.alloc().expect("the pool is not empty");
+    packet.set_len(headers);
+    packet.bytes_mut().copy_from_slice(&frame[..headers]);
+    assert!(queue.attach(&mut packet, pieces));
+    packet.set_tx(tx);
+    let mut burst = ArrayVec::from_iter([packet]);
+    assert_eq!(queue.tx_burst(&mut burst), 1);
+}
+
+/// A buffer with these bytes at an offset of its own.
+fn buffer(queue: &mut Queue, at: usize, bytes: &[u8]) -> Buffer {
+    let mut buffer = queue.buffers(1, at + bytes.len() + 3).remove(0);
+    buffer.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+    buffer
+}
+
 fn receive(queue: &mut Queue) -> Vec<super::Packet> {
     let mut all = Vec::new();
     loop {
@@ -106,11 +130,12 @@ const PLAIN: PortOptions = PortOptions {
     rx_checksum: false,
     tx_checksum: false,
     tso: false,
+    scatter: false,
     rss: false,
 };
 
 const CLEVER: PortOptions =
-    PortOptions { rx_checksum: true, tx_checksum: true, tso: true, rss: true, ..PLAIN };
+    PortOptions { rx_checksum: true, tx_checksum: true, tso: true, scatter: true, rss: true, ..PLAIN };
 
 #[test]
 fn frames_arrive_when_they_are_due_and_in_order() {
@@ -177,6 +202,53 @@ fn what_a_port_cannot_send_is_dropped_and_counted() {
     net.advance(LATENCY_NS);
     net.advance(2 * LATENCY_NS);
     assert_eq!((a.stats().tx_errors, receive(&mut b).len(), a.in_use()), (4, 0, 0));
+}
+
+#[test]
+fn a_buffer_is_its_owners_again_when_the_last_packet_is_gone() {
+    let (mut net, mut a, mut b) = pair(CLEVER, CLEVER);
+    let frame = prepared(tcp(false, [1, 2], 0x10, b"sent and sent again"));
+    let mut record = buffer(&mut a, 0, &frame[54..]);
+    let piece = 0..frame.len() - 54;
+    send_pieces(&mut a, &frame, 54, offload(&frame, 0), &[(&record, piece.clone())]);
+    // Again while the first is in the ring, and once more in a packet that is never sent.
+    send_pieces(&mut a, &frame, 54, offload(&frame, 0), &[(&record, piece.clone())]);
+    let mut waits = a.alloc().expect("the pool is not empty");
+    assert!(a.attach(&mut waits, &[(&record, piece)]));
+    assert!(record.is_shared());
+    drop(waits);
+    assert!(record.is_shared(), "the ring has it");
+    net.advance(LATENCY_NS);
+    assert!(!record.is_shared());
+    record.bytes_mut().fill(0);
+    net.advance(2 * LATENCY_NS);
+    let got = receive(&mut b);
+    assert_eq!(got.iter().map(|it| it.bytes()).collect::<Vec<_>>(), [&finished(frame)[..]; 2]);
+}
+
+#[test]
+#[should_panic(expected = "no packet refers to a buffer that is written")]
+fn a_buffer_in_the_ring_is_not_written() {
+    let (_net, mut a, _b) = pair(CLEVER, CLEVER);
+    let frame = prepared(tcp(false, [1, 2], 0x10, b"x"));
+    let mut record = buffer(&mut a, 0, b"x");
+    send_pieces(&mut a, &frame, 54, offload(&frame, 0), &[(&record, 0..1)]);
+    record.bytes_mut()[0] = b'y';
+}
+
+#[test]
+fn a_packet_takes_all_pieces_or_none() {
+    let (_net, mut a, mut plain) = pair(CLEVER, PLAIN);
+    let records: Vec<Buffer> = a.buffers(PIECES_MAX + 1, 10);
+    let pieces: Vec<_> = records.iter().map(|record| (record, 2..7)).collect();
+    let mut packet = a.alloc().expect("the pool is not empty");
+    assert!(!a.attach(&mut packet, &pieces));
+    assert!(records.iter().all(|record| !record.is_shared()));
+    assert!(a.attach(&mut packet, &pieces[1..]));
+    assert!(!a.attach(&mut packet, &pieces[..1]), "it goes on already");
+    assert_eq!(records.iter().map(Buffer::is_shared).collect::<Vec<_>>(), [false, true, true, true]);
+    let mut packet = plain.alloc().expect("the pool is not empty");
+    assert!(!plain.attach(&mut packet, &pieces[..1]), "a port that takes none");
 }
 
 #[test]
@@ -350,6 +422,39 @@ proptest! {
             joined.extend_from_slice(&segment[ip.l4 + 20..]);
         }
         prop_assert_eq!(joined, payload);
+    }
+
+    /// However a payload is laid out, a port sends the same: whole, summed, or cut.
+    #[test]
+    fn pieces_are_sent_as_the_whole_is(
+        ipv6: bool,
+        payload in prop::collection::vec(any::<u8>(), 1..crate::TSO_BYTES_MAX as usize),
+        cuts in prop::array::uniform2(any::<prop::sample::Index>()),
+        at in 0..50_usize,
+        segment_bytes in 300..1441_u16,
+    ) {
+        let mut cuts = cuts.map(|cut| cut.index(payload.len() + 1));
+        cuts.sort_unstable();
+        let ranges = [0..cuts[0], cuts[0]..cuts[1], cuts[1]..payload.len()];
+        let frame = prepared(tcp(ipv6, [1, 2], 0x80 | 0x19, &payload));
+        let headers = frame.len() - payload.len();
+        let tx = offload(&frame, segment_bytes);
+        let mut sent = [true, false].map(|in_pieces| {
+            let (mut net, mut a, mut b) = pair(CLEVER, CLEVER);
+            if in_pieces {
+                let buffers = ranges.clone().map(|range| buffer(&mut a, at, &payload[range]));
+                let pieces = [0, 1, 2].map(|it| (&buffers[it], at..at + ranges[it].len()));
+                send_pieces(&mut a, &frame, headers, tx, &pieces);
+            } else {
+                send(&mut a, &frame, tx);
+            }
+            net.advance(LATENCY_NS);
+            net.advance(LATENCY_NS);
+            receive(&mut b).iter().map(|it| (it.rx().checksum, it.bytes().to_vec())).collect::<Vec<_>>()
+        });
+        let whole = std::mem::take(&mut sent[1]);
+        prop_assert!(!whole.is_empty() && whole.iter().all(|(checksum, _)| *checksum == Checksum::Good));
+        prop_assert_eq!(&sent[0], &whole);
     }
 
     /// A port that checks agrees with a builder that sums, whatever the bytes are.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use keyferry_nic::dpdk::{Eal, EalOptions, Hugepages, Mbuf, PortOptions, Queue};
-use keyferry_nic::{BURST, Nic, Packet, TxOffload};
+use keyferry_nic::{BURST, Buffer, Nic, Packet, TxOffload};
 
 /// After this long something is lost, not late.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,9 +60,34 @@ pub fn packet(queue: &mut Queue, frame: &[u8]) -> Mbuf {
     packet
 }
 
+/// Buffers of the port's with these bytes, from offset 100 on.
+pub fn buffers<const N: usize>(queue: &mut Queue, parts: [&[u8]; N]) -> [Buffer; N] {
+    let mut made = queue.buffers(N, 2048).into_iter();
+    parts.map(|part| {
+        let mut buffer = made.next().expect("as many as asked for");
+        buffer.bytes_mut()[100..100 + part.len()].copy_from_slice(part);
+        buffer
+    })
+}
+
+/// A packet with the first bytes of this frame in it; the others lie in buffers, the last one alone in the second.
+pub fn packet_in_pieces(queue: &mut Queue, frame: &[u8], headers: usize) -> (Mbuf, [Buffer; 2]) {
+    let (first, last) = frame[headers..].split_at(frame.len() - headers - 1);
+    let buffers = buffers(queue, [first, last]);
+    let mut packet = packet(queue, &frame[..headers]);
+    let pieces = [(&buffers[0], 100..100 + first.len()), (&buffers[1], 100..101)];
+    assert!(queue.attach(&mut packet, &pieces), "the port takes pieces");
+    (packet, buffers)
+}
+
 /// Sends one frame.
 pub fn send(queue: &mut Queue, frame: &[u8], tx: TxOffload) {
-    let mut packet = packet(queue, frame);
+    let packet = packet(queue, frame);
+    send_packet(queue, packet, tx);
+}
+
+/// Sends one packet.
+pub fn send_packet(queue: &mut Queue, mut packet: Mbuf, tx: TxOffload) {
     packet.set_tx(tx);
     let mut burst = ArrayVec::<_, BURST>::from_iter([packet]);
     let start = Instant::now();

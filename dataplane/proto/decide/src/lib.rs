@@ -11,7 +11,7 @@ mod load;
 mod measure;
 
 pub use home::{NodeId, home};
-pub use load::{Freshness, LOAD_BYTES, LoadWord};
+pub use load::{Freshness, LOAD_BYTES, LoadWord, word_interval};
 pub use measure::{Lent, Service};
 
 /// How a node decides.

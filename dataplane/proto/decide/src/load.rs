@@ -11,6 +11,21 @@ use keyferry_time::Time;
 /// Bytes of a load word on the wire: one cache line.
 pub const LOAD_BYTES: usize = 64;
 
+/// Time between two words with few peers, and with many.
+const INTERVAL_MIN: Duration = Duration::from_micros(200);
+const INTERVAL_MAX: Duration = Duration::from_millis(1);
+
+/// What each peer adds to it: a worker writes 40,000 words a second, however many peers it has, up to those that the
+/// longest interval goes on for.
+const INTERVAL_A_PEER: Duration = Duration::from_micros(25);
+
+/// How often a worker of so many peers writes its word to each of them. Words a millisecond old cost 2 % of latency at most
+/// (docs/CLUSTER_SIM.md), and with 64 peers they take a fifth of the wire.
+pub fn word_interval(peers: usize) -> Duration {
+    let peers = u32::try_from(peers).unwrap_or(u32::MAX);
+    INTERVAL_A_PEER.saturating_mul(peers).clamp(INTERVAL_MIN, INTERVAL_MAX)
+}
+
 /// One worker's load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadWord {
@@ -157,6 +172,15 @@ mod tests {
             assert_eq!(LoadWord::decode(&torn), None, "torn at {cut}");
         }
         assert_eq!(LoadWord::decode(&[0; LOAD_BYTES]), None);
+    }
+
+    #[test]
+    fn words_of_one_worker_are_bounded_until_they_would_be_old() {
+        let us = |peers| word_interval(peers).as_micros();
+        assert_eq!(
+            [0, 1, 8, 9, 20, 40, 64, usize::MAX].map(us),
+            [200, 200, 200, 225, 500, 1_000, 1_000, 1_000]
+        );
     }
 
     #[test]

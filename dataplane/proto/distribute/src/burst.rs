@@ -6,13 +6,15 @@
 //! entry) and not twice a packet. `ahead` is told of the memory the next step reads. Nothing changes before the third
 //! step, and what the first packet changes the next one finds changed, as its place is looked at again.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU64;
 
 use keyferry_time::Time;
 
 use crate::NodeId;
 use crate::distributor::Distributor;
-use crate::flow::{FlowKey, tick};
+use crate::distributor::shed::has_session;
+use crate::flow::FlowKey;
 use crate::peers::notice::Stage;
 use crate::ways::Place;
 
@@ -21,113 +23,99 @@ const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
-/// Bytes of a TCP header without options, of which a packet has to have that many.
+/// Bytes of the headers of IPv4 and IPv6 without options or extensions, and of TCP.
+const IPV4_BYTES: usize = 20;
+const IPV6_BYTES: usize = 40;
 const TCP_BYTES: usize = 20;
 
-/// A segment in the midst of some connection, and the look for it.
+/// A segment in the midst of some connection.
 #[derive(Clone, Copy)]
 pub struct Midst {
     key: FlowKey,
     acknowledges: u32,
-    hash: u64,
-    place: Option<Place>,
+    /// Its highest bit is always set, which no table looks at: so that none is as large as one.
+    hash: NonZeroU64,
 }
 
-/// Whom such a segment is from and for, and where its TCP header is.
-struct Brief<'a> {
-    client: [u8; 16],
-    service: ServiceIp<'a>,
-    tcp: &'a [u8; TCP_BYTES],
+const SOME: NonZeroU64 = NonZeroU64::new(1 << 63).expect("it is one");
+const _: () = assert!(size_of::<Option<Midst>>() == 32);
+
+/// Where the table seems to have its connection.
+#[derive(Clone, Copy, Default)]
+pub struct Spot(Place);
+
+/// Whether a segment with this header, of so many bytes in all, is whole, and has an ACK but no SYN, FIN or RST.
+fn is_midst(tcp: &[u8; TCP_BYTES], bytes: usize) -> bool {
+    let header = usize::from(tcp[12] >> 4) * 4;
+    header >= TCP_BYTES && header <= bytes && tcp[13] & (SYN | FIN | RST | ACK) == ACK
 }
 
-/// Destination, as it is in the packet.
-#[derive(Clone, Copy)]
-enum ServiceIp<'a> {
-    V4(&'a [u8; 4]),
-    V6(&'a [u8; 16]),
-}
-
-impl ServiceIp<'_> {
-    fn is(self, port: u16, address: &SocketAddr) -> bool {
-        match (self, address) {
-            (ServiceIp::V4(ip), SocketAddr::V4(it)) => it.port() == port && it.ip().octets() == *ip,
-            (ServiceIp::V6(ip), SocketAddr::V6(it)) => it.port() == port && it.ip().octets() == *ip,
-            _ => false,
-        }
-    }
-}
-
-impl Brief<'_> {
-    /// Reads a packet that is whole, without options or extensions of IP, with an ACK and without SYN, FIN or RST.
-    /// Whether its client can be one is not asked: one that cannot is in no table.
-    fn parse(packet: &[u8]) -> Option<Brief<'_>> {
-        let brief = match packet.first()? {
-            0x45 => {
-                let (ip, _) = packet.split_first_chunk::<20>()?;
-                let end = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-                // No more fragments, and no offset (RFC 791 3.1).
-                let is_whole = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff == 0;
-                if !is_whole || ip[9] != TCP {
-                    return None;
-                }
-                let client = Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]).to_ipv6_mapped().octets();
-                Brief { client, service: ServiceIp::V4(ip.last_chunk()?), tcp: tcp(packet.get(20..end)?)? }
-            }
-            0x60..=0x6f => {
-                let (ip, rest) = packet.split_first_chunk::<40>()?;
-                if ip[6] != TCP {
-                    return None;
-                }
-                let rest = rest.get(..usize::from(u16::from_be_bytes([ip[4], ip[5]])))?;
-                let client = Ipv6Addr::from(*ip[8..].first_chunk::<16>()?).octets();
-                Brief { client, service: ServiceIp::V6(ip.last_chunk()?), tcp: tcp(rest)? }
-            }
-            _ => return None,
-        };
-        (brief.tcp[13] & (SYN | FIN | RST | ACK) == ACK).then_some(brief)
-    }
-}
-
-/// The header of a TCP segment that has one.
-fn tcp(segment: &[u8]) -> Option<&[u8; TCP_BYTES]> {
-    let header = segment.first_chunk::<TCP_BYTES>()?;
-    let bytes = usize::from(header[12] >> 4) * 4;
-    (bytes >= TCP_BYTES && bytes <= segment.len()).then_some(header)
+fn port(high_and_low: [u8; 2]) -> u16 {
+    u16::from_be_bytes(high_and_low)
 }
 
 impl Distributor {
-    /// Reads a packet, if it is a segment in the midst of a connection to a service.
+    /// Reads a packet, if it is a segment in the midst of a connection to a service: whole, without options or extensions
+    /// of IP. Whether its client can be one is not asked: one that cannot is in no table.
     #[inline]
     pub fn read(&self, packet: &[u8], ahead: impl Fn(*const u8)) -> Option<Midst> {
-        let Brief { client, service, tcp } = Brief::parse(packet)?;
-        let to_port = u16::from_be_bytes([tcp[2], tcp[3]]);
-        let service = self.services.iter().position(|(address, _)| service.is(to_port, address))? as u16;
-        let key = FlowKey { client, port: u16::from_be_bytes([tcp[0], tcp[1]]), service };
-        let hash = self.hash(&key);
-        self.flows.tags(hash).into_iter().for_each(ahead);
+        let (client, service, tcp) = match packet.first()? {
+            0x45 => {
+                let (ip, rest) = packet.split_first_chunk::<IPV4_BYTES>()?;
+                let tcp = rest.first_chunk::<TCP_BYTES>()?;
+                let bytes = usize::from(u16::from_be_bytes([ip[2], ip[3]])).checked_sub(IPV4_BYTES)?;
+                // No more fragments, and no offset (RFC 791 3.1).
+                let is_fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
+                if ip[9] != TCP || is_fragment || bytes > rest.len() || !is_midst(tcp, bytes) {
+                    return None;
+                }
+                let client = Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]).to_ipv6_mapped().octets();
+                let service = self.doors.v4([ip[16], ip[17], ip[18], ip[19]], port([tcp[2], tcp[3]]))?;
+                (client, service, tcp)
+            }
+            0x60..=0x6f => {
+                let (ip, rest) = packet.split_first_chunk::<IPV6_BYTES>()?;
+                let tcp = rest.first_chunk::<TCP_BYTES>()?;
+                let bytes = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
+                if ip[6] != TCP || bytes > rest.len() || !is_midst(tcp, bytes) {
+                    return None;
+                }
+                let client = Ipv6Addr::from(*ip[8..].first_chunk::<16>()?).octets();
+                let service = self.doors.v6(*ip.last_chunk()?, port([tcp[2], tcp[3]]))?;
+                (client, service, tcp)
+            }
+            _ => return None,
+        };
+        let key = FlowKey { client, port: port([tcp[0], tcp[1]]), service };
+        let hash = SOME | self.hash(&key);
+        ahead(self.flows.tags(hash.get()));
         let acknowledges = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
-        Some(Midst { key, acknowledges, hash, place: None })
+        Some(Midst { key, acknowledges, hash })
     }
 
     /// Looks where its connection is.
     #[inline]
-    pub fn spot(&self, midst: &mut Midst, ahead: impl Fn(*const u8)) {
-        let (place, memory) = self.flows.spot(midst.hash);
-        midst.place = Some(place);
+    pub fn spot(&self, midst: &Midst, ahead: impl Fn(*const u8)) -> Spot {
+        let (place, memory) = self.flows.spot(midst.hash.get());
         ahead(memory);
+        Spot(place)
     }
 
-    /// The node of its connection, if it was spotted, is still there and the node too, and the segment brings it no
-    /// further, which others would have to hear.
+    /// The node of its connection, if that is still where it was spotted and the node there too, and the segment brings it
+    /// no further, which others would have to hear.
     #[inline]
-    pub fn route_midst(&mut self, now: Time, midst: &Midst) -> Option<NodeId> {
-        let known = self.flows.at(midst.place?, &midst.key)?;
+    pub fn route_midst(&mut self, now: Time, midst: &Midst, spot: Spot) -> Option<NodeId> {
+        let known = self.flows.at(spot.0, &midst.key)?;
         let node = known.node();
-        let may_prove = known.stage == Stage::Answered && known.seen != tick(now);
-        let knows_clients = || self.services[usize::from(midst.key.service)].1.model.knows_clients();
-        if self.lives[node.index()] != known.life
-            || known.stage < Stage::Closing
-            || may_prove && knows_clients()
+        if self.lives[node.index()] != known.life || known.stage < Stage::Closing {
+            return None;
+        }
+        if known.is_first_in_period(now) && known.is_over(now, self.config.times()) {
+            return None;
+        }
+        if known.is_to_prove(now)
+            && self.services[usize::from(midst.key.service)].1.model.knows_clients()
+            && has_session(&self.clients, &self.spread, now, &midst.key)
         {
             return None;
         }

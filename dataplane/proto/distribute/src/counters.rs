@@ -62,7 +62,7 @@ counters! {
     datagrams_out_of_order,
     /// Notices of other distributors.
     notices_heard,
-    /// Notices of other distributors about nodes or services that are not configured here.
+    /// Notices of other distributors about nodes or services that are not configured here, or clients that cannot be.
     notices_strange,
     /// Notices another distributor did not get: it takes nothing.
     notices_lost,

@@ -4,7 +4,7 @@
 //! its node for as long as that node lives, whatever else changes.
 
 mod age;
-mod shed;
+pub(crate) mod shed;
 
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,8 @@ use keyferry_time::Time;
 use siphasher::sip::SipHasher13;
 
 use crate::counters::Counters;
-use crate::flow::{FlowKey, Known, Tick, Times, bytes, is_past, tick, ticks};
+use crate::doors::Doors;
+use crate::flow::{FlowKey, Known, Spread, Tick, Times, bytes, is_past, tick, ticks};
 use crate::membership::Membership;
 use crate::packet::{Flow, FragmentId, Packet, Segment};
 use crate::peers::Peers;
@@ -143,11 +144,13 @@ pub(crate) struct Pieces {
 pub struct Distributor {
     pub(crate) config: Config,
     pub(crate) services: Vec<(SocketAddr, Pool)>,
+    pub(crate) doors: Doors,
     pub(crate) nodes: Vec<Node>,
     pub(crate) names: Names,
     /// How often each node has gone: what began before is lost, even when it is back.
     pub(crate) lives: Vec<u8>,
     pub(crate) flows: Ways<FlowKey, Known>,
+    pub(crate) spread: Spread,
     pub(crate) clients: Ways<ClientKey, Client>,
     pub(crate) fragments: Ways<FragmentId, Pieces>,
     pub(crate) peers: Peers,
@@ -168,6 +171,19 @@ impl Distributor {
     /// # Panics
     /// If a service names a node that is not there, or there are more than [`SERVICES_MAX`]: mistakes of the caller.
     pub fn new(config: Config, services: Vec<Service>, nodes: Vec<Node>) -> Distributor {
+        Distributor::in_memory(config, services, nodes, |_, _| ())
+    }
+
+    /// The same; `taken` is told of each table's memory (start, bytes) before anything is in it, to have it in hugepages.
+    ///
+    /// # Panics
+    /// As for [`new`](Distributor::new).
+    pub fn in_memory(
+        config: Config,
+        services: Vec<Service>,
+        nodes: Vec<Node>,
+        taken: impl Fn(*const u8, usize),
+    ) -> Distributor {
         assert!(services.len() <= SERVICES_MAX, "{} services", services.len());
         let share = |(id, node): (u16, &Node)| Share {
             id: NodeId(id),
@@ -178,6 +194,7 @@ impl Distributor {
         let up = (0..).zip(&nodes).filter(|(_, node)| node.state == State::Up);
         let plan = Plan { revision: 0, services: services.len(), nodes: up.map(share).collect() };
         Distributor {
+            doors: Doors::new(services.iter().map(|service| service.address)),
             names: Names::new(&nodes, services.iter().map(|service| service.address)),
             services: services.into_iter().map(|it| (it.address, Pool::new(it.model, it.nodes))).collect(),
             lives: vec![0; nodes.len()],
@@ -186,9 +203,10 @@ impl Distributor {
             nodes,
             peers: Peers::new(),
             heard: Vec::with_capacity(NOTICES_A_DATAGRAM),
-            flows: Ways::new(config.flows),
-            clients: Ways::new(config.clients),
-            fragments: Ways::new(FRAGMENTS),
+            flows: Ways::new(config.flows, &taken),
+            spread: Spread::new(config.seed),
+            clients: Ways::new(config.clients, &taken),
+            fragments: Ways::new(FRAGMENTS, &taken),
             counters: Counters::default(),
             aged: 0,
             config,
@@ -268,12 +286,16 @@ impl Distributor {
         };
         let key = FlowKey::of(&segment.flow, service);
         let hash = self.hash(&key);
+        let times = self.times();
+        let is_over = self.flows.find(hash, &key).is_some_and(|known| known.is_over(now, times));
+        let asks_again = !segment.is_open_request() && (is_over || self.is_doubtful(hash, &key));
         let verdict = match self.flows.find(hash, &key) {
+            Some(_) if asks_again => self.unknown_segment(now, segment, key),
             // A client may use a port again; before it has closed, the node has to judge.
-            Some(known) if !(segment.is_open_request() && known.may_begin_again()) => {
+            Some(known) if !(segment.is_open_request() && (is_over || known.may_begin_again())) => {
                 if self.lives[known.node().index()] == known.life {
                     let is_opening = known.stage == Stage::Opening && segment.is_open_request();
-                    let is_unproven = known.stage == Stage::Answered && known.seen != tick(now);
+                    let is_unproven = known.is_to_prove(now);
                     let (mut is_further, mut known) = (known.hear(now, segment), *known);
                     if is_unproven && self.prove(now, hash, &key) {
                         (is_further, known.stage) = (true, Stage::Served);
@@ -300,10 +322,10 @@ impl Distributor {
 
     /// A connection whose node is gone: its client is told, or begins anew.
     fn orphan(&mut self, now: Time, segment: &Segment, hash: u64, key: FlowKey) -> Verdict {
-        self.flows.remove(hash, &key);
         if segment.is_open_request() {
             return self.begin(now, segment, hash, key);
         }
+        self.flows.remove(hash, &key);
         Reset::answer(segment).map_or(Verdict::Drop(DropReason::Stray), Verdict::Reset)
     }
 
@@ -335,7 +357,8 @@ impl Distributor {
             self.remember_if_new(now, client, service, Client { node, until, has_session: false });
         }
         let life = self.lives[node.index()];
-        self.know(now, hash, key, Known::new(now, node, life, Stage::Opening));
+        let known = Known::new(now, node, life, Stage::Opening);
+        self.know(now, hash, key, if hold.is_some() { known } else { known.alone() });
         hold.map_or(Verdict::Forward(node), Verdict::Hold)
     }
 
@@ -396,11 +419,14 @@ impl Distributor {
 
     fn fragment(&mut self, now: Time, id: FragmentId) -> Verdict {
         let hash = self.hash_fragment(&id);
-        match self.fragments.find(hash, &id) {
-            Some(pieces) if tick(now).wrapping_sub(pieces.seen) <= ticks(FRAGMENT_TIME) => {
-                Verdict::Forward(pieces.node)
-            }
-            _ => Verdict::Drop(DropReason::Fragment),
+        let Some(Pieces { node, seen }) = self.fragments.find(hash, &id).copied() else {
+            return Verdict::Drop(DropReason::Fragment);
+        };
+        // Of a node that is gone the first fragment is too.
+        let is_there = self.nodes[node.index()].state != State::Down;
+        match is_there && tick(now).wrapping_sub(seen) <= ticks(FRAGMENT_TIME) {
+            true => Verdict::Forward(node),
+            false => Verdict::Drop(DropReason::Fragment),
         }
     }
 
@@ -436,18 +462,15 @@ impl Distributor {
     }
 
     pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
-        key.hash(self.config.seed)
+        self.spread.hash(key)
     }
 
     pub(crate) fn place(&self, key: &FlowKey) -> u64 {
-        key.hash(self.config.places_seed)
+        key.place(self.config.places_seed)
     }
 
     fn hash_client(&self, key: &ClientKey) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.config.seed, 1);
-        hasher.write(&key.client);
-        hasher.write_u16(key.service);
-        hasher.finish()
+        self.spread.hash_client(&key.client, key.service)
     }
 
     fn hash_fragment(&self, id: &FragmentId) -> u64 {

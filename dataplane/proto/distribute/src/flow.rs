@@ -2,9 +2,11 @@
 //!
 //! In: segments of it. Out: what is known, and what gives way when there is no room. Pure.
 
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use ahash::RandomState;
 use keyferry_time::Time;
 use siphasher::sip::SipHasher13;
 
@@ -35,11 +37,46 @@ impl FlowKey {
         Flow { client: SocketAddr::new(address(self.client), self.port), service }
     }
 
-    pub(crate) fn hash(&self, seed: u64) -> u64 {
+    /// Client's port and service.
+    fn ends(&self) -> u32 {
+        u32::from(self.port) << 16 | u32::from(self.service)
+    }
+
+    /// Which place of all services' the flow has: the same at every distributor with this seed.
+    pub(crate) fn place(&self, seed: u64) -> u64 {
         let mut bytes = [0; 20];
         bytes[..16].copy_from_slice(&self.client);
-        bytes[16..].copy_from_slice(&(u32::from(self.port) << 16 | u32::from(self.service)).to_le_bytes());
+        bytes[16..].copy_from_slice(&self.ends().to_le_bytes());
         SipHasher13::new_with_keys(seed, 0).hash(&bytes)
+    }
+}
+
+/// Spreads connections and clients over this distributor's tables. Keyed, so that a client cannot tell whose buckets it fills; the
+/// secret is not what protects a packet, and so it need not cost what a message authentication code does.
+pub(crate) struct Spread(RandomState);
+
+impl Spread {
+    pub(crate) fn new(seed: u64) -> Spread {
+        let [a, b, c, d] =
+            [0u64, 1, 2, 3].map(|part| SipHasher13::new_with_keys(seed, 3).hash(&part.to_le_bytes()));
+        Spread(RandomState::with_seeds(a, b, c, d))
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write_u128(u128::from_le_bytes(key.client));
+        hasher.write_u32(key.ends());
+        hasher.finish()
+    }
+
+    /// The same for clients of a service.
+    #[inline]
+    pub(crate) fn hash_client(&self, client: &[u8; 16], service: u16) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write_u128(u128::from_le_bytes(*client));
+        hasher.write_u16(service);
+        hasher.finish()
     }
 }
 
@@ -73,8 +110,13 @@ pub(crate) fn is_past(until: Tick, now: Tick) -> bool {
 }
 
 /// Set beside the number of a node if another distributor has told of the connection and none of its segments has come
-/// here. Together they are two bytes: an entry of the table has 32 with its key, half a cache line.
+/// here. Together with the next one they are two bytes: an entry of the table has 32 with its key, half a cache line.
 const TOLD: u16 = 1 << 15;
+/// Set if no other distributor has been told of what is known here.
+const ALONE: u16 = 1 << 14;
+
+/// A period in ticks, as a power of two: about two seconds.
+const PERIOD_BITS: u32 = 7;
 
 /// What is known of a connection.
 #[derive(Clone, Copy)]
@@ -115,8 +157,13 @@ impl Known {
         Known { node: node.0 | TOLD, ..Known::new(now, node, life, stage) }
     }
 
+    /// The same, and nobody else is told.
+    pub(crate) fn alone(self) -> Known {
+        Known { node: self.node | ALONE, ..self }
+    }
+
     pub(crate) fn node(&self) -> NodeId {
-        NodeId(self.node & !TOLD)
+        NodeId(self.node & !(TOLD | ALONE))
     }
 
     /// Whether its segments come here.
@@ -124,29 +171,66 @@ impl Known {
         self.node & TOLD == 0
     }
 
-    /// Takes note of a segment; answers whether the connection has come further.
+    /// Whether nobody else has been told.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.node & ALONE != 0
+    }
+
+    /// Takes note of a segment; answers whether the connection has come further, which others have to be told.
     pub(crate) fn hear(&mut self, now: Time, segment: &Segment) -> bool {
         let before = self.stage;
         if segment.ack && !segment.fin && !segment.rst {
             self.hear_ack(now, segment.acknowledges);
             return self.stage != before;
         }
-        (self.seen, self.node) = (tick(now), self.node().0);
+        (self.seen, self.node) = (tick(now), self.node & !TOLD);
         if segment.ack {
             self.acknowledged = segment.acknowledges;
         }
         if segment.fin || segment.rst {
-            self.stage = Stage::Closing;
+            self.come_to(Stage::Closing);
         }
         self.stage != before
     }
 
     /// Takes note of a segment in the midst of a connection.
+    #[inline]
     pub(crate) fn hear_ack(&mut self, now: Time, acknowledges: u32) {
-        (self.seen, self.acknowledged, self.node) = (tick(now), acknowledges, self.node().0);
+        (self.seen, self.acknowledged, self.node) = (tick(now), acknowledges, self.node & !TOLD);
         if self.stage < Stage::Closing {
-            self.stage = Stage::Answered;
+            self.come_to(Stage::Answered);
         }
+    }
+
+    /// Others have it at this node, or will be told.
+    pub(crate) fn share(&mut self) {
+        self.node &= !ALONE;
+    }
+
+    /// Comes further, which others are told.
+    fn come_to(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.share();
+    }
+
+    /// Whether its last segment came in an earlier period of about two seconds: what is asked of a connection then need not
+    /// be asked for each segment.
+    #[inline]
+    pub(crate) fn is_first_in_period(&self, now: Time) -> bool {
+        self.seen >> PERIOD_BITS != tick(now) >> PERIOD_BITS
+    }
+
+    /// Whether the connection is open, and its client to be asked for again: whether a node has a session of it. Not for each
+    /// segment, which would look for two entries in place of one.
+    #[inline]
+    pub(crate) fn is_to_prove(&self, now: Time) -> bool {
+        self.stage == Stage::Answered && self.is_first_in_period(now)
+    }
+
+    /// Whether it has been silent for longer than one of its stage may be. It is forgotten when somebody comes across it.
+    #[inline]
+    pub(crate) fn is_over(&self, now: Time, times: Times) -> bool {
+        self.matters(tick(now), times) == OVER
     }
 
     /// Whether a SYN means another connection.

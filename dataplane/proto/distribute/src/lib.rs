@@ -19,6 +19,7 @@
 mod burst;
 mod counters;
 mod distributor;
+mod doors;
 mod flow;
 pub mod maglev;
 mod membership;
@@ -30,7 +31,7 @@ pub mod reset;
 mod together;
 mod ways;
 
-pub use burst::Midst;
+pub use burst::{Midst, Spot};
 pub use counters::Counters;
 pub use distributor::{Config, Distributor, DropReason, Service, Verdict};
 pub use membership::Services;

@@ -178,8 +178,11 @@ fn parse_v6(packet: &[u8]) -> Result<Packet, Malformed> {
     Err(Malformed)
 }
 
-fn is_of_a_client(address: IpAddr, port: u16) -> bool {
-    port != 0 && !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
+/// Whether it can be a client's end. An address of IPv4 as IPv6 maps it, which tables have those of IPv4 as, belongs on no wire
+/// (RFC 4291 2.5.5.2).
+pub(crate) fn is_of_a_client(address: IpAddr, port: u16) -> bool {
+    let is_mapped = matches!(address, IpAddr::V6(it) if it.to_ipv4_mapped().is_some());
+    port != 0 && !address.is_unspecified() && !address.is_multicast() && !address.is_loopback() && !is_mapped
 }
 
 fn segment(

@@ -18,14 +18,14 @@ use keyferry_time::Time;
 
 use crate::distributor::{Client, Distributor, DropReason, Verdict};
 use crate::flow::{FlowKey, Known, address, tick, ticks};
-use crate::packet::Segment;
+use crate::packet::{Segment, is_of_a_client};
 use crate::peers::channel::{Refused, WAITING_MAX};
 use crate::peers::holds::{HoldId, SYNS};
 use crate::peers::notice::{FlowName, Name, Notice, Stage};
 use crate::peers::seal::Secrets;
 use crate::peers::{Answer, Ends, Marks, PeerId, Walk, Word, datagram};
 use crate::pool::Node;
-use crate::ways::{OVER, WAYS};
+use crate::ways::WAYS;
 use crate::{NodeId, PACKET_BYTES_MAX};
 
 /// Buckets of the flow table that are told a peer in one turn, while the two meet.
@@ -88,8 +88,8 @@ impl Names {
         Some(FlowKey { client: flow.client, port: flow.port, service: service as u16 })
     }
 
-    fn notice(&self, key: &FlowKey, known: &Known) -> Notice {
-        Notice::Flow { flow: self.flow(key), node: self.node(known.node()), stage: known.stage }
+    fn notice(&self, key: &FlowKey, known: &Known, is_news: bool) -> Notice {
+        Notice::Flow { flow: self.flow(key), node: self.node(known.node()), stage: known.stage, is_news }
     }
 }
 
@@ -120,6 +120,15 @@ impl Distributor {
     /// How many other distributors there are, and how many of them have told all they knew.
     pub fn peers(&self) -> (usize, usize) {
         self.peers.count()
+    }
+
+    /// Connections that one of them has told of since the two met, of those it knew then, and whether these are all; `None`: it
+    /// is not there.
+    ///
+    /// # Panics
+    /// If there is no such number: a mistake of the caller.
+    pub fn copied(&self, id: PeerId) -> Option<(u64, bool)> {
+        self.peers.copied(id)
     }
 
     /// Packets held.
@@ -209,9 +218,8 @@ impl Distributor {
         if self.peers.words.is_full() || self.peers.heard_within(SILENT_FOR_SYNS, now) == 0 {
             return None;
         }
-        let (flow, stage) = (self.names.flow(&key), Stage::Opening);
-        let marks = self.tell(Notice::Flow { flow, node: self.names.node(node), stage });
         let life = self.lives[node.index()];
+        let marks = self.tell(self.names.notice(&key, &Known::new(now, node, life, Stage::Opening), true));
         self.peers.words.add(now, Word { key, node, life, marks })
     }
 
@@ -242,7 +250,7 @@ impl Distributor {
     /// A connection has come further.
     pub(crate) fn tell_of(&mut self, key: &FlowKey, known: &Known) {
         if !self.peers.is_empty() {
-            self.tell(self.names.notice(key, known));
+            self.tell(self.names.notice(key, known, true));
         }
     }
 
@@ -252,29 +260,36 @@ impl Distributor {
         marks
     }
 
+    fn tell_one(&mut self, to: PeerId, notice: Notice) {
+        let told = self.peers.get(to).map(|peer| peer.channel.tell(notice).is_some());
+        self.counters.notices_lost += u64::from(told == Some(false));
+    }
+
     /// What a notice means here.
     fn heed(&mut self, now: Time, from: PeerId, notice: Notice) {
         match notice {
-            Notice::Flow { flow, node, stage } => {
-                let named = self.names.key(&flow).zip(self.names.node_ids.get(&node).copied());
+            Notice::Flow { flow, node, stage, is_news } => {
+                if let Some(peer) = self.peers.get(from).filter(|peer| !peer.has_told_all) {
+                    peer.copied += 1;
+                }
+                let named = self.key(&flow).zip(self.names.node_ids.get(&node).copied());
                 let Some((key, node)) = named else {
                     self.counters.notices_strange += 1;
                     return;
                 };
-                self.learn(now, key, node, stage);
+                self.learn(now, from, key, node, (stage, is_news));
                 self.answer(now, &key);
             }
             Notice::Ask { flow } => {
-                let known = self.names.key(&flow).and_then(|key| Some((key, self.alive(now, &key)?)));
+                let known = self.key(&flow).and_then(|key| Some((key, self.alive(now, &key)?)));
                 let answer = match &known {
-                    Some((key, known)) => self.names.notice(key, known),
+                    Some((key, known)) => self.names.notice(key, known, false),
                     None => Notice::Unknown { flow },
                 };
-                let told = self.peers.get(from).map(|peer| peer.channel.tell(answer).is_some());
-                self.counters.notices_lost += u64::from(told == Some(false));
+                self.tell_one(from, answer);
             }
             Notice::Unknown { flow } => {
-                let Some(key) = self.names.key(&flow) else { return };
+                let Some(key) = self.key(&flow) else { return };
                 for answer in self.peers.answers.waits().filter(|answer| answer.key == key) {
                     answer.from &= !(1 << from.0);
                 }
@@ -287,15 +302,28 @@ impl Distributor {
         }
     }
 
-    /// A connection as another distributor has it.
-    fn learn(&mut self, now: Time, key: FlowKey, node: NodeId, stage: Stage) {
-        let (hash, life) = (self.hash(&key), self.lives[node.index()]);
-        let lives = &self.lives;
-        if let Some(known) = self.flows.find(hash, &key) {
+    /// A connection that there can be here: of a service of this distributor, by a client whose packets would be taken.
+    fn key(&self, flow: &FlowName) -> Option<FlowKey> {
+        let key = self.names.key(flow)?;
+        let (client, (service, _)) = (address(key.client), &self.services[usize::from(key.service)]);
+        let is_one_family = client.is_ipv4() == service.is_ipv4();
+        (is_one_family && is_of_a_client(client, key.port)).then_some(key)
+    }
+
+    /// A connection as another distributor has it, and whether it has come so far just now.
+    fn learn(&mut self, now: Time, from: PeerId, key: FlowKey, node: NodeId, said: (Stage, bool)) {
+        let (stage, is_news) = said;
+        let (hash, life, times) = (self.hash(&key), self.lives[node.index()], self.times());
+        if let Some(known) = self.flows.find(hash, &key).filter(|known| !known.is_over(now, times)) {
             if known.node() == node && known.life == life {
                 // Its segments say more than what another one remembers of it, and a SYN says nothing of what follows.
-                let is_news = if known.is_ours() { stage == Stage::Closing } else { stage != Stage::Opening };
-                if is_news {
+                let is_further = match known.is_ours() {
+                    _ if known.stage == Stage::Stray => true,
+                    true => stage == Stage::Closing,
+                    false => stage != Stage::Opening,
+                };
+                known.share();
+                if is_further {
                     known.stage = stage;
                 }
                 if !known.is_ours() {
@@ -303,8 +331,21 @@ impl Distributor {
                 }
                 return;
             }
-            let is_alive = lives[known.node().index()] == known.life && known.stage != Stage::Closing;
-            if is_alive && known.was_heard_within(OURS_TIME, tick(now)) {
+            let lives = self.lives[known.node().index()] == known.life;
+            // Of what nobody else was told it was not sure that it is here.
+            let is_here = !known.may_begin_again() && !known.is_alone();
+            let is_here = is_here && known.was_heard_within(OURS_TIME, tick(now));
+            // One that both remember elsewhere stays where the same one of them has it, for both; what happens now is another
+            // connection of that name, unless it is but an end.
+            let is_from_before = (!is_news || stage == Stage::Closing) && known.stage != Stage::Stray;
+            let names = &self.names;
+            let comes_first = (known.stage, names.node(known.node())) > (stage, names.node(node));
+            if lives && is_here {
+                return;
+            }
+            if lives && is_from_before && comes_first {
+                let known = self.names.notice(&key, &*known, false);
+                self.tell_one(from, known);
                 return;
             }
         }
@@ -323,7 +364,7 @@ impl Distributor {
         let (hash, times) = (self.hash(key), self.times());
         let known = *self.flows.find(hash, key)?;
         let lives = self.lives[known.node().index()] == known.life;
-        (lives && known.matters(tick(now), times) != OVER).then_some(known)
+        (lives && !known.is_over(now, times)).then_some(known)
     }
 
     /// One of the others knows a connection that was asked for.
@@ -334,15 +375,19 @@ impl Distributor {
         let hash = self.hash(key);
         let Distributor { flows, peers, counters, .. } = self;
         let Some(known) = flows.find(hash, key) else { return };
-        let released = &mut peers.released;
+        let (released, mut is_further) = (&mut peers.released, false);
         peers.answers.release(
             |answer| answer.key == *key,
             |id, answer| {
                 counters.found += 1;
-                known.hear(now, &answer.segment);
+                is_further |= known.hear(now, &answer.segment);
                 released.push((id, Verdict::Forward(known.node())));
             },
         );
+        let known = *known;
+        if is_further {
+            self.tell_of(key, &known);
+        }
     }
 
     /// Lets go of the SYNs that another distributor knows of.
@@ -367,6 +412,11 @@ impl Distributor {
         let mut nobodys = ArrayVec::<_, { SYNS.end as usize }>::new();
         self.peers.answers.release(|answer| answer.from == 0, |id, answer| nobodys.push((id, answer)));
         for (id, Answer { key, segment, .. }) in nobodys {
+            // It may have begun anew here while the others were asked.
+            if let Some(known) = self.alive(now, &key).filter(|known| !known.is_alone()) {
+                self.peers.released.push((id, Verdict::Forward(known.node())));
+                continue;
+            }
             self.counters.unknown += 1;
             self.go_to_place(now, id, key, stage_of_stray(&segment));
         }
@@ -378,16 +428,32 @@ impl Distributor {
         self.peers.released.push((id, verdict));
     }
 
-    /// A connection that nobody knows belongs to its place, and stays there.
+    /// Whether nobody else has been told of a connection that is known here, and its place is another one since: then it may
+    /// have begun anew at another distributor, which would have told nobody of one that is at its place.
+    pub(crate) fn is_doubtful(&self, hash: u64, key: &FlowKey) -> bool {
+        let is_it = |known: &&Known| !self.peers.is_empty() && known.is_alone();
+        let Some(known) = self.flows.get(hash, key).filter(is_it) else { return false };
+        let lives = self.lives[known.node().index()] == known.life;
+        lives && self.by_place(usize::from(key.service), key) != Some(known.node())
+    }
+
+    /// A connection that nobody knows belongs to its place, and what goes on where it was before, and stays there.
     fn put_in_place(&mut self, now: Time, key: FlowKey, stage: Stage) -> Verdict {
-        let Some(node) = self.by_place(usize::from(key.service), &key) else {
+        let hash = self.hash(&key);
+        let before = self.flows.get(hash, &key).copied();
+        let is_it = |known: &Known| stage != Stage::Opening && self.lives[known.node().index()] == known.life;
+        let was_at = before.filter(is_it).map(|known| known.node());
+        let stage = if was_at.is_some() && stage == Stage::Stray { Stage::Answered } else { stage };
+        let Some(node) = was_at.or_else(|| self.by_place(usize::from(key.service), &key)) else {
             return Verdict::Drop(DropReason::NoNode);
         };
         let life = self.lives[node.index()];
         let known = Known::new(now, node, life, stage);
-        self.know(now, self.hash(&key), key, known);
-        if stage == Stage::Opening {
+        if stage == Stage::Stray && before.is_none_or(|known| known.is_alone()) {
+            self.know(now, hash, key, known.alone());
+        } else {
             // Others may have heard otherwise.
+            self.know(now, hash, key, known);
             self.tell_of(&key, &known);
         }
         Verdict::Forward(node)
@@ -411,12 +477,12 @@ impl Distributor {
             busy = true;
             let channel = &mut peer.channel;
             let next = flows.sweep(from, WALK_BUCKETS, |key, known| {
-                let is_alive =
-                    lives[known.node().index()] == known.life && known.matters(tick(now), times) != OVER;
+                let is_alive = lives[known.node().index()] == known.life && !known.is_over(now, times);
                 let is_fresh = known.stage.is_open() && known.was_heard_within(refresh_time, tick(now));
-                if is_alive && (is_copy || is_fresh) {
+                // Of a stray one nobody knows where it is.
+                if is_alive && (is_copy && known.stage != Stage::Stray || is_fresh) {
                     // There is room: that was looked at above.
-                    let _ = channel.tell(names.notice(key, known));
+                    let _ = channel.tell(names.notice(key, known, false));
                 }
                 true
             });

@@ -2,14 +2,17 @@
 //! matters least gives way.
 //!
 //! In: keys, their hashes, entries that know how much they matter. Out: entries. All memory is taken at start; a look-up
-//! reads the tags of two buckets and, but for one in ten, a single entry, whatever is in the table. With two choices
-//! buckets fill evenly: nothing that matters is lost before five eighths of the table are in use, and the table is made
-//! that much larger than it is asked to be.
+//! reads the tags of one bucket, of a second one for one key in ten, and a single entry, whatever is in the table. With two
+//! choices buckets fill evenly: nothing that matters is lost before five eighths of the table are in use, and the table is
+//! made that much larger than it is asked to be. The second choice is taken only where the first bucket is well filled:
+//! so it is not looked at for most keys, and evens out as if it were always there.
 
 /// Entries of a bucket: their tags are the bytes of one word.
 pub(crate) const WAYS: usize = 8;
 /// Entries a bucket on average, up to which practically none overflows.
 const FULL: usize = 5;
+/// Entries of a bucket below which no other one is looked for. With six, keys are lost before five eighths are in use.
+const AMPLE: usize = 5;
 /// How much an entry matters that is over: it is overwritten as if it were not there.
 pub(crate) const OVER: u64 = 0;
 
@@ -24,7 +27,7 @@ const ONES: u64 = u64::from_ne_bytes([1; WAYS]);
 struct Way<K, V>(Option<(K, V)>);
 
 /// Where an entry was seen, until the table changes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Place(u32);
 
 /// The table. Tags are apart from entries: those of a million entries are two megabytes, which a core's own cache holds.
@@ -32,6 +35,14 @@ pub(crate) struct Ways<K, V> {
     tags: Box<[[u8; WAYS]]>,
     ways: Box<[Way<K, V>]>,
     used: usize,
+}
+
+/// So many of them, in memory that `taken` is told of first.
+fn filled<T: Clone>(it: T, count: usize, taken: impl Fn(*const u8, usize)) -> Box<[T]> {
+    let mut all = Vec::<T>::with_capacity(count);
+    taken(all.as_ptr().cast(), count * size_of::<T>());
+    all.resize(count, it);
+    all.into()
 }
 
 /// What is kept of a hash beside its entry, from bits that choose no bucket.
@@ -52,12 +63,12 @@ fn first(marks: u64) -> usize {
 }
 
 impl<K: Copy + Eq, V: Copy> Ways<K, V> {
-    /// A table that forgets none of `entries`.
-    pub(crate) fn new(entries: usize) -> Ways<K, V> {
+    /// A table that forgets none of `entries`. `taken` is told of its memory (start, bytes) before anything is there.
+    pub(crate) fn new(entries: usize, taken: impl Fn(*const u8, usize)) -> Ways<K, V> {
         let buckets = entries.div_ceil(FULL).next_power_of_two().max(2);
         Ways {
-            tags: vec![[VACANT; WAYS]; buckets].into(),
-            ways: vec![Way(None); buckets * WAYS].into(),
+            tags: filled([VACANT; WAYS], buckets, &taken),
+            ways: filled(Way(None), buckets * WAYS, &taken),
             used: 0,
         }
     }
@@ -82,31 +93,48 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
         self.tags.len() * WAYS
     }
 
-    /// The buckets of a hash, different ones.
+    /// The bucket of a hash that is looked at first.
+    fn near(&self, hash: u64) -> usize {
+        hash as usize & (self.tags.len() - 1)
+    }
+
+    /// The other one.
+    fn far(&self, hash: u64) -> usize {
+        let (near, far) = (self.near(hash), (hash >> 32) as usize & (self.tags.len() - 1));
+        if far == near { near ^ 1 } else { far }
+    }
+
     fn choices(&self, hash: u64) -> [usize; 2] {
-        let mask = self.tags.len() - 1;
-        let first = hash as usize & mask;
-        let second = (hash >> 32) as usize & mask;
-        [first, if second == first { first ^ 1 } else { second }]
+        [self.near(hash), self.far(hash)]
+    }
+
+    /// Ways of a bucket whose tag is the hash's.
+    fn marks(&self, bucket: usize, hash: u64) -> u64 {
+        matches(u64::from_le_bytes(self.tags[bucket]), tag(hash))
     }
 
     /// Where the tags of a hash are: memory [`spot`](Ways::spot) reads.
-    pub(crate) fn tags(&self, hash: u64) -> [*const u8; 2] {
-        self.choices(hash).map(|bucket| self.tags[bucket].as_ptr())
+    #[inline]
+    pub(crate) fn tags(&self, hash: u64) -> *const u8 {
+        self.tags[self.near(hash)].as_ptr()
     }
 
-    /// Where the entry of a hash seems to be, by its tags, and that memory: without a branch on where it is, which nobody
-    /// could foresee. It may be another's, which [`at`](Ways::at) finds out.
+    /// Where the entry of a hash seems to be, by its tags, and that memory. It may be another's, which [`at`](Ways::at)
+    /// finds out.
+    #[inline]
     pub(crate) fn spot(&self, hash: u64) -> (Place, *const u8) {
-        let [near, far] = self.choices(hash);
-        let [near_marks, far_marks] =
-            [near, far].map(|bucket| matches(u64::from_le_bytes(self.tags[bucket]), tag(hash)));
-        let (bucket, marks) = if near_marks != 0 { (near, near_marks) } else { (far, far_marks) };
+        let mut bucket = self.near(hash);
+        let mut marks = self.marks(bucket, hash);
+        if marks == 0 {
+            bucket = self.far(hash);
+            marks = self.marks(bucket, hash);
+        }
         let at = bucket * WAYS + first(marks);
         (Place(at as u32), std::ptr::from_ref(&self.ways[at]).cast())
     }
 
     /// The entry of a key at a place, if it is still there.
+    #[inline]
     pub(crate) fn at(&mut self, place: Place, key: &K) -> Option<&mut V> {
         match &mut self.ways[place.0 as usize].0 {
             Some((it, value)) if it == key => Some(value),
@@ -121,7 +149,7 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
     /// Where the entry of a key is.
     fn locate(&self, hash: u64, key: &K) -> Option<usize> {
         self.choices(hash).into_iter().find_map(|bucket| {
-            let mut marks = matches(u64::from_le_bytes(self.tags[bucket]), tag(hash));
+            let mut marks = self.marks(bucket, hash);
             while marks != 0 {
                 let at = bucket * WAYS + first(marks);
                 if self.is_at(at, key) {
@@ -131,6 +159,12 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
             }
             None
         })
+    }
+
+    /// The entry of a key, to read.
+    pub(crate) fn get(&self, hash: u64, key: &K) -> Option<&V> {
+        let at = self.locate(hash, key)?;
+        self.ways[at].0.as_ref().map(|(_, value)| value)
     }
 
     /// The entry of a key.
@@ -146,10 +180,10 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
             *there = value;
             return None;
         }
-        let choices = self.choices(hash);
-        let vacant = |bucket: usize| self.tags[bucket].iter().filter(|tag| **tag == VACANT).count();
-        // The emptier one first, so that both fill.
-        let order = if vacant(choices[1]) > vacant(choices[0]) { [choices[1], choices[0]] } else { choices };
+        let [near, far] = self.choices(hash);
+        let used = |bucket: usize| self.tags[bucket].iter().filter(|tag| **tag != VACANT).count();
+        let is_far = used(near) >= AMPLE && used(far) < used(near);
+        let order = if is_far { [far, near] } else { [near, far] };
         let ways = order.iter().flat_map(|bucket| bucket * WAYS..(bucket + 1) * WAYS);
         let weigh = |at: &usize| self.ways[*at].0.as_ref().map_or(OVER, |(_, value)| matters(value));
         let at = ways.min_by_key(weigh)?;
@@ -214,7 +248,7 @@ mod tests {
         fn it_is_a_map_that_says_what_it_forgets(
             steps in prop::collection::vec((0u32..64, 1u64..9, any::<bool>()), 0..400),
         ) {
-            let mut table = Ways::new(16);
+            let mut table = Ways::new(16, |_, _| ());
             let mut model = HashMap::new();
             for (key, value, put) in steps {
                 if put {
@@ -237,7 +271,7 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_up_to_its_capacity() {
-        let mut table = Ways::new(5 << 18);
+        let mut table = Ways::new(5 << 18, |_, _| ());
         assert_eq!(table.capacity(), 5 << 18);
         let lost = (0..table.capacity() as u32)
             .filter(|key| table.put(hash(*key), *key, 1, |value| *value).is_some())
@@ -247,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_least_goes_first() {
-        let mut table = Ways::new(1);
+        let mut table = Ways::new(1, |_, _| ());
         assert_eq!(table.capacity(), 10);
         for key in 0..16 {
             table.put(hash(key), key, u64::from(key) + 5, |value| *value);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use keyferry_distribute::{Config, Distributor, Midst, Model, Node, NodeId, Service, State, Verdict};
+use keyferry_distribute::{Config, Distributor, Midst, Model, Node, NodeId, Service, Spot, State, Verdict};
 use keyferry_time::Time;
 use proptest::prelude::*;
 
@@ -98,13 +98,14 @@ impl Sent {
 }
 
 fn burst(it: &mut Distributor, now: Time, packets: &[Vec<u8>]) -> Vec<Verdict> {
-    let mut read: Vec<Option<Midst>> = packets.iter().map(|packet| it.read(packet, |_| ())).collect();
-    read.iter_mut().flatten().for_each(|midst| it.spot(midst, |_| ()));
-    let one = |(packet, midst): (&Vec<u8>, &Option<Midst>)| {
-        let node = midst.as_ref().and_then(|midst| it.route_midst(now, midst));
+    let read: Vec<Option<Midst>> = packets.iter().map(|packet| it.read(packet, |_| ())).collect();
+    let spotted: Vec<_> =
+        read.iter().map(|midst| Some((*midst)?).map(|it_is| (it_is, it.spot(&it_is, |_| ())))).collect();
+    let one = |(packet, spotted): (&Vec<u8>, &Option<(Midst, Spot)>)| {
+        let node = spotted.as_ref().and_then(|(midst, spot)| it.route_midst(now, midst, *spot));
         node.map_or_else(|| it.route(now, packet), Verdict::Forward)
     };
-    packets.iter().zip(&read).map(one).collect()
+    packets.iter().zip(&spotted).map(one).collect()
 }
 
 proptest! {
@@ -145,16 +146,15 @@ fn segments_of_a_known_connection_are_found_together() {
     };
     for is_v6 in [false, true] {
         let Verdict::Forward(node) = it.route(Time::ZERO, &sent(is_v6, SYN)) else { panic!("a node") };
-        let mut midst = it.read(&sent(is_v6, ACK), |_| ()).expect("a segment in the midst");
-        assert_eq!(it.route_midst(Time::ZERO, &midst), None, "it has not been looked for");
-        it.spot(&mut midst, |_| ());
+        let midst = it.read(&sent(is_v6, ACK), |_| ()).expect("a segment in the midst");
+        let spot = it.spot(&midst, |_| ());
         assert_eq!(
-            it.route_midst(Time::ZERO, &midst),
+            it.route_midst(Time::ZERO, &midst, spot),
             None,
             "the first brings it further: others are to hear of it"
         );
         assert_eq!(it.route(Time::ZERO, &sent(is_v6, ACK)), Verdict::Forward(node));
-        assert_eq!(it.route_midst(Time::ZERO, &midst), Some(node));
+        assert_eq!(it.route_midst(Time::ZERO, &midst, spot), Some(node));
         for flags in [SYN, ACK | 1, ACK | SYN, ACK | 4, 0] {
             assert!(it.read(&sent(is_v6, flags), |_| ()).is_none(), "{flags}");
         }

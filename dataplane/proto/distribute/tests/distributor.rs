@@ -209,6 +209,23 @@ fn fragments_follow_the_first() {
     let node = node_of(it.route(at(1), &first));
     assert_eq!(it.route(at(2), &rest), Verdict::Forward(node));
     assert_eq!(it.route(at(9), &rest), Verdict::Drop(DropReason::Fragment), "not for long");
+    let node = node_of(it.route(at(10), &first));
+    it.set_state(node, State::Down);
+    assert_eq!(it.route(at(10), &rest), Verdict::Drop(DropReason::Fragment), "nobody is there");
+}
+
+/// An address of IPv4 as IPv6 maps it belongs on no wire (RFC 4291 2.5.5.2): tables would take it for the other family's.
+#[test]
+fn a_mapped_address_is_no_clients() {
+    let mut it = distributor(CONFIG, Model::RoundRobin, 2);
+    for (control, number) in [(TcpControl::Syn, None), (TcpControl::None, Some(5))] {
+        let packet = sent("[::ffff:198.51.100.1]:1000", SERVICE6, control, number).packet();
+        assert_eq!(it.route(at(1), &packet), Verdict::Drop(DropReason::Malformed));
+    }
+    for node in 0..2 {
+        it.set_state(NodeId(node), State::Down);
+    }
+    while it.sweep(|reset| panic!("{reset:?} of nothing")) {}
 }
 
 #[test]

@@ -111,7 +111,11 @@ impl World {
 
     /// A packet of a client.
     fn send(&mut self, port: Port, packet: &[u8]) {
-        let (to, now) = (self.router(port), self.now);
+        self.send_by(self.router(port), port, packet);
+    }
+
+    fn send_by(&mut self, to: usize, port: Port, packet: &[u8]) {
+        let now = self.now;
         let member = self.members[to].as_mut().expect("the router knows who is there");
         match member.it.route(now, packet) {
             Verdict::Hold(id) => assert_eq!(member.held.insert(id, port), None),
@@ -168,8 +172,12 @@ impl World {
 
     /// The one verdict on a packet sent just now, once all have said what they had to.
     fn verdict(&mut self, port: Port, packet: &[u8]) -> Verdict {
+        self.verdict_by(self.router(port), port, packet)
+    }
+
+    fn verdict_by(&mut self, to: usize, port: Port, packet: &[u8]) -> Verdict {
         self.forwarded.clear();
-        self.send(port, packet);
+        self.send_by(to, port, packet);
         for _ in 0..10_000 {
             if !self.forwarded.is_empty() {
                 break;
@@ -281,6 +289,59 @@ fn a_connection_nobody_knows_goes_to_its_place() {
     assert_eq!((world.talk(1), world.talk(2)), (here, there));
     let reset = sent(&name(7), common::SERVICE, TcpControl::Rst, None).packet();
     assert_eq!(world.verdict(7, &reset), Verdict::Drop(DropReason::Stray));
+}
+
+#[test]
+fn a_stray_segment_hides_no_connection_that_begins_elsewhere() {
+    let mut world = World::new(2, Model::RoundRobin);
+    let elsewhere = (0..20).filter(|port| {
+        // Of a connection that nobody knows any more; then the client's port is used again, and routers are others.
+        let place = world.verdict_by(0, *port, &ack(&name(*port), 5));
+        let begun = world.verdict_by(1, *port, &syn(&name(*port)));
+        assert_eq!(world.verdict_by(0, *port, &ack(&name(*port), 6)), begun);
+        begun != place
+    });
+    assert!(elsewhere.count() > 5, "most do not begin at their places");
+}
+
+#[test]
+fn a_stray_that_waits_moves_no_connection_that_begins_meanwhile() {
+    let mut world = World::new(2, Model::RoundRobin);
+    let elsewhere = (0..20).filter(|port| {
+        let place = World::new(1, Model::RoundRobin).verdict_by(0, *port, &ack(&name(*port), 5));
+        // Nobody knows it; and while that is being asked, the client's port is used again.
+        world.forwarded.clear();
+        world.send_by(0, *port, &ack(&name(*port), 5));
+        world.send_by(0, *port, &syn(&name(*port)));
+        world.settle();
+        let [(_, begun), (_, stray)] = world.forwarded[..] else { panic!("{:?}", world.forwarded) };
+        assert_eq!(begun, stray, "both go where the connection is");
+        for member in [0, 1] {
+            assert_eq!(world.verdict_by(member, *port, &ack(&name(*port), 6)), begun);
+        }
+        begun != place
+    });
+    assert!(elsewhere.count() > 5, "most do not begin at their places");
+}
+
+#[test]
+fn a_stray_whose_place_has_changed_is_asked_for_again() {
+    let mut begun_at_place = 0;
+    for (port, begins_anew) in (0..40).flat_map(|port| [(port, false), (port, true)]) {
+        let mut world = World::new(2, Model::RoundRobin);
+        let place = World::new(1, Model::RoundRobin).verdict_by(0, port, &ack(&name(port), 5));
+        let Verdict::Forward(NodeId(node)) = place else { panic!("{place:?}") };
+        world.set_state(usize::from(node), State::Down);
+        let stray = world.verdict_by(0, port, &ack(&name(port), 5));
+        assert_ne!(stray, place);
+        world.set_state(usize::from(node), State::Up);
+        let expected = if begins_anew { world.verdict_by(1, port, &syn(&name(port))) } else { stray };
+        begun_at_place += u32::from(begins_anew && expected == place);
+        for acknowledges in 6..9 {
+            assert_eq!(world.verdict_by(0, port, &ack(&name(port), acknowledges)), expected, "{port}");
+        }
+    }
+    assert!(begun_at_place > 5, "one of four is at its place");
 }
 
 #[test]

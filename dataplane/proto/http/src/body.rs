@@ -59,6 +59,12 @@ enum TrailerAt {
     SectionEnd,
 }
 
+impl Default for Body {
+    fn default() -> Body {
+        Body::of(Framing::None)
+    }
+}
+
 const SIZE: State = State::Size { digits: 0, value: 0, line: 0 };
 
 impl Body {

@@ -27,7 +27,8 @@ enum Stage {
     /// Empty lines before a request line: bytes so far.
     Blank(u8),
     Head,
-    Body(Body),
+    /// How far it is, its request knows.
+    Body,
 }
 
 /// Reads requests of one connection.
@@ -55,7 +56,7 @@ impl Reader {
 
     /// Whether the head is whole and the body, or more of it, awaited.
     pub fn body_started(&self) -> bool {
-        matches!(self.stage, Stage::Body(_))
+        self.stage == Stage::Body
     }
 
     /// Feeds bytes. Returns how many belong to this request; the rest is the next one's. The first bytes of a
@@ -81,7 +82,7 @@ impl Reader {
                 self.first_piece(bytes, skipped, into, limits)
             }
             Stage::Head => self.next_piece(bytes, into, limits),
-            Stage::Body(_) => self.feed_body(bytes, 0, into, limits),
+            Stage::Body => self.feed_body(bytes, 0, into, limits),
         }
     }
 
@@ -145,7 +146,8 @@ impl Reader {
         if matches!(framing, Framing::Length(length) if length > limits.body_bytes as u64) {
             return Err(refused(Reason::BodyTooLarge.refusal(), into));
         }
-        self.stage = Stage::Body(Body::of(framing));
+        self.stage = Stage::Body;
+        into.coming = Body::of(framing);
         // A client that has sent body bytes already does not wait (RFC 9110 10.1.1).
         if expects_continue && used == bytes.len() && framing != Framing::None {
             return Ok((used, Progress::Continue100));
@@ -160,10 +162,9 @@ impl Reader {
         into: &mut Request,
         limits: &Limits,
     ) -> Result<(usize, Progress), Refusal> {
-        let Stage::Body(body) = &mut self.stage else { return Ok((from, Progress::NeedMore)) };
-        let fed = body.feed(&bytes[from..], &mut into.body, limits);
+        let fed = into.coming.feed(&bytes[from..], &mut into.body, limits);
         let used = from + fed.map_err(|refusal| refused(refusal, into))?;
-        if body.is_done() {
+        if into.coming.is_done() {
             *self = Reader::new();
             return Ok((used, Progress::Complete));
         }

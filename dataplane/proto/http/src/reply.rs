@@ -102,7 +102,10 @@ impl Clone for ReplyHead {
 impl ReplyHead {
     /// A reply of a known length. A content type that is no valid field value, or longer than 96 bytes, is left out.
     pub fn new(status: u16, length: u64, content_type: &str) -> ReplyHead {
-        ReplyHead { length: Some(length), ..ReplyHead::chunked(status, content_type) }
+        // Made in place, as it is large: to take it apart would copy it.
+        let mut head = ReplyHead::chunked(status, content_type);
+        head.length = Some(length);
+        head
     }
 
     /// A reply whose length is not known yet. Of the content type as for [`new`](ReplyHead::new).

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::body::Body;
 use crate::head::{self, Facts, Framing};
 use crate::{Limits, Reason, Refusal};
 
@@ -55,6 +56,8 @@ impl Method {
 pub struct Request {
     pub(crate) head: Vec<u8>,
     pub(crate) body: Vec<u8>,
+    /// How far the body is while it is read.
+    pub(crate) coming: Body,
     pub(crate) facts: Facts,
 }
 
@@ -62,7 +65,7 @@ impl Request {
     /// An empty request with room for a head and a body of these sizes; it grows within the limits.
     pub fn with_capacity(head_bytes: usize, body_bytes: usize) -> Request {
         let (head, body) = (Vec::with_capacity(head_bytes), Vec::with_capacity(body_bytes));
-        Request { head, body, facts: Facts::default() }
+        Request { head, body, ..Request::default() }
     }
 
     /// Empties it for the next request. A large body's memory is given back, so that one upload does not stay.

@@ -5,7 +5,8 @@
 //! (or the end of the queue pair) frees it.
 //!
 //! A slot is free, granted (the peer may write it), or taken (a record in it is on its way to the client). It
-//! stays with its lease until that has returned and no packet refers to it any more.
+//! stays with its lease until that has returned and its record is needed there no more: the client has acknowledged it,
+//! or it was copied out.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,6 +15,9 @@ use keyferry_time::Time;
 
 use crate::message::{LeaseId, Return, SlotList};
 use crate::{CREDITS_MAX, LEASES_MAX};
+
+/// Slots are short when fewer than one in this many is free.
+const SHORT_SHARE: usize = 8;
 
 /// Sizes and times of a lender; fixed at start.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +136,17 @@ impl Lender {
     /// Slots nobody holds.
     pub fn slots_free(&self) -> usize {
         self.free.len()
+    }
+
+    /// Whether so few slots are left that records of slow clients ought to leave theirs.
+    pub fn is_short(&self) -> bool {
+        self.free.len() * SHORT_SHARE < self.holder.len()
+    }
+
+    /// Whether the lease a slot was granted to is under way: until it ends the slot is its own.
+    pub fn is_bound(&self, slot: u16) -> bool {
+        let holder = self.holder.get(usize::from(slot)).copied().flatten();
+        holder.is_some_and(|holder| self.stage(holder.lease).is_some())
     }
 
     fn entry(&mut self, lease: LeaseId) -> Option<&mut Entry> {
@@ -469,6 +484,44 @@ mod tests {
         assert_eq!((lender.open(), lender.slots_out()), (0, 1), "the slot waits for its packet");
         assert_eq!(lender.released(slots[0]), None);
         assert_eq!(lender.slots_out(), 0);
+    }
+
+    #[test]
+    fn a_slot_is_bound_until_its_lease_ends() {
+        let mut lender = lender(2, 8);
+        let lease = lender.grant(5, Time::ZERO).unwrap();
+        lender.claim(lease).unwrap();
+        let slots = lender.go(lease, 2, Time::ZERO);
+        assert!(!lender.is_bound(slots[0] ^ 4), "granted to nobody");
+        lender.doorbell(lease.doorbell(), Time::ZERO).unwrap();
+        assert!(slots.iter().all(|slot| lender.is_bound(*slot)));
+        lender.count(lease, 100);
+        lender.returned(lease, &outcome(1, 100)).unwrap();
+        assert!(!lender.is_bound(slots[0]) && !lender.is_bound(slots[1]));
+        assert_eq!(lender.slots_out(), 1);
+        // The next lease has the other one.
+        let next = lender.grant(6, Time::ZERO).unwrap();
+        lender.go(next, 4, Time::ZERO);
+        assert!(!lender.is_bound(slots[0]), "it waits for its packet alone");
+        lender.released(slots[0]);
+        assert!(!lender.is_bound(u16::MAX), "no slot");
+    }
+
+    #[test]
+    fn slots_are_short_when_fewer_than_an_eighth_are_free() {
+        let mut lender = Lender::new(Limits {
+            leases: 64,
+            slots: 32,
+            credits: 1,
+            claim_timeout: Duration::ZERO,
+            silence_timeout: Duration::ZERO,
+        });
+        for out in 0..32 {
+            assert_eq!(lender.is_short(), 32 - out < 4, "{out} are out");
+            let lease = lender.grant(1, Time::ZERO).unwrap();
+            assert_eq!(lender.go(lease, 1, Time::ZERO).len(), 1);
+        }
+        assert!(lender.is_short());
     }
 
     #[test]

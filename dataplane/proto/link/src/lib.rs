@@ -1,7 +1,8 @@
-//! The link under IP: Ethernet and VLAN headers, neighbours by ARP and neighbour discovery, routes, ICMP echo.
+//! The link under IP: Ethernet and VLAN headers, neighbours by ARP and neighbour discovery, routes, ICMP echo, routers'
+//! word that a packet was too big.
 //!
-//! In: received frames, the time, next-hop questions. Out: IP packets with TCP for one of our addresses,
-//! answers written into the frame that asked, solicitations, and packets that waited for an answer.
+//! In: received frames, the time, next-hop questions. Out: IP packets with TCP for one of our addresses, reports about
+//! packets we sent, answers written into the frame that asked, solicitations, and packets that waited for an answer.
 //! Sans-IO; each worker owns one. No call allocates after [`Link::new`].
 //!
 //! A packet leaves by the routes, never to the MAC address its request came from: behind a distributor that is
@@ -71,6 +72,16 @@ pub enum Ingress {
         /// Bytes of the answer, at most those of the frame received.
         len: usize,
     },
+    /// A router cannot pass on a packet of ours, and says how large one may be (RFC 1191 section 4, RFC 8201 section 4).
+    /// Anyone may write such a report: TCP knows whether the packet was sent.
+    TooBig {
+        /// Offset in the frame of what is returned of our packet, from its IP header on.
+        at: usize,
+        /// Bytes of it.
+        len: usize,
+        /// The largest IP packet that is passed on, in bytes; 0 where the router does not know that it should say.
+        mtu: u32,
+    },
     /// Taken note of; nothing to do.
     Consumed,
     /// Dropped.
@@ -100,7 +111,7 @@ pub enum DropReason {
     Checksum,
     /// ICMP that asks for nothing we do.
     Icmp,
-    /// ICMP beyond the rate we answer.
+    /// ICMP beyond the rate we answer, or look into.
     IcmpRate,
     /// An answer was due, but the way back is not known yet.
     Unresolved,
@@ -202,6 +213,8 @@ pub struct Link<P> {
     outgoing_max: usize,
     parked: Parked<P>,
     budget: Budget,
+    /// Apart, so that a flood of questions hides no report.
+    reports: Budget,
     counters: Counters,
 }
 
@@ -223,6 +236,7 @@ impl<P> Link<P> {
             outgoing_max,
             parked: Parked::new(),
             budget: Budget::new(),
+            reports: Budget::new(),
             counters: Counters::default(),
         }
     }

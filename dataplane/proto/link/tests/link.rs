@@ -104,6 +104,25 @@ fn ipv6(from: Ipv6Addr, to: Ipv6Addr, mac: [u8; 6], hops: u8, message: &Icmpv6Re
     frame
 }
 
+/// A router's report about a packet of ours to a host far away, with what it returns of it.
+fn too_big_v4(quoted_from: Ipv4Addr, mtu: u16, quoted: usize) -> Vec<u8> {
+    let packet = &ipv4(quoted_from, FAR_V4, IpProtocol::Tcp, &[7; 60])[14..];
+    let mut message = [&[3, 4, 0, 0, 0, 0][..], &mtu.to_be_bytes(), &packet[..quoted]].concat();
+    Icmpv4Packet::new_unchecked(&mut message[..]).fill_checksum();
+    ipv4(ROUTER_V4, OWN_V4, IpProtocol::Icmp, &message)
+}
+
+fn too_big_v6(mtu: u32) -> Vec<u8> {
+    let header = Ipv6Repr {
+        src_addr: OWN_V6,
+        dst_addr: PEER_V6,
+        next_header: IpProtocol::Tcp,
+        payload_len: 20,
+        hop_limit: 9,
+    };
+    ipv6(PEER_V6, OWN_V6, OWN, 9, &Icmpv6Repr::PktTooBig { mtu, header, data: &[7; 20] })
+}
+
 /// The message of a frame, its checksum checked, with its addresses.
 fn parse_ipv6(frame: &[u8]) -> (Ipv6Addr, Ipv6Addr, Icmpv6Repr<'_>) {
     let packet = Ipv6Packet::new_checked(&frame[14..]).unwrap();
@@ -335,6 +354,58 @@ fn icmp_is_limited_in_rate_and_checked() {
 }
 
 #[test]
+fn routers_reports_are_handed_on_with_the_packet_they_return() {
+    let mut link = link();
+    for quoted in [28, 60, 80] {
+        let mut frame = too_big_v4(OWN_V4, 1006, quoted);
+        let found = link.ingest(NOW, &mut frame);
+        assert_eq!(found, Ingress::TooBig { at: 14 + 20 + 8, len: quoted, mtu: 1006 });
+        assert_eq!(&frame[42 + 12..42 + 20], [OWN_V4.octets(), FAR_V4.octets()].concat());
+    }
+    let mut frame = too_big_v6(1280);
+    assert_eq!(link.ingest(NOW, &mut frame), Ingress::TooBig { at: 14 + 40 + 8, len: 60, mtu: 1280 });
+    // A code is not looked at (RFC 4443 section 3.2).
+    frame[14 + 40 + 1] = 1;
+    let checksum = u16::from_be_bytes([frame[56], frame[57]]);
+    frame[56..58].copy_from_slice(&(checksum - 1).to_be_bytes());
+    assert!(matches!(link.ingest(NOW, &mut frame), Ingress::TooBig { mtu: 1280, .. }));
+}
+
+#[test]
+fn reports_about_others_or_broken_ones_are_dropped() {
+    let mut link = link();
+    assert_eq!(link.ingest(NOW, &mut too_big_v4(FAR_V4, 1006, 28)), Ingress::Drop(DropReason::Icmp));
+    assert_eq!(link.ingest(NOW, &mut too_big_v4(OWN_V4, 1006, 12)), Ingress::Drop(DropReason::Malformed));
+    let mut broken = too_big_v4(OWN_V4, 1006, 28);
+    broken[40] ^= 1;
+    assert_eq!(link.ingest(NOW, &mut broken), Ingress::Drop(DropReason::Checksum));
+    // Another thing unreachable.
+    let mut host = too_big_v4(OWN_V4, 0, 28);
+    host[35] = 1;
+    assert_eq!(link.ingest(NOW, &mut host), Ingress::Drop(DropReason::Icmp));
+    let mut broken = too_big_v6(1280);
+    broken[60] ^= 1;
+    assert_eq!(link.ingest(NOW, &mut broken), Ingress::Drop(DropReason::Checksum));
+}
+
+/// Anyone may write reports: so many are looked into, and questions take nothing of that.
+#[test]
+fn reports_are_bounded_in_rate_and_apart_from_questions() {
+    let mut link = link();
+    answer(&mut link, NOW, PEER, PEER_V4);
+    for _ in 0..200 {
+        link.ingest(NOW, &mut echo_v4(PEER_V4));
+    }
+    let taken = (0..200)
+        .filter(|_| matches!(link.ingest(NOW, &mut too_big_v4(OWN_V4, 1006, 28)), Ingress::TooBig { .. }))
+        .count();
+    assert_eq!(taken, 64);
+    assert_eq!(link.ingest(NOW, &mut too_big_v6(1280)), Ingress::Drop(DropReason::IcmpRate));
+    let later = NOW + Duration::from_millis(100);
+    assert!(matches!(link.ingest(later, &mut too_big_v6(1280)), Ingress::TooBig { .. }));
+}
+
+#[test]
 fn a_solicitation_is_answered_in_place_or_else_by_a_frame_of_our_own() {
     let mut link = link();
     let mut frame = solicit(PEER_V6, true);
@@ -545,7 +616,9 @@ proptest! {
         let mut now = NOW;
         for mut frame in frames {
             match link.ingest(now, &mut frame) {
-                Ingress::Ip { at, len } => prop_assert!(at + len <= frame.len()),
+                Ingress::Ip { at, len } | Ingress::TooBig { at, len, .. } => {
+                    prop_assert!(at + len <= frame.len());
+                }
                 Ingress::Reply { len } => {
                     prop_assert!(len <= frame.len());
                     prop_assert_eq!(&frame[6..12], &OWN[..]);

@@ -5,7 +5,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use keyferry_tcp::{Config, ConnId, Egress, Event, RxChecksum, Segment, Tcp};
+use keyferry_tcp::{Config, ConnId, Egress, Event, Outbound, RxChecksum, Segment, Stretch, Tcp};
 use keyferry_time::Time;
 
 const MSS: usize = 1460;
@@ -34,15 +34,15 @@ struct Last {
     packets: u64,
 }
 
-impl Egress for Last {
+impl<S: Segment> Egress<S> for Last {
     fn room(&mut self) -> bool {
         true
     }
 
-    fn packet<R>(&mut self, len: usize, _: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn packet(&mut self, outbound: &Outbound<'_, S>) {
         self.packets += 1;
-        self.bytes.resize(len, 0);
-        fill(&mut self.bytes)
+        self.bytes.resize(outbound.len(), 0);
+        outbound.write(&mut self.bytes);
     }
 }
 
@@ -93,7 +93,7 @@ fn measure(connections: u32) -> f64 {
         send_bytes: BUFFER,
         rx_checksum: RxChecksum::Trust,
         tx_checksum_offload: true,
-        tso_bytes_max: 0,
+        stretch: Stretch::SEGMENT,
         seed: 7,
     });
     let mut out = Last { bytes: Vec::with_capacity(2048), packets: 0 };

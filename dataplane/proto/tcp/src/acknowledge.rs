@@ -28,11 +28,14 @@ struct Delivered {
     again: bool,
     /// What the piece sent last knew, and when it was sent.
     newest: Option<(Time, Snapshot)>,
+    /// A piece larger than the others has arrived.
+    probe: bool,
 }
 
 impl Delivered {
     fn add(&mut self, piece: &Sent, in_order: bool) {
         self.bytes += piece.len;
+        self.probe |= piece.is_probe();
         if piece.is_again() {
             self.again = true;
         } else {
@@ -152,7 +155,13 @@ impl<S: Segment> Connection<S> {
             self.undo(before, sending);
         }
         let duplicate = !advanced && header.payload == 0 && !header.fin && !moved_window;
+        if delivered.probe {
+            self.larger_arrived(now, shared);
+        }
         let lost = self.find_lost(now, advanced, duplicate, sending);
+        if sending.flight.take_lost_probe() {
+            self.larger_is_lost(now);
+        }
         self.delivered += u64::from(delivered.bytes);
         let rate = self.rate(now, &delivered, sending);
         if self.app_limited > 0 && self.delivered > self.app_limited {
@@ -364,7 +373,8 @@ impl<S: Segment> Connection<S> {
     }
 
     /// A window that closes is probed, and the time-outs rest meanwhile (RFC 9293 section 3.8.6.1); one that opens finds
-    /// what was sent beyond it lost.
+    /// what was sent beyond it lost. What fits a small window waits for so long whatever the peer says meanwhile: only
+    /// what is sent ends that (section 3.8.6.2.1).
     fn note_closed_window(&mut self, now: Time, was_closed: bool, sending: &mut Sending<S>) {
         if self.window == 0 {
             let waits = !sending.flight.is_empty() || self.is_outstanding();
@@ -375,9 +385,9 @@ impl<S: Segment> Connection<S> {
                 sending.persist_at = now + self.rtt.timeout(0);
                 (sending.rto_at, sending.tail_at) = (Time::NEVER, Time::NEVER);
             }
-        } else if was_closed || sending.persist_at != Time::NEVER {
+        } else if was_closed {
             (sending.persist_at, sending.persist_due) = (Time::NEVER, false);
-            if was_closed && !sending.flight.is_empty() {
+            if !sending.flight.is_empty() {
                 // Closed for less than a time-out, it may have taken all the same what was under way.
                 if std::mem::take(&mut sending.doublings) > 0 {
                     sending.flight.lose_all();

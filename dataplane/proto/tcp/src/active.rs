@@ -49,7 +49,7 @@ impl<S: Segment> Tcp<S> {
         if unreachable {
             return Err(ConnectError::Unreachable);
         }
-        let flow = Flow { peer, local };
+        let flow = Flow { peer: peer.into(), local: local.into() };
         let hash = self.shared.secret.hash(&flow);
         if self.find(hash, &flow).is_some() || self.half_open.find(hash, &flow).is_some() {
             return Err(ConnectError::InUse);
@@ -60,7 +60,8 @@ impl<S: Segment> Tcp<S> {
         let ours = sequence::initial(self.shared.secret, &flow, now);
         let connection = Connection::new(flow, hash, ours, now, &self.shared);
         self.flows.insert(hash, index);
-        self.slots[index as usize].connection = Some(Box::new(connection));
+        self.slots.grow_to(index as usize);
+        self.slots[index as usize].connection = Some(connection);
         self.shared.counters.begun += 1;
         self.dirty.push_back(index);
         Ok(self.id(index))

@@ -4,12 +4,14 @@
 
 use keyferry_time::Time;
 
-use crate::config::{ACK_DELAY, CHALLENGE_INTERVAL, FIN_WAIT};
+use crate::config::{ACK_DELAY_MAX, CHALLENGE_INTERVAL, FIN_WAIT};
 use crate::connection::{Connection, Pending, Shared, Stage, State};
 use crate::counters::CloseReason;
 use crate::draft::{Draft, flag};
+use crate::outbound::Outbound;
 use crate::packet::{Header, Options, SynOptions};
 use crate::seam::{Egress, Segment};
+use crate::sending::Pieces;
 use crate::sequence::Seq;
 
 /// How old a timestamp of the peer may be and still tell old segments (RFC 7323 section 5.5).
@@ -38,7 +40,7 @@ impl<S: Segment> Connection<S> {
         header: &Header,
         packet: &[u8],
         shared: &mut Shared<S>,
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) -> Verdict {
         if let Stage::Aborting(_) | Stage::Dead(_) = self.stage {
             return Verdict::Unacceptable;
@@ -88,7 +90,7 @@ impl<S: Segment> Connection<S> {
         header: &Header,
         options: &Options,
         shared: &mut Shared<S>,
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) -> Option<Verdict> {
         if let Some(stamps) = self.stamps {
             match options.timestamps {
@@ -166,7 +168,7 @@ impl<S: Segment> Connection<S> {
         header: &Header,
         packet: &[u8],
         shared: &mut Shared<S>,
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) -> Verdict {
         let acknowledges = header.ack && header.acknowledges == self.nxt;
         if header.ack && !acknowledges {
@@ -208,7 +210,7 @@ impl<S: Segment> Connection<S> {
         header: &Header,
         payload: &[u8],
         shared: &mut Shared<S>,
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) -> Verdict {
         if self.state == State::PeerClosed {
             // Nothing is of the stream behind its end; a FIN that comes again was answered as unacceptable.
@@ -248,7 +250,7 @@ impl<S: Segment> Connection<S> {
         start: Seq,
         payload: &[u8],
         shared: &mut Shared<S>,
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) -> Verdict {
         self.seen_mss = self.seen_mss.max(payload.len().min(usize::from(self.path_mtu)) as u16);
         let taken = self.receive.take(start, payload, &mut shared.buffers);
@@ -274,12 +276,12 @@ impl<S: Segment> Connection<S> {
         } else if taken.urgent || self.owed.bytes >= 2 * u32::from(self.seen_mss.max(SEEN_MIN)) {
             self.owed.now = true;
         } else if self.owed.at == Time::NEVER {
-            self.owed.at = now + ACK_DELAY;
+            self.owed.at = now + shared.tuning.ack_delay.min(ACK_DELAY_MAX);
         }
         Verdict::Taken
     }
 
-    fn acknowledge_at_once(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress) {
+    fn acknowledge_at_once(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress<S>) {
         if out.room() {
             let draft = self.draft_ack(now, shared);
             send(&draft, shared, out);
@@ -295,7 +297,7 @@ impl<S: Segment> Connection<S> {
         now: Time,
         header: &Header,
         shared: &mut Shared<S>,
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) {
         if header.len() == 0 || header.syn {
             if !self.may_challenge(now) {
@@ -325,14 +327,14 @@ impl<S: Segment> Connection<S> {
     }
 
     /// Tells the peer where we stand, so that it can prove that it is the peer (RFC 5961).
-    fn challenge(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress) {
+    fn challenge(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress<S>) {
         if self.may_challenge(now) {
             let draft = self.draft_ack(now, shared);
             self.answer(now, draft, shared, out);
         }
     }
 
-    fn answer(&mut self, _: Time, draft: Draft, shared: &mut Shared<S>, out: &mut impl Egress) {
+    fn answer(&mut self, _: Time, draft: Draft, shared: &mut Shared<S>, out: &mut impl Egress<S>) {
         if out.room() {
             send(&draft, shared, out);
         } else {
@@ -385,8 +387,8 @@ pub(crate) fn reset(flow: &crate::flow::Flow, header: &Header) -> Draft {
 }
 
 /// Hands a segment without payload out; there is room.
-pub(crate) fn send<S>(draft: &Draft, shared: &mut Shared<S>, out: &mut impl Egress) {
+pub(crate) fn send<S: Segment>(draft: &Draft, shared: &mut Shared<S>, out: &mut impl Egress<S>) {
     shared.counters.packets_out += 1;
     let offload = shared.config.tx_checksum_offload;
-    out.packet(draft.len(), 0, |packet| draft.write(packet, offload, false, |_| ()));
+    out.packet(&Outbound::new(draft, Pieces::none(), offload, 0));
 }

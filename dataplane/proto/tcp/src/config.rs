@@ -17,8 +17,11 @@ pub const SEGMENTS_GROWN_MAX: usize = 1 << 16;
 /// Packets one connection sends before the next gets its turn, at most.
 pub const EGRESS_PER_VISIT_MAX: usize = 16;
 
-/// How long an acknowledgement waits for data to ride on (RFC 9293 section 3.8.6.3 allows 500 ms).
-pub const ACK_DELAY: Duration = Duration::from_millis(10);
+/// How long an acknowledgement may be made to wait at most (RFC 9293 section 3.8.6.3).
+pub const ACK_DELAY_MAX: Duration = Duration::from_millis(500);
+
+/// Segments of a first window, at most: BBR and CUBIC find more by themselves within a few round trips.
+pub const INITIAL_SEGMENTS_MAX: u8 = 100;
 
 /// How long a connection closed by both sides answers retransmissions (2 MSL, RFC 9293 section 3.4.2; we take
 /// an MSL of 5 s).
@@ -55,6 +58,31 @@ pub enum RxChecksum {
     Trust,
 }
 
+/// How much of a connection's stream may be handed out as one packet, which is cut into segments behind TCP: by the port
+/// (TSO), or by the [`Egress`](crate::Egress) as it takes it. What a segment costs TCP is then paid once for many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// Bytes of payload, at most.
+    pub bytes_max: u32,
+    /// Segments, at most.
+    pub segments_max: u16,
+}
+
+impl Stretch {
+    /// Each packet is one segment.
+    pub const SEGMENT: Stretch = Stretch { bytes_max: 0, segments_max: 1 };
+
+    /// For a port that cuts up to so many bytes, of any number of segments.
+    pub const fn of_port(bytes_max: u32) -> Stretch {
+        Stretch { bytes_max, segments_max: u16::MAX }
+    }
+
+    /// For an egress that cuts into so many segments.
+    pub const fn of_egress(segments_max: u16) -> Stretch {
+        Stretch { bytes_max: TSO_PACKET_BYTES_MAX, segments_max }
+    }
+}
+
 /// What a worker's TCP is, fixed at start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -66,8 +94,8 @@ pub struct Config {
     pub mtu: u16,
     /// Connections at a time, at most. Further SYNs are dropped.
     pub connections: u32,
-    /// Half-open connections at a time, at most, besides; each costs a hundred bytes. A further SYN takes the place
-    /// of the oldest.
+    /// Half-open connections at a time, at most, besides; each costs a hundred bytes. Of a further SYN
+    /// only its peer may remember what was agreed.
     pub half_open: u32,
     /// How long a handshake may take.
     pub half_open_timeout: Duration,
@@ -81,8 +109,8 @@ pub struct Config {
     pub rx_checksum: RxChecksum,
     /// The port fills in checksums: the TCP field then holds the pseudo-header sum, IPv4's is 0.
     pub tx_checksum_offload: bool,
-    /// Largest TCP payload of a packet handed over for segmentation; 0: none. Needs `tx_checksum_offload`.
-    pub tso_bytes_max: u32,
+    /// How much of a stream is handed out as one packet.
+    pub stretch: Stretch,
     /// Makes sequence numbers and the flow table unpredictable: random outside of simulations.
     pub seed: u64,
 }
@@ -116,8 +144,17 @@ pub struct Tuning {
     /// How long data of ours may go unacknowledged; `None`: as long as the idle time-out
     /// (RFC 9293 section 3.8.3).
     pub user_timeout: Option<Duration>,
+    /// How long an acknowledgement waits for data to ride on, up to [`ACK_DELAY_MAX`].
+    pub ack_delay: Duration,
+    /// Segments of the first window, at least 1, at most [`INITIAL_SEGMENTS_MAX`] (RFC 6928: 10).
+    pub initial_segments: u8,
+    /// How long after a path was found to take smaller packets only, larger ones are tried again (RFC 1191 section 6.3: ten
+    /// minutes); `None`: never.
+    pub mtu_raise_after: Option<Duration>,
     /// Connections whose handshake is complete and that `poll_event` has not told of, at most.
     pub accept_queue: u32,
+    /// Flows kept in TIME-WAIT at a time; a further one ends that of the oldest. `None`: [`Config::connections`].
+    pub time_wait: Option<u32>,
     /// Explicit congestion notification (RFC 3168) with peers that ask for it; we ask where we begin a connection.
     pub ecn: bool,
 }
@@ -132,7 +169,11 @@ impl Default for Tuning {
             send_budget_bytes: 256 << 20,
             keep_alive: None,
             user_timeout: None,
+            ack_delay: Duration::from_millis(10),
+            initial_segments: 10,
+            mtu_raise_after: Some(Duration::from_secs(600)),
             accept_queue: 4096,
+            time_wait: None,
             ecn: true,
         }
     }

@@ -10,12 +10,13 @@ use keyferry_time::Time;
 
 use crate::buffers::Buffers;
 use crate::config::{Config, Tuning};
-use crate::congestion::Congestion;
+use crate::congestion::{Congestion, initial_window};
 use crate::counters::{CloseReason, Counters};
 use crate::draft::{TCP_HEADER_BYTES, TIMESTAMPS_BYTES, ip_header_bytes};
 use crate::flow::{Flow, Secret};
 use crate::half_open::HalfOpen;
 use crate::packet::{Mark, SynOptions, Timestamps};
+use crate::path_mtu::Search;
 use crate::rack::Reordering;
 use crate::receive::Receive;
 use crate::rtt::Rtt;
@@ -94,6 +95,11 @@ pub(crate) struct Shared<S> {
     pub(crate) now: Time,
 }
 
+/// A duration in nanoseconds: some five hundred years at most, which is for ever.
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The shift that a window of so many bytes needs (RFC 7323 section 2.3).
 fn window_scale(bytes: usize) -> u8 {
     let bits = (usize::BITS - bytes.leading_zeros()).saturating_sub(16);
@@ -139,6 +145,11 @@ impl<S: Segment> Shared<S> {
     /// The largest segment we take, as a SYN says it (RFC 9293 section 3.7.1).
     pub(crate) fn mss(&self, flow: &Flow) -> u16 {
         self.config.mtu - (ip_header_bytes(flow.peer.ip()) + TCP_HEADER_BYTES) as u16
+    }
+
+    /// Bytes of a first window.
+    pub(crate) fn initial_window(&self, mss: u16) -> u32 {
+        initial_window(self.tuning.initial_segments, u32::from(mss))
     }
 
     /// A flow's clock of timestamps: milliseconds from where an outsider cannot foresee (RFC 7323 section 7.1).
@@ -209,6 +220,8 @@ pub(crate) struct Connection<S> {
     pub(crate) mss: u16,
     pub(crate) peer_mss: u16,
     pub(crate) path_mtu: u16,
+    /// How the search for a larger one goes.
+    pub(crate) search: Search,
     /// The largest payload the peer has sent.
     pub(crate) seen_mss: u16,
     /// Oldest number not acknowledged, next one to send, end of what is queued (SND.UNA, SND.NXT).
@@ -241,8 +254,8 @@ pub(crate) struct Connection<S> {
     pub(crate) paced: Time,
     /// When something was sent last that takes a number.
     pub(crate) sent_at: Time,
-    /// `None`: the connection may be idle for ever, as long as none of our data is outstanding.
-    pub(crate) idle_timeout: Option<Duration>,
+    /// How long it may be idle; `u64::MAX`: for ever, as long as none of our data is outstanding.
+    pub(crate) idle_ns: u64,
     /// When the handshake began, or when there was progress last.
     pub(crate) active: Time,
     /// When the peer was heard last.
@@ -298,6 +311,7 @@ impl<S: Segment> Connection<S> {
             mss,
             peer_mss: mss,
             path_mtu: shared.config.mtu,
+            search: Search::OVER,
             seen_mss: 0,
             una: ours,
             nxt: ours + 1,
@@ -312,7 +326,7 @@ impl<S: Segment> Connection<S> {
             stamps: None,
             ecn: Ecn { until: ours, ..Ecn::default() },
             rtt: Rtt::default(),
-            congestion: Congestion::new(shared.tuning.congestion, u32::from(mss)),
+            congestion: Congestion::new(shared.tuning.congestion, shared.initial_window(mss)),
             sending: None,
             reordering: Reordering::default(),
             queued: 0,
@@ -320,7 +334,7 @@ impl<S: Segment> Connection<S> {
             app_limited: 0,
             paced: Time::ZERO,
             sent_at: now,
-            idle_timeout: Some(shared.config.idle_timeout),
+            idle_ns: nanoseconds(shared.config.idle_timeout),
             active: now,
             heard: now,
             retry_at: now,
@@ -357,7 +371,7 @@ impl<S: Segment> Connection<S> {
         self.window_seq = theirs;
         self.peer_mss = peer_mss(&self.flow, options.mss);
         self.size_segments();
-        self.congestion = Congestion::new(shared.tuning.congestion, u32::from(self.mss));
+        self.congestion = Congestion::new(shared.tuning.congestion, shared.initial_window(self.mss));
         self.retry_at = Time::NEVER;
         self.tries = 0;
         self.heard = now;
@@ -398,8 +412,8 @@ impl<S: Segment> Connection<S> {
     /// Bytes it may queue: more where the window has shown that more is under way, if the worker has memory for it.
     pub(crate) fn queue_limit(&self, shared: &Shared<S>) -> usize {
         let base = shared.config.send_bytes;
-        let window = self.congestion.window();
-        let grown = window > crate::congestion::initial_window(u32::from(self.mss));
+        let window = self.congestion.window_to_queue();
+        let grown = window > shared.initial_window(self.mss);
         if grown && shared.queued < shared.tuning.send_budget_bytes {
             base.max(2 * window as usize)
         } else {
@@ -417,8 +431,15 @@ impl<S: Segment> Connection<S> {
         self.sending.as_ref().map_or(0, |sending| sending.done())
     }
 
-    /// Gives back what an idle connection does not need.
+    /// Gives back what an idle connection does not need. Our end may still wait for its pace.
     pub(crate) fn rest(&mut self, shared: &mut Shared<S>) {
+        if self.stage != Stage::Closing || self.is_fin_acknowledged() {
+            self.put_away(shared);
+        }
+    }
+
+    /// Gives back what it sent with, if that is empty.
+    pub(crate) fn put_away(&mut self, shared: &mut Shared<S>) {
         if self.sending.as_ref().is_some_and(|sending| sending.is_over())
             && let Some(sending) = self.sending.take()
         {
@@ -432,14 +453,14 @@ impl<S: Segment> Connection<S> {
         match self.stage {
             Stage::Connecting => Some((self.active + config.half_open_timeout, CloseReason::IdleTimeout)),
             Stage::Open | Stage::Closing => {
-                let idle = match self.idle_timeout {
+                let idle_ns = match self.idle_ns {
                     // A peer that takes nothing is given up all the same.
-                    None if self.is_outstanding() || self.stage == Stage::Closing => {
-                        Some(config.idle_timeout)
+                    u64::MAX if self.is_outstanding() || self.stage == Stage::Closing => {
+                        nanoseconds(config.idle_timeout)
                     }
-                    idle => idle,
+                    idle_ns => idle_ns,
                 };
-                let idle = idle.map_or(Time::NEVER, |idle| self.active + idle);
+                let idle = self.active + Duration::from_nanos(idle_ns);
                 let user = tuning.user_timeout.filter(|_| self.is_outstanding());
                 let user = user.map_or(Time::NEVER, |timeout| self.waiting + timeout);
                 let idle = (idle.min(user), CloseReason::IdleTimeout);
@@ -462,5 +483,5 @@ fn peer_mss(flow: &Flow, said: Option<u16>) -> u16 {
 }
 
 /// An idle connection costs this and its place in a few tables.
-const IDLE_BYTES_MAX: usize = 640;
+const IDLE_BYTES_MAX: usize = 480;
 const _: () = assert!(size_of::<Connection<[u8; 64]>>() <= IDLE_BYTES_MAX);

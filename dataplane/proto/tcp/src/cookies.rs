@@ -78,6 +78,11 @@ impl Cookies {
         seal(secret, flow, theirs, step(now), size as u32)
     }
 
+    /// Whether third segments without a handshake may come.
+    pub(crate) fn are_out(&self, now: Time) -> bool {
+        !self.until.is_due(now)
+    }
+
     /// The handshake a third segment completes, if it returns a cookie of ours.
     pub(crate) fn open<S: Segment>(
         &self,
@@ -87,7 +92,7 @@ impl Cookies {
         packet: &[u8],
         shared: &Shared<S>,
     ) -> Option<HalfOpen> {
-        if self.until.is_due(now) || !header.ack || header.syn || header.rst {
+        if !self.are_out(now) || !header.ack || header.syn || header.rst {
             return None;
         }
         let (ours, theirs) = (header.acknowledges - 1, header.seq - 1);

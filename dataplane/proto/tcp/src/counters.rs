@@ -57,9 +57,9 @@ pub enum DropReason {
     ConnectionsFull,
     /// A SYN to a port that is not listened on; answered with RST.
     PortClosed,
-    /// Of no known connection; answered with RST.
+    /// Of no known connection; answered with RST, unless it may have overtaken a third segment with a cookie.
     Stray,
-    /// A half-open connection that made room for a newer one.
+    /// A half-open connection that found no room, or made room for a newer one: only its peer remembers it.
     HalfOpenEvicted,
     /// A half-open connection whose handshake was not completed in time.
     HalfOpenTimeout,
@@ -157,6 +157,14 @@ pub struct Counters {
     pub cookies: u64,
     /// Connections that had to let go of bytes out of order, for want of memory.
     pub reneged: u64,
+    /// Connections whose segments got smaller because a router said so.
+    pub path_mtu_told: u64,
+    /// Such words that were about nothing under way, or no news.
+    pub path_mtu_ignored: u64,
+    /// Connections whose segments got smaller because large ones vanished.
+    pub path_mtu_suspected: u64,
+    /// Segments that were larger than the others and arrived, so that the others became as large.
+    pub path_mtu_raised: u64,
     /// Connections in TIME-WAIT right now; they hold neither buffers nor a place among the connections.
     pub time_wait: u64,
 }

@@ -1,16 +1,17 @@
-//! A segment about to be sent, and how it is written.
+//! A segment about to be sent, and how its headers are written.
 //!
-//! In: the fields of a segment, its payload as a function. Out: an IP packet with checksums as the port wants them.
-//! Pure.
+//! In: the fields of a segment, the sum of its payload. Out: the headers of an IP packet, with checksums as the port wants
+//! them. Pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum};
+use smoltcp::wire::{IpProtocol, Ipv6Packet};
 
-use crate::flow::Flow;
+use crate::flow::{End, Flow};
 use crate::packet::{Timestamps, kind};
 use crate::sequence::Seq;
+use crate::sum::Sum;
 
 /// Flags of a segment (RFC 9293 section 3.1, RFC 3168 section 6.1).
 pub(crate) mod flag {
@@ -39,10 +40,23 @@ pub(crate) fn ip_header_bytes(peer: IpAddr) -> usize {
     if peer.is_ipv4() { 20 } else { 40 }
 }
 
+/// Who makes the checksums of a packet.
+#[derive(Clone, Copy)]
+pub(crate) enum Checksums {
+    /// The writer; this is the sum of the payload.
+    Here(Sum),
+    /// The port, which may also cut the packet into segments.
+    Port {
+        /// It is to.
+        segmented: bool,
+    },
+}
+
 /// A segment without its payload.
+#[derive(Clone)]
 pub(crate) struct Draft {
-    from: SocketAddr,
-    to: SocketAddr,
+    from: End,
+    to: End,
     pub(crate) seq: Seq,
     pub(crate) ack: Seq,
     pub(crate) flags: u8,
@@ -122,23 +136,21 @@ impl Draft {
         self
     }
 
-    /// Bytes of the IP packet.
-    pub(crate) fn len(&self) -> usize {
-        ip_header_bytes(self.to.ip()) + TCP_HEADER_BYTES + self.options.len() + self.payload
+    /// Where it goes.
+    pub(crate) fn to(&self) -> IpAddr {
+        self.to.ip()
     }
 
-    /// Writes the packet into exactly [`len`](Draft::len) bytes. `offload`: the port fills in checksums; `segmented`:
-    /// and cuts it into segments. `payload` writes its bytes.
-    pub(crate) fn write<R>(
-        &self,
-        packet: &mut [u8],
-        offload: bool,
-        segmented: bool,
-        payload: impl FnOnce(&mut [u8]) -> R,
-    ) -> R {
+    /// Bytes of the headers.
+    pub(crate) fn header_bytes(&self) -> usize {
+        ip_header_bytes(self.to.ip()) + TCP_HEADER_BYTES + self.options.len()
+    }
+
+    /// Writes the headers into exactly [`header_bytes`](Draft::header_bytes) bytes.
+    pub(crate) fn write_headers(&self, headers: &mut [u8], checksums: Checksums) {
         let at = ip_header_bytes(self.to.ip());
-        let header = TCP_HEADER_BYTES + self.options.len();
-        let tcp = &mut packet[at..];
+        let (ip, tcp) = headers.split_at_mut(at);
+        let header = tcp.len();
         tcp[0..2].copy_from_slice(&self.from.port().to_be_bytes());
         tcp[2..4].copy_from_slice(&self.to.port().to_be_bytes());
         tcp[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
@@ -146,27 +158,32 @@ impl Draft {
         tcp[12] = ((header / 4) as u8) << 4;
         tcp[13] = self.flags;
         tcp[14..16].copy_from_slice(&self.window.to_be_bytes());
-        // Checksum and urgent pointer.
-        tcp[16..20].fill(0);
-        tcp[TCP_HEADER_BYTES..header].copy_from_slice(&self.options);
-        let result = payload(&mut tcp[header..]);
-        self.write_ip(packet, offload);
-        self.write_checksum(&mut packet[at..], offload, segmented);
-        result
+        tcp[16..18].copy_from_slice(&self.checksum(checksums).to_be_bytes());
+        // Urgent pointer.
+        tcp[18..20].fill(0);
+        tcp[TCP_HEADER_BYTES..].copy_from_slice(&self.options);
+        self.write_ip(ip, header + self.payload, matches!(checksums, Checksums::Port { .. }));
     }
 
-    fn write_ip(&self, packet: &mut [u8], offload: bool) {
+    /// Writes the IP header of a segment of `len` bytes.
+    fn write_ip(&self, packet: &mut [u8], len: usize, offload: bool) {
         let ecn = if self.ect { 2 } else { 0 };
-        let len = packet.len();
         match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 // Version, header length; do not fragment (RFC 1191 section 3), so there is nothing to identify.
                 packet[..12].copy_from_slice(&[0x45, ecn, 0, 0, 0, 0, 0x40, 0, HOP_LIMIT, 6, 0, 0]);
-                packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+                packet[2..4].copy_from_slice(&((20 + len) as u16).to_be_bytes());
                 packet[12..16].copy_from_slice(&from.octets());
                 packet[16..20].copy_from_slice(&to.octets());
                 if !offload {
-                    Ipv4Packet::new_unchecked(packet).fill_checksum();
+                    // What is in it that is not 0 (RFC 791 section 3.1).
+                    let mut sum = Sum::default();
+                    sum.add_words(0x4500_0000 | u32::from(ecn) << 16 | (20 + len) as u32);
+                    sum.add_words(0x4000);
+                    sum.add_words(u32::from(HOP_LIMIT) << 24 | 6 << 16);
+                    sum.add_words(from.to_bits());
+                    sum.add_words(to.to_bits());
+                    packet[10..12].copy_from_slice(&(!sum.folded()).to_be_bytes());
                 }
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
@@ -174,7 +191,7 @@ impl Draft {
                 ip.set_version(6);
                 ip.set_traffic_class(ecn);
                 ip.set_flow_label(0);
-                ip.set_payload_len((len - 40) as u16);
+                ip.set_payload_len(len as u16);
                 ip.set_next_header(IpProtocol::Tcp);
                 ip.set_hop_limit(HOP_LIMIT);
                 ip.set_src_addr(from);
@@ -184,16 +201,31 @@ impl Draft {
         }
     }
 
-    /// DPDK's convention for a port that fills checksums in: the field has the pseudo-header's sum, and with
-    /// segmentation that leaves the length out, because each segment has its own (`rte_ipv4_phdr_cksum`).
-    fn write_checksum(&self, segment: &mut [u8], offload: bool, segmented: bool) {
-        let (from, to) = (IpAddress::from(self.from.ip()), IpAddress::from(self.to.ip()));
-        let len = if segmented { 0 } else { segment.len() as u32 };
-        let mut tcp = TcpPacket::new_unchecked(segment);
-        if offload {
-            tcp.set_checksum(checksum::pseudo_header(&from, &to, IpProtocol::Tcp, len));
-        } else {
-            tcp.fill_checksum(&from, &to);
+    /// What the checksum field of the TCP header holds. DPDK's convention for a port that fills it in: the
+    /// field has the pseudo-header's sum, and with segmentation that leaves the length out, because each segment has its
+    /// own (`rte_ipv4_phdr_cksum`).
+    fn checksum(&self, checksums: Checksums) -> u16 {
+        let (from, to) = (self.from.ip(), self.to.ip());
+        match checksums {
+            Checksums::Here(mut sum) => {
+                let header = TCP_HEADER_BYTES + self.options.len();
+                sum.add_pseudo_header(from, to, header + self.payload);
+                let ports = u32::from(self.from.port()) << 16 | u32::from(self.to.port());
+                let rest = ((header / 4) as u32) << 28 | u32::from(self.flags) << 16 | u32::from(self.window);
+                for words in [ports, self.seq.0, self.ack.0, rest] {
+                    sum.add_words(words);
+                }
+                // Options are aligned.
+                let (options, _) = self.options.as_chunks::<4>();
+                options.iter().for_each(|words| sum.add_words(u32::from_be_bytes(*words)));
+                !sum.folded()
+            }
+            Checksums::Port { segmented } => {
+                let mut sum = Sum::default();
+                let header = TCP_HEADER_BYTES + self.options.len();
+                sum.add_pseudo_header(from, to, if segmented { 0 } else { header + self.payload });
+                sum.folded()
+            }
         }
     }
 }

@@ -18,6 +18,8 @@ const LOST: u8 = 2;
 const AGAIN: u8 = 4;
 /// When it was sent, the caller had no more to send.
 const APP_LIMITED: u8 = 8;
+/// It is larger than the others, to find out whether the path takes it.
+const PROBE: u8 = 16;
 
 /// What a connection had delivered when a piece was sent (draft-cheng-iccrg-delivery-rate-estimation section 3).
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,6 +60,11 @@ impl Sent {
         self.flags & AGAIN != 0
     }
 
+    /// Whether it is larger than the others.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.flags & PROBE != 0
+    }
+
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
             delivered: self.delivered,
@@ -82,6 +89,9 @@ pub(crate) struct Flight {
     lost: u32,
     /// Pieces sacked: some.
     sacked_pieces: u32,
+    /// A piece larger than the others is under way; and it was lost, which nobody has asked for yet.
+    probing: bool,
+    probe_lost: bool,
 }
 
 impl Flight {
@@ -89,6 +99,7 @@ impl Flight {
     pub(crate) fn clear(&mut self) {
         self.pieces.clear();
         (self.bytes, self.sacked, self.lost, self.sacked_pieces) = (0, 0, 0, 0);
+        (self.probing, self.probe_lost) = (false, false);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -147,6 +158,24 @@ impl Flight {
         self.bytes += len;
     }
 
+    /// The piece added last is larger than the others.
+    pub(crate) fn last_is_probe(&mut self) {
+        if let Some(last) = self.pieces.back_mut() {
+            last.flags |= PROBE;
+            self.probing = true;
+        }
+    }
+
+    /// Whether a piece larger than the others is under way.
+    pub(crate) fn is_probed(&self) -> bool {
+        self.probing
+    }
+
+    /// Whether it was lost since this was asked last.
+    pub(crate) fn take_lost_probe(&mut self) -> bool {
+        std::mem::take(&mut self.probe_lost)
+    }
+
     /// The first piece that ends behind `seq`.
     fn index_of(&self, seq: Seq) -> usize {
         self.pieces.partition_point(|piece| piece.end() <= seq)
@@ -182,6 +211,7 @@ impl Flight {
                 if gone.is(LOST) {
                     self.lost -= len;
                 }
+                self.probing &= !gone.is_probe();
                 delivered(&gone);
             }
             if whole {
@@ -216,6 +246,7 @@ impl Flight {
             piece.run = 1;
             self.sacked += piece.len;
             self.sacked_pieces += 1;
+            self.probing &= !piece.is_probe();
             delivered(piece);
             at += 1;
         }
@@ -234,9 +265,9 @@ impl Flight {
     }
 
     /// Asks `is_lost` about each piece in the pipe, oldest number first, until it answers `None`: what follows is too young.
-    /// Answers the bytes newly lost.
+    /// Answers the bytes newly lost, but for a piece larger than the others: that tells of its size.
     pub(crate) fn judge(&mut self, mut is_lost: impl FnMut(&Sent) -> Option<bool>) -> u32 {
-        let (mut at, mut found) = (0, 0);
+        let (mut at, mut found, mut probe) = (0, 0, 0);
         while let Some(piece) = self.pieces.get_mut(at) {
             if piece.is(SACKED) {
                 at = self.behind(at);
@@ -247,14 +278,17 @@ impl Flight {
                     None => break,
                     Some(true) => {
                         piece.flags |= LOST;
-                        found += piece.len;
+                        *if piece.is_probe() { &mut probe } else { &mut found } += piece.len;
                     }
                     Some(false) => {}
                 }
             }
             at += 1;
         }
-        self.lost += found;
+        if probe > 0 && std::mem::take(&mut self.probing) {
+            self.probe_lost = true;
+        }
+        self.lost += found + probe;
         found
     }
 
@@ -278,6 +312,7 @@ impl Flight {
     /// sacked the peer has let go of what it had (RFC 2018 section 8), and nothing of it counts any more.
     pub(crate) fn lose_all(&mut self) {
         let reneged = self.pieces.front().is_some_and(|first| first.is(SACKED));
+        self.probe_lost |= std::mem::take(&mut self.probing);
         for piece in &mut self.pieces {
             if reneged {
                 piece.flags &= !SACKED;

@@ -8,11 +8,59 @@ use std::net::{IpAddr, SocketAddr};
 
 use siphasher::sip::SipHasher13;
 
+use crate::slab::{MemoryHint, filled};
+
+/// One end of a connection: an address and a port, without the scope and flow label that a `SocketAddr` has room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct End {
+    ip: IpAddr,
+    port: u16,
+}
+
+impl End {
+    pub(crate) fn new(ip: IpAddr, port: u16) -> End {
+        End { ip, port }
+    }
+
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.ip.is_ipv4()
+    }
+}
+
+impl From<SocketAddr> for End {
+    fn from(address: SocketAddr) -> End {
+        End { ip: address.ip(), port: address.port() }
+    }
+}
+
+impl From<End> for SocketAddr {
+    fn from(end: End) -> SocketAddr {
+        SocketAddr::new(end.ip, end.port)
+    }
+}
+
+#[cfg(test)]
+impl std::str::FromStr for End {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<End, Self::Err> {
+        text.parse::<SocketAddr>().map(End::from)
+    }
+}
+
 /// The two ends of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Flow {
-    pub(crate) peer: SocketAddr,
-    pub(crate) local: SocketAddr,
+    pub(crate) peer: End,
+    pub(crate) local: End,
 }
 
 /// The key of every hash that a peer must not foresee.
@@ -86,10 +134,15 @@ pub(crate) struct FlowTable {
 }
 
 impl FlowTable {
-    /// A table for at most `flows` flows.
-    pub(crate) fn new(flows: u32) -> FlowTable {
+    /// A table for at most `flows` flows. `hint` is told of its memory.
+    pub(crate) fn new(flows: u32, hint: MemoryHint) -> FlowTable {
         let cells = (flows.max(1) as usize * 2).next_power_of_two();
-        FlowTable { cells: vec![EMPTY; cells].into(), mask: cells - 1 }
+        FlowTable { cells: filled(EMPTY, cells, hint), mask: cells - 1 }
+    }
+
+    /// Tells where a look under `hash` begins.
+    pub(crate) fn ahead(&self, hash: u32, ahead: impl Fn(*const u8)) {
+        ahead(std::ptr::from_ref(&self.cells[hash as usize & self.mask]).cast());
     }
 
     /// The index under `hash` that `is` accepts.
@@ -157,7 +210,7 @@ mod tests {
         #[test]
         fn finds_what_a_map_would(steps in prop::collection::vec((0u32..32, any::<bool>()), 0..300)) {
             let hash = |index: u32| [0, 1, 2, 61, 62, 63][index as usize % 6];
-            let mut table = FlowTable::new(32);
+            let mut table = FlowTable::new(32, crate::slab::no_hint);
             let mut model = BTreeMap::new();
             for (index, insert) in steps {
                 if insert && !model.contains_key(&index) {

@@ -18,6 +18,7 @@ use crate::list::List;
 use crate::packet::{Mark, SynOptions, Timestamps};
 use crate::seam::Segment;
 use crate::sequence::Seq;
+use crate::slab::no_hint;
 
 /// Doublings of the time between two SYN-ACKs, at most.
 const DOUBLINGS_MAX: u32 = 6;
@@ -89,8 +90,8 @@ pub(crate) struct HalfOpens {
     table: FlowTable,
     entries: Box<[Option<HalfOpen>]>,
     free: Vec<u32>,
-    /// Oldest first.
-    order: List,
+    /// Those whose number says all of them, oldest first: they may go, the others would be refused when they come back.
+    cookies: List,
     wheel: Wheel,
     timeout: Duration,
 }
@@ -99,17 +100,17 @@ impl HalfOpens {
     pub(crate) fn new(config: &Config) -> HalfOpens {
         let count = config.half_open.max(1);
         HalfOpens {
-            table: FlowTable::new(count),
+            table: FlowTable::new(count, no_hint),
             entries: vec![None; count as usize].into(),
             free: (0..count).rev().collect(),
-            order: List::new(count),
+            cookies: List::new(count, no_hint),
             wheel: Wheel::new(count, TICK),
             timeout: config.half_open_timeout,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.order.len()
+        self.entries.len() - self.free.len()
     }
 
     pub(crate) fn find(&self, hash: u32, flow: &Flow) -> Option<u32> {
@@ -125,24 +126,27 @@ impl HalfOpens {
         self.free.is_empty()
     }
 
-    /// Adds a handshake. Answers whether the oldest one made room for it.
+    /// Adds a handshake. Answers whether one was forgotten: the oldest whose peer remembers it, or without such a one the
+    /// new one itself.
     pub(crate) fn insert(&mut self, now: Time, entry: HalfOpen) -> bool {
-        let evict = self.free.is_empty();
-        if evict && let Some(oldest) = self.order.front() {
+        let forgets = self.free.is_empty();
+        if forgets && let Some(oldest) = self.cookies.front() {
             self.remove(oldest);
         }
-        let Some(at) = self.free.pop() else { unreachable!("one place at least, and the oldest has left") };
+        let Some(at) = self.free.pop() else { return true };
         self.entries[at as usize] = Some(entry);
         self.table.insert(entry.hash, at);
-        self.order.push_back(at);
+        if entry.cookie {
+            self.cookies.push_back(at);
+        }
         self.wheel.set(at, now + SYN_ACK_RETRY.min(self.timeout));
-        evict
+        forgets
     }
 
     pub(crate) fn remove(&mut self, at: u32) {
         if let Some(entry) = self.entries[at as usize].take() {
             self.table.remove(entry.hash, at);
-            self.order.remove(at);
+            self.cookies.remove(at);
             self.wheel.cancel(at);
             self.free.push(at);
         }

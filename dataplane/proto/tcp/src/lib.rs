@@ -27,6 +27,7 @@ mod half_open;
 mod ingress;
 mod list;
 mod opening;
+mod outbound;
 mod packet;
 mod path_mtu;
 mod rack;
@@ -37,15 +38,21 @@ mod rtt;
 mod seam;
 mod sending;
 mod sequence;
+mod slab;
+mod sum;
 mod time_wait;
 mod timeouts;
 mod transmit;
 
 pub use active::ConnectError;
 pub use config::{
-    ACK_DELAY, Algorithm, Config, EGRESS_PER_VISIT_MAX, FIN_WAIT, KeepAlive, RxChecksum, SEGMENTS_GROWN_MAX,
-    SEGMENTS_MAX, TIME_WAIT, TSO_PACKET_BYTES_MAX, Tuning,
+    ACK_DELAY_MAX, Algorithm, Config, EGRESS_PER_VISIT_MAX, FIN_WAIT, INITIAL_SEGMENTS_MAX, KeepAlive,
+    RxChecksum, SEGMENTS_GROWN_MAX, SEGMENTS_MAX, Stretch, TIME_WAIT, TSO_PACKET_BYTES_MAX, Tuning,
 };
 pub use counters::{CloseReason, Counters, DropReason};
+pub use ingress::Arrived;
 pub use list::List;
+pub use outbound::Outbound;
+pub use packet::is_open_request;
 pub use seam::{ConnId, Egress, Event, Segment, Tcp};
+pub use slab::{MemoryHint, Slab, no_hint};

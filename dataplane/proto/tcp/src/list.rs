@@ -4,6 +4,8 @@
 //! of connections, and a connection that ends leaves nothing behind in any. Fixed memory, owned by a
 //! worker, in its TCP or beside it.
 
+use crate::slab::{MemoryHint, filled};
+
 const NIL: u32 = u32::MAX;
 /// `next` of an index that is not in the list.
 const ABSENT: u32 = u32::MAX - 1;
@@ -23,9 +25,9 @@ pub struct List {
 }
 
 impl List {
-    /// An empty list for indexes below `indexes`.
-    pub fn new(indexes: u32) -> List {
-        let links = vec![Link { next: ABSENT, prev: NIL }; indexes as usize].into();
+    /// An empty list for indexes below `indexes`. `hint` is told of its memory.
+    pub fn new(indexes: u32, hint: MemoryHint) -> List {
+        let links = filled(Link { next: ABSENT, prev: NIL }, indexes as usize, hint);
         List { links, head: NIL, tail: NIL, len: 0 }
     }
 
@@ -63,6 +65,13 @@ impl List {
         self.links[index as usize].next != ABSENT
     }
 
+    /// Tells where the list keeps note of `index`.
+    pub fn ahead(&self, index: u32, ahead: impl Fn(*const u8)) {
+        if let Some(link) = self.links.get(index as usize) {
+            ahead(std::ptr::from_ref(link).cast());
+        }
+    }
+
     /// Takes the index added first.
     pub fn pop_front(&mut self) -> Option<u32> {
         let first = self.front()?;
@@ -96,11 +105,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::slab::no_hint;
 
     proptest! {
         #[test]
         fn behaves_as_a_queue_of_distinct_indexes(steps in prop::collection::vec((0u32..8, any::<bool>()), 0..100)) {
-            let mut list = List::new(8);
+            let mut list = List::new(8, no_hint);
             let mut model = VecDeque::new();
             for (index, push) in steps {
                 if push {

@@ -13,15 +13,15 @@ use crate::seam::{Egress, Segment, Tcp};
 use crate::sequence;
 
 impl<S: Segment> Tcp<S> {
-    /// Answers a SYN and remembers it. At the limit the oldest handshake makes room, and what is answered says itself
-    /// what was forgotten (see `cookies`), so that an honest peer completes its handshake all the same.
+    /// Answers a SYN and remembers it. At the limit what is answered says itself what was agreed (see `cookies`), and only
+    /// such handshakes are forgotten, so that an honest peer completes its own whenever it began.
     pub(crate) fn offer(
         &mut self,
         now: Time,
         header: &Header,
         hash: u32,
         packet: &[u8],
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) -> Result<(), DropReason> {
         let options = SynOptions::parse(header, packet);
         if self.free.is_empty() {
@@ -56,7 +56,7 @@ impl<S: Segment> Tcp<S> {
         at: u32,
         header: &Header,
         packet: &[u8],
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) -> Result<(), DropReason> {
         let Some(entry) = self.half_open.entry(at) else { return Err(DropReason::Stray) };
         if header.rst {
@@ -81,6 +81,11 @@ impl<S: Segment> Tcp<S> {
             return Err(DropReason::Unacceptable);
         }
         if header.acknowledges != entry.ours + 1 {
+            // Its SYN came twice, and the table was full the first time.
+            if let Some(first) = self.cookies.open(now, header, entry.hash, packet, &self.shared) {
+                self.forget_half_open(at);
+                return self.take_cookie(now, &first, header, packet, out);
+            }
             self.refuse(header, out);
             return Err(DropReason::Stray);
         }
@@ -113,7 +118,7 @@ impl<S: Segment> Tcp<S> {
         entry: &HalfOpen,
         header: &Header,
         packet: &[u8],
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) -> Result<(), DropReason> {
         let index = self.place()?;
         self.complete(now, index, entry);
@@ -129,12 +134,13 @@ impl<S: Segment> Tcp<S> {
         self.shared.counters.opened += 1;
         self.unnoticed += 1;
         self.flows.insert(entry.hash, index);
-        self.slots[index as usize].connection = Some(Box::new(connection));
+        self.slots.grow_to(index as usize);
+        self.slots[index as usize].connection = Some(connection);
         self.ready.push_back(index);
     }
 
     /// Sends SYN-ACKs again and forgets handshakes whose time is over.
-    pub(crate) fn half_open_timers(&mut self, now: Time, out: &mut impl Egress) {
+    pub(crate) fn half_open_timers(&mut self, now: Time, out: &mut impl Egress<S>) {
         let mut due = std::mem::take(&mut self.due);
         self.half_open.expire(now, &mut due);
         for at in due.drain(..) {

@@ -2,13 +2,14 @@
 //!
 //! In: an IP packet. Out: its flow, its fields, its options. Pure. `draft` writes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use crate::DropReason;
-use crate::flow::Flow;
+use crate::draft::flag;
+use crate::flow::{End, Flow};
 use crate::sequence::Seq;
 
 /// Blocks one SACK option has room for (RFC 2018 section 3).
@@ -104,7 +105,7 @@ impl Header {
         }
         let header_len = usize::from(tcp.header_len());
         Ok(Header {
-            flow: Flow { peer: SocketAddr::new(source, from), local: SocketAddr::new(local, to) },
+            flow: Flow { peer: End::new(source, from), local: End::new(local, to) },
             syn: tcp.syn(),
             ack: tcp.ack(),
             fin: tcp.fin(),
@@ -146,6 +147,22 @@ impl Header {
     fn options<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
         &packet[self.tcp_at + 20..self.payload_at]
     }
+}
+
+/// Whether an IP packet asks for a connection, by its protocol and flags alone: for whoever lets such ones wait, or drops
+/// them, before anything is looked for. What is malformed does not.
+#[inline]
+pub fn is_open_request(packet: &[u8]) -> bool {
+    let Some(fixed) = packet.first_chunk::<20>() else { return false };
+    let (at, protocol) = match fixed[0] >> 4 {
+        4 => (usize::from(fixed[0] & 0x0f) * 4, fixed[9]),
+        6 => (40, fixed[6]),
+        _ => return false,
+    };
+    IpProtocol::from(protocol) == IpProtocol::Tcp
+        && packet
+            .get(at + 13)
+            .is_some_and(|flags| flags & (flag::FIN | flag::SYN | flag::RST | flag::ACK) == flag::SYN)
 }
 
 /// Calls `each` with the kind and the content of each option. One that contradicts itself ends the list
@@ -247,24 +264,35 @@ impl Options {
     }
 }
 
-/// Flow and number of a packet of ours that is quoted in an error message: its headers, and of TCP's as little as eight
-/// bytes.
-pub(crate) fn quoted(packet: &[u8]) -> Option<(Flow, Seq)> {
-    let (from, to, at): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
+/// A packet of ours that is quoted in an error message.
+pub(crate) struct Quoted {
+    pub(crate) flow: Flow,
+    pub(crate) seq: Seq,
+    /// Bytes of the whole packet.
+    pub(crate) len: u16,
+}
+
+/// Reads a quoted packet: its headers, and of TCP's as little as eight bytes (RFC 792).
+pub(crate) fn quoted(packet: &[u8]) -> Option<Quoted> {
+    let (from, to, at, len): (IpAddr, IpAddr, usize, u16) = match packet.first()? >> 4 {
         4 if packet.len() >= 20 => {
             let ip = Ipv4Packet::new_unchecked(packet);
-            (ip.src_addr().into(), ip.dst_addr().into(), usize::from(ip.header_len()))
+            let ours = ip.next_header() == IpProtocol::Tcp && ip.header_len() >= 20 && ip.frag_offset() == 0;
+            let ends = (IpAddr::from(ip.src_addr()), IpAddr::from(ip.dst_addr()));
+            ours.then(|| (ends.0, ends.1, usize::from(ip.header_len()), ip.total_len()))?
         }
         6 if packet.len() >= 40 => {
             let ip = Ipv6Packet::new_unchecked(packet);
-            (ip.src_addr().into(), ip.dst_addr().into(), 40)
+            let ends = (IpAddr::from(ip.src_addr()), IpAddr::from(ip.dst_addr()));
+            let len = ip.payload_len().saturating_add(40);
+            (ip.next_header() == IpProtocol::Tcp).then_some((ends.0, ends.1, 40, len))?
         }
         _ => return None,
     };
     let tcp = packet.get(at..at + 8)?;
     let port = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
-    let flow = Flow { local: SocketAddr::new(from, port(0)), peer: SocketAddr::new(to, port(2)) };
-    Some((flow, Seq(word(&tcp[4..]))))
+    let flow = Flow { local: End::new(from, port(0)), peer: End::new(to, port(2)) };
+    Some(Quoted { flow, seq: Seq(word(&tcp[4..])), len })
 }
 
 /// How far a connection has come: all TIME-WAIT needs to know of it.

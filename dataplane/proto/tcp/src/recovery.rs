@@ -133,7 +133,7 @@ mod tests {
 
     fn recovery() -> Recovery {
         let mut recovery = Recovery::default();
-        let before = Congestion::new(Algorithm::Reno, MSS).before();
+        let before = Congestion::new(Algorithm::Reno, 10 * MSS).before();
         recovery.begin(Phase::Recovery, Seq(20_000), 20_000, 17_000, MSS, before);
         recovery
     }

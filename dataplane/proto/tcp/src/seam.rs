@@ -4,23 +4,25 @@
 //! packet paths. Owned by a worker.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use keyferry_time::{Time, Wheel};
 
 use crate::config::{Config, PACING_TICK, SEGMENTS_GROWN_MAX, SEGMENTS_MAX, Tuning};
-use crate::connection::{Connection, Pending, Shared, Stage};
+use crate::connection::{Connection, Pending, Shared, Stage, nanoseconds};
 use crate::cookies::Cookies;
 use crate::counters::{CloseReason, Counters};
 use crate::flow::FlowTable;
 use crate::half_open::HalfOpens;
 use crate::list::List;
+use crate::outbound::Outbound;
+use crate::slab::{MemoryHint, Slab, no_hint};
 use crate::time_wait::TimeWait;
 
 /// Bytes to send, owned by TCP from [`Tcp::send`] to [`Tcp::released`]: until the peer has acknowledged them, for what is
-/// lost is sent again from the same memory. They may live where another node can still write, so they are only ever
-/// copied out.
+/// lost is sent again from the same memory, or from what was [put in its place](Tcp::replace).
 pub trait Segment {
     /// Bytes of the segment; must not change.
     fn len(&self) -> usize;
@@ -30,16 +32,20 @@ pub trait Segment {
     }
     /// Copies `to.len()` bytes from offset `at`, which are within the segment.
     fn copy_to(&self, at: usize, to: &mut [u8]);
+    /// All its bytes, if nobody else can write them: those of memory where another node can are only ever copied out.
+    fn bytes(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// Where packets go.
-pub trait Egress {
+pub trait Egress<S> {
     /// Whether a packet can be taken now.
     fn room(&mut self) -> bool;
-    /// Takes one IP packet of `len` bytes, written by `fill` into exactly that many; called only after
-    /// [`room`](Egress::room) said yes. `tso_segment_bytes` is the payload of each segment the port is to cut
-    /// it into, 0 if none. The caller frames and routes it by the bytes written.
-    fn packet<R>(&mut self, len: usize, tso_segment_bytes: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R;
+    /// Takes one IP packet; called only after [`room`](Egress::room) said yes. Its payload is copied before the call returns,
+    /// or its segments are not given back to whoever fills them again before the port is done with them, even if TCP
+    /// has [`released`](Tcp::released) them.
+    fn packet(&mut self, packet: &Outbound<'_, S>);
 }
 
 /// A connection's name: an index for side tables, and a generation, so that a name never comes to mean another
@@ -79,13 +85,19 @@ pub enum Event {
 
 pub(crate) struct Slot<S> {
     generation: u32,
-    pub(crate) connection: Option<Box<Connection<S>>>,
+    pub(crate) connection: Option<Connection<S>>,
+}
+
+impl<S> Default for Slot<S> {
+    fn default() -> Slot<S> {
+        Slot { generation: 0, connection: None }
+    }
 }
 
 /// TCP of one worker.
 pub struct Tcp<S> {
     pub(crate) shared: Shared<S>,
-    pub(crate) slots: Box<[Slot<S>]>,
+    pub(crate) slots: Slab<Slot<S>>,
     pub(crate) free: Vec<u32>,
     pub(crate) flows: FlowTable,
     pub(crate) half_open: HalfOpens,
@@ -99,6 +111,8 @@ pub struct Tcp<S> {
     pub(crate) holes: List,
     pub(crate) wheel: Wheel,
     pub(crate) due: Vec<u32>,
+    /// Told of memory that is going to be read soon.
+    pub(crate) ahead: fn(*const u8),
     pub(crate) time_wait: TimeWait,
     pub(crate) cookies: Cookies,
     /// Connections whose handshake is complete and that nobody was told of.
@@ -114,23 +128,36 @@ impl<S: Segment> Tcp<S> {
     /// The same, its use of a path set out.
     pub fn tuned(config: Config, tuning: Tuning) -> Tcp<S> {
         let connections = config.connections;
-        let slot = || Slot { generation: 0, connection: None };
         Tcp {
-            slots: std::iter::repeat_with(slot).take(connections as usize).collect(),
+            slots: Slab::new(connections, no_hint),
             free: (0..connections).rev().collect(),
-            flows: FlowTable::new(connections),
+            flows: FlowTable::new(connections, no_hint),
             half_open: HalfOpens::new(&config),
-            dirty: List::new(connections),
-            ready: List::new(connections),
-            releasing: List::new(connections),
-            holes: List::new(connections),
+            dirty: List::new(connections, no_hint),
+            ready: List::new(connections, no_hint),
+            releasing: List::new(connections, no_hint),
+            holes: List::new(connections, no_hint),
             wheel: Wheel::new(connections, PACING_TICK),
             due: Vec::with_capacity(connections.max(config.half_open) as usize),
-            time_wait: TimeWait::new(connections),
+            ahead: |_| (),
+            time_wait: TimeWait::new(tuning.time_wait.unwrap_or(connections)),
             cookies: Cookies::default(),
             unnoticed: 0,
             shared: Shared::new(config, tuning),
         }
+    }
+
+    /// Tells `hint` of the memory that connections, and what each packet looks up of them, are going to be in, and from here
+    /// on `ahead` of what a timer is about to read. To be called before there is a connection.
+    pub fn hint_memory(&mut self, hint: MemoryHint, ahead: fn(*const u8)) {
+        self.ahead = ahead;
+        let connections = self.shared.config.connections;
+        self.slots = Slab::new(connections, hint);
+        self.flows = FlowTable::new(connections, hint);
+        for list in [&mut self.dirty, &mut self.ready, &mut self.releasing, &mut self.holes] {
+            *list = List::new(connections, hint);
+        }
+        self.wheel = Wheel::hinted(connections, PACING_TICK, hint);
     }
 
     /// The next event, oldest connection first; one connection's events come in the order of [`Event`].
@@ -273,6 +300,19 @@ impl<S: Segment> Tcp<S> {
         None
     }
 
+    /// Shows each queued segment that the peer has not acknowledged whole to `f`, in the order they were sent, until it breaks
+    /// off. `f` may put another segment with the same bytes in its place, and has the old one back as from
+    /// [`released`](Tcp::released): what is sent again is then read from the new one. Nothing of a connection that has ended.
+    ///
+    /// # Panics
+    /// If one is of another length: a mistake of the caller.
+    pub fn replace(&mut self, id: ConnId, f: impl FnMut(&mut S) -> ControlFlow<()>) {
+        let slot = self.slots.get_mut(id.index()).filter(|slot| slot.generation == id.generation);
+        if let Some(sending) = slot.and_then(|slot| slot.connection.as_mut()?.sending.as_mut()) {
+            sending.replace(f);
+        }
+    }
+
     /// Closes: FIN follows once everything queued is out; what the peer still sends is discarded.
     pub fn close(&mut self, id: ConnId) {
         let Some((connection, shared)) = self.open_mut(id) else {
@@ -317,7 +357,7 @@ impl<S: Segment> Tcp<S> {
     /// against [`Config::idle_timeout`].
     pub fn set_idle_timeout(&mut self, id: ConnId, timeout: Option<Duration>) {
         if let Some((connection, _)) = self.open_mut(id) {
-            connection.idle_timeout = timeout;
+            connection.idle_ns = timeout.map_or(u64::MAX, nanoseconds);
             connection.touched = true;
             self.dirty.push_back(id.index);
         }
@@ -328,7 +368,7 @@ impl<S: Segment> Tcp<S> {
     /// # Panics
     /// If the connection's `Closed` was given: a mistake of the caller.
     pub fn local(&self, id: ConnId) -> SocketAddr {
-        self.alive(id).expect("a connection not closed yet").flow.local
+        self.alive(id).expect("a connection not closed yet").flow.local.into()
     }
 
     /// The peer's end.
@@ -336,12 +376,12 @@ impl<S: Segment> Tcp<S> {
     /// # Panics
     /// As [`local`](Tcp::local).
     pub fn peer(&self, id: ConnId) -> SocketAddr {
-        self.alive(id).expect("a connection not closed yet").flow.peer
+        self.alive(id).expect("a connection not closed yet").flow.peer.into()
     }
 
     /// Connections, those whose `Closed` is not collected included; half-open ones are none yet.
     pub fn connections(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.shared.config.connections as usize - self.free.len()
     }
 
     /// Counters since start.
@@ -364,7 +404,7 @@ impl<S: Segment> Tcp<S> {
 
     fn alive(&self, id: ConnId) -> Option<&Connection<S>> {
         let slot = self.slots.get(id.index())?;
-        slot.connection.as_deref().filter(|_| slot.generation == id.generation)
+        slot.connection.as_ref().filter(|_| slot.generation == id.generation)
     }
 
     fn open(&self, id: ConnId) -> Option<&Connection<S>> {
@@ -373,7 +413,7 @@ impl<S: Segment> Tcp<S> {
 
     fn open_mut(&mut self, id: ConnId) -> Option<(&mut Connection<S>, &mut Shared<S>)> {
         let slot = self.slots.get_mut(id.index())?;
-        let connection = slot.connection.as_deref_mut()?;
+        let connection = slot.connection.as_mut()?;
         let open = slot.generation == id.generation && connection.stage == Stage::Open;
         open.then_some((connection, &mut self.shared))
     }
@@ -407,7 +447,7 @@ impl<S: Segment> Tcp<S> {
         if connection.done() > 0 {
             self.releasing.push_back(index);
         }
-        connection.rest(&mut self.shared);
+        connection.put_away(&mut self.shared);
         self.holes.remove(index);
     }
 
@@ -446,6 +486,10 @@ impl Segment for Vec<u8> {
     fn copy_to(&self, at: usize, to: &mut [u8]) {
         to.copy_from_slice(&self[at..at + to.len()]);
     }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        Some(self)
+    }
 }
 
 /// Short replies without the heap.
@@ -456,5 +500,9 @@ impl<const N: usize> Segment for ArrayVec<u8, N> {
 
     fn copy_to(&self, at: usize, to: &mut [u8]) {
         to.copy_from_slice(&self[at..at + to.len()]);
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        Some(self)
     }
 }

@@ -1,10 +1,11 @@
 //! What a connection sends: segments queued by the caller, what of them is under way, and the timers that see to it that
 //! they arrive. A connection has one only while there is something to send or to acknowledge.
 //!
-//! In: segments, acknowledgements. Out: bytes by their number, copied out of the segments each time they are sent, and
-//! segments that are no longer needed. Part of a connection; its memory is recycled by the worker.
+//! In: segments, acknowledgements. Out: where bytes lie by their number, each time they are sent, and segments that are no
+//! longer needed. Part of a connection; its memory is recycled by the worker.
 
-use std::collections::VecDeque;
+use std::collections::{VecDeque, vec_deque};
+use std::ops::{ControlFlow, Range};
 
 use keyferry_time::Time;
 
@@ -23,6 +24,61 @@ struct Queued<S> {
 impl<S: Segment> Queued<S> {
     fn end(&self) -> Seq {
         self.start + self.segment.len() as u32
+    }
+}
+
+/// Part of the stream, segment by segment.
+pub(crate) struct Pieces<'a, S> {
+    segments: vec_deque::Iter<'a, Queued<S>>,
+    /// Bytes of the first segment that are before it.
+    skip: usize,
+    left: usize,
+}
+
+impl<S> Pieces<'_, S> {
+    /// No bytes.
+    pub(crate) fn none() -> Self {
+        Pieces { segments: vec_deque::Iter::default(), skip: 0, left: 0 }
+    }
+}
+
+impl<'a, S: Segment> Pieces<'a, S> {
+    /// Takes the first `len` bytes off.
+    pub(crate) fn split_off(&mut self, len: usize) -> Pieces<'a, S> {
+        let first = Pieces { left: len, ..self.clone() };
+        self.left -= len;
+        self.skip += len;
+        let mut rest = self.segments.clone();
+        while let Some(Queued { segment, .. }) = rest.next()
+            && self.skip >= segment.len()
+        {
+            self.skip -= segment.len();
+            self.segments = rest.clone();
+        }
+        first
+    }
+}
+
+impl<S> Clone for Pieces<'_, S> {
+    fn clone(&self) -> Self {
+        Pieces { segments: self.segments.clone(), ..*self }
+    }
+}
+
+impl<'a, S: Segment> Iterator for Pieces<'a, S> {
+    type Item = (&'a S, Range<usize>);
+
+    fn next(&mut self) -> Option<(&'a S, Range<usize>)> {
+        while self.left > 0 {
+            let Queued { segment, .. } = self.segments.next()?;
+            let from = std::mem::take(&mut self.skip);
+            let len = (segment.len() - from).min(self.left);
+            if len > 0 {
+                self.left -= len;
+                return Some((segment, from..from + len));
+            }
+        }
+        None
     }
 }
 
@@ -54,8 +110,12 @@ pub(crate) struct Sending<S> {
     /// A probe of the tail, or of a closed window, is to be sent.
     pub(crate) tail_due: bool,
     pub(crate) persist_due: bool,
+    /// Large packets were found to vanish on the way, which nobody has counted yet.
+    pub(crate) suspected: bool,
     /// What fits a small window is sent though it is little (RFC 9293 section 3.8.6.2.1).
     pub(crate) override_due: bool,
+    /// The pace keeps more from being sent, and nothing else.
+    pub(crate) waits_for_pace: bool,
     /// See [`Snapshot`].
     pub(crate) delivered_at: Time,
     pub(crate) first_sent_at: Time,
@@ -77,7 +137,9 @@ impl<S> Default for Sending<S> {
             probe: None,
             tail_due: false,
             persist_due: false,
+            suspected: false,
             override_due: false,
+            waits_for_pace: false,
             delivered_at: Time::ZERO,
             first_sent_at: Time::ZERO,
         }
@@ -135,23 +197,23 @@ impl<S: Segment> Sending<S> {
         self.segments.pop_front().map(|queued| queued.segment)
     }
 
-    /// Copies the bytes from `seq` on into a packet: the one copy there is, and the same memory serves each time they
-    /// are sent again.
-    pub(crate) fn copy_to(&self, seq: Seq, mut to: &mut [u8]) {
-        let mut at = self.segments.partition_point(|queued| queued.start <= seq).saturating_sub(1);
-        let mut seq = seq;
-        while !to.is_empty() {
-            let Queued { segment, start } = &self.segments[at];
-            let offset = seq.since(*start) as usize;
-            let len = (segment.len() - offset).min(to.len());
-            let (now, later) = to.split_at_mut(len);
-            if len > 0 {
-                segment.copy_to(offset, now);
+    /// Shows the segments that are still needed to `f`, which may put others with the same bytes in their places.
+    pub(crate) fn replace(&mut self, mut f: impl FnMut(&mut S) -> ControlFlow<()>) {
+        for Queued { segment, .. } in self.segments.range_mut(self.done..) {
+            let bytes = segment.len();
+            let flow = f(segment);
+            assert_eq!(segment.len(), bytes, "a segment in whose place another one was put");
+            if flow.is_break() {
+                return;
             }
-            to = later;
-            seq += len as u32;
-            at += 1;
         }
+    }
+
+    /// Where `len` bytes from `seq` on lie: the same memory serves each time they are sent.
+    pub(crate) fn pieces(&self, seq: Seq, len: usize) -> Pieces<'_, S> {
+        let at = self.segments.partition_point(|queued| queued.start <= seq).saturating_sub(1);
+        let skip = self.segments.get(at).map_or(0, |queued| seq.since(queued.start) as usize);
+        Pieces { segments: self.segments.range(at..), skip, left: len }
     }
 
     /// What a piece sent now knows of deliveries.

@@ -11,6 +11,7 @@ use crate::config::TIME_WAIT;
 use crate::flow::{Flow, FlowTable};
 use crate::packet::{Header, Mark, SynOptions};
 use crate::sequence::Seq;
+use crate::slab::no_hint;
 
 /// A tick of the table's clock, so coarse that 32 bits last for years.
 const TICK_NS: u64 = 16_000_000;
@@ -98,7 +99,7 @@ impl TimeWait {
     pub(crate) fn new(flows: u32) -> TimeWait {
         let flows = flows.max(1);
         TimeWait {
-            table: FlowTable::new(flows),
+            table: FlowTable::new(flows, no_hint),
             entries: vec![None; flows as usize].into(),
             oldest: 0,
             len: 0,

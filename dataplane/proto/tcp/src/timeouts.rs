@@ -27,6 +27,10 @@ impl<S: Segment> Connection<S> {
         if let Some(mut sending) = self.sending.take() {
             if sending.next_timer().is_due(now) {
                 self.fire_sending(now, &mut sending);
+                if sending.flight.take_lost_probe() {
+                    self.larger_is_lost(now);
+                }
+                shared.counters.path_mtu_suspected += u64::from(std::mem::take(&mut sending.suspected));
             }
             self.sending = Some(sending);
         }
@@ -69,11 +73,12 @@ impl<S: Segment> Connection<S> {
             }
         }
         if sending.persist_at.is_due(now) {
-            sending.doublings = sending.doublings.saturating_add(1);
+            // A window that is small and not closed takes what fits it; that nothing was sent for so long is no time-out.
+            (sending.persist_due, sending.override_due) = (self.window == 0, self.window > 0);
+            if sending.persist_due {
+                sending.doublings = sending.doublings.saturating_add(1);
+            }
             sending.persist_at = now + self.rtt.timeout(sending.doublings);
-            // A window that is small and not closed takes what fits it.
-            sending.persist_due = self.window == 0;
-            sending.override_due = self.window > 0;
         }
         if sending.tail_at.is_due(now) {
             sending.tail_at = Time::NEVER;
@@ -106,7 +111,7 @@ impl<S: Segment> Connection<S> {
         sending.doublings = sending.doublings.saturating_add(1);
         sending.rto_at = now + self.rtt.timeout(sending.doublings);
         self.limited = true;
-        self.black_hole(sending);
+        sending.suspected = self.black_hole(now, sending);
     }
 
     /// When the tail is probed unless something is heard (RFC 8985 section 7.2): not in a recovery, and not where the peer

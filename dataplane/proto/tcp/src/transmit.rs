@@ -8,10 +8,11 @@ use std::time::Duration;
 use keyferry_time::Time;
 
 use crate::arrive::send;
-use crate::congestion::initial_window;
+use crate::config::{Stretch, TSO_PACKET_BYTES_MAX};
 use crate::connection::{Connection, Shared, Stage, State};
 use crate::counters::CloseReason;
 use crate::draft::{Draft, flag};
+use crate::outbound::Outbound;
 use crate::recovery::Phase;
 use crate::rtt::{RTO_INITIAL, RTO_MAX};
 use crate::seam::{Egress, Segment};
@@ -20,6 +21,16 @@ use crate::sequence::Seq;
 
 /// How much of the pace may go out at once.
 const BURST: Duration = Duration::from_millis(1);
+
+/// Steps of a paced stream are at least so many a second, where they are of more than two segments.
+const STEPS_PER_S: u64 = 1_000;
+
+/// Bytes of IP and TCP headers, at most.
+const HEADERS_BYTES_MAX: u32 = 120;
+
+/// How much of it is caught up with, at most, where the worker came late: the path was idle for as long, so that what goes
+/// out at once finds the queue it would have found.
+const CATCH_UP: Duration = Duration::from_millis(20);
 
 /// What a visit found to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,11 +52,13 @@ struct Part {
     fin: bool,
     /// It was sent before.
     again: bool,
+    /// It is one segment, larger than the others.
+    probe: bool,
 }
 
 impl<S: Segment> Connection<S> {
     /// Sends one packet if there is one to send; the egress has room.
-    pub(crate) fn transmit(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress) -> Step {
+    pub(crate) fn transmit(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress<S>) -> Step {
         if let Stage::Aborting(reason) = self.stage {
             self.send_reset(now, shared, out);
             return Step::Over(reason);
@@ -79,14 +92,14 @@ impl<S: Segment> Connection<S> {
             && self.receive.opens(u32::from(self.seen_mss.max(self.mss)), &shared.buffers)
     }
 
-    fn send_reset(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress) {
+    fn send_reset(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress<S>) {
         let draft = Draft::new(&self.flow, flag::RST, self.bare_seq(true), Some(self.receive.next))
             .with_timestamps(self.timestamps(now, shared));
         send(&draft, shared, out);
     }
 
     /// Our SYN, or the SYN-ACK where both ends began, again until it is answered (RFC 6298 section 5).
-    fn send_syn(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress) -> Step {
+    fn send_syn(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress<S>) -> Step {
         if !self.retry_at.is_due(now) {
             return Step::Nothing(Time::NEVER);
         }
@@ -116,7 +129,7 @@ impl<S: Segment> Connection<S> {
     }
 
     /// A probe of a silent peer: an old number, which it answers (RFC 9293 section 3.8.4).
-    fn send_keep_alive(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress) -> bool {
+    fn send_keep_alive(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress<S>) -> bool {
         let Some(keep_alive) = shared.tuning.keep_alive else { return false };
         if self.stage != Stage::Open || !self.retry_at.is_due(now) {
             return false;
@@ -127,7 +140,7 @@ impl<S: Segment> Connection<S> {
         true
     }
 
-    fn send_probe(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress) {
+    fn send_probe(&mut self, now: Time, shared: &mut Shared<S>, out: &mut impl Egress<S>) {
         let mut draft = self.draft_ack(now, shared);
         draft.seq = self.una - 1;
         send(&draft, shared, out);
@@ -138,7 +151,7 @@ impl<S: Segment> Connection<S> {
         now: Time,
         sending: &mut Sending<S>,
         shared: &mut Shared<S>,
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) -> Step {
         if std::mem::take(&mut sending.persist_due) {
             self.send_probe(now, shared, out);
@@ -152,11 +165,12 @@ impl<S: Segment> Connection<S> {
             self.send_part(now, part, sending, shared, out);
             return Step::Packet;
         }
-        self.restart_after_pause(now, sending);
+        self.restart_after_pause(now, sending, shared);
         let Some(part) = self.next_part(now, sending, shared) else {
+            sending.waits_for_pace = false;
             return Step::Nothing(Time::NEVER);
         };
-        if let Some(at) = self.pace(now, part, shared) {
+        if let Some(at) = self.pace(now, part, sending, shared) {
             return Step::Nothing(at);
         }
         self.send_part(now, part, sending, shared, out);
@@ -164,12 +178,12 @@ impl<S: Segment> Connection<S> {
     }
 
     /// Nothing was sent for longer than a time-out: the window may say nothing about the path any more.
-    fn restart_after_pause(&mut self, now: Time, sending: &Sending<S>) {
+    fn restart_after_pause(&mut self, now: Time, sending: &Sending<S>, shared: &Shared<S>) {
         if sending.flight.is_empty()
             && self.nxt != self.end
             && now.ns_since(self.sent_at) > self.rtt.timeout(0).as_nanos() as u64
         {
-            self.congestion.restart(u32::from(self.mss));
+            self.congestion.restart(shared.initial_window(self.mss));
         }
     }
 
@@ -218,6 +232,9 @@ impl<S: Segment> Connection<S> {
         }
         let taken = (self.una + self.window).since(self.nxt) as i32;
         let open = taken.max(0) as u32;
+        if let Some(len) = self.larger(now, waiting.min(open).min(room), sending, shared) {
+            return Some(Part { seq: self.nxt, len, fin: false, again: false, probe: true });
+        }
         let most = open.min(burst).min(room.max(mss));
         let len = if waiting > most && most > mss { most / mss * mss } else { waiting.min(most) };
         let last = len == waiting;
@@ -227,9 +244,8 @@ impl<S: Segment> Connection<S> {
         if len == 0 && !(fin && last) {
             return None;
         }
-        sending.override_due = false;
         // A FIN may go where the window is full: it takes no memory of the peer.
-        Some(Part { seq: self.nxt, len, fin: fin && last, again: false })
+        Some(Part { seq: self.nxt, len, fin: fin && last, again: false, probe: false })
     }
 
     /// Silly-window avoidance (RFC 9293 section 3.8.6.2.1): less than a segment goes out only if it is half of all the peer
@@ -252,21 +268,25 @@ impl<S: Segment> Connection<S> {
         }
     }
 
-    /// Bytes one packet may have: more than a segment where the port cuts.
+    /// Bytes one packet may have: more than a segment where they are cut behind us. What is paced goes out in steps of no
+    /// more than a millisecond's worth, but of two segments.
     fn burst(&self, shared: &Shared<S>) -> u32 {
         let mss = u32::from(self.mss);
-        let config = &shared.config;
-        if config.tso_bytes_max == 0 || !config.tx_checksum_offload {
+        let Stretch { bytes_max, segments_max } = shared.config.stretch;
+        if segments_max <= 1 {
             return mss;
         }
-        let most = config.tso_bytes_max.min(crate::config::TSO_PACKET_BYTES_MAX - 120);
+        let most = bytes_max.min(TSO_PACKET_BYTES_MAX - HEADERS_BYTES_MAX).min(mss * u32::from(segments_max));
+        let rate = if shared.tuning.pacing { self.congestion.rate(self.rtt.smoothed_ns()) } else { None };
+        let step = rate.map_or(u64::MAX, |rate| rate / STEPS_PER_S);
+        let most = step.max(2 * u64::from(mss)).min(most.into()) as u32;
         (most / mss * mss).max(mss)
     }
 
     /// A part sent before: what of it is data, and whether our FIN is behind it.
     fn part_again(&self, seq: Seq, len: u32) -> Part {
         let fin = self.fin_sent && seq + len == self.nxt;
-        Part { seq, len: len - u32::from(fin), fin, again: true }
+        Part { seq, len: len - u32::from(fin), fin, again: true, probe: false }
     }
 
     /// What probes the tail: new data if there is any, else the last segment once more (RFC 8985 section 7.3).
@@ -276,7 +296,7 @@ impl<S: Segment> Connection<S> {
         let open = (self.una + self.window).since(self.nxt) as i32;
         if waiting > 0 && open > 0 {
             let len = waiting.min(mss).min(open as u32);
-            return Some(Part { seq: self.nxt, len, fin: false, again: false });
+            return Some(Part { seq: self.nxt, len, fin: false, again: false, probe: false });
         }
         let last = sending.flight.last()?;
         let len = last.len.min(mss);
@@ -284,17 +304,20 @@ impl<S: Segment> Connection<S> {
     }
 
     /// Whether a part has to wait for its time; answers until when.
-    fn pace(&mut self, now: Time, part: Part, shared: &Shared<S>) -> Option<Time> {
+    fn pace(&mut self, now: Time, part: Part, sending: &mut Sending<S>, shared: &Shared<S>) -> Option<Time> {
         let rate = self.congestion.rate(self.rtt.smoothed_ns()).filter(|_| shared.tuning.pacing)?;
         let rate = rate.max(u64::from(self.mss));
         let ns = |bytes: u64| bytes.saturating_mul(1_000_000_000) / rate;
         // A first window, or a millisecond's worth, may go at once; the rest follows at its pace.
-        let at_once = ns(u64::from(initial_window(u32::from(self.mss)))).max(BURST.as_nanos() as u64);
+        let at_once = ns(u64::from(shared.initial_window(self.mss))).max(BURST.as_nanos() as u64);
         let allowed = Time(self.paced.0.saturating_sub(at_once));
         if !allowed.is_due(now) {
+            sending.waits_for_pace = true;
             return Some(allowed);
         }
-        self.paced = Time(self.paced.max(now).0 + ns(u64::from(part.len)));
+        // What is not sent for want of something to send, or of a window, is not caught up with.
+        let late = if sending.waits_for_pace { CATCH_UP.as_nanos() as u64 } else { 0 };
+        self.paced = Time(self.paced.0.max(now.0.saturating_sub(late)) + ns(u64::from(part.len)));
         None
     }
 
@@ -304,7 +327,7 @@ impl<S: Segment> Connection<S> {
         part: Part,
         sending: &mut Sending<S>,
         shared: &mut Shared<S>,
-        out: &mut impl Egress,
+        out: &mut impl Egress<S>,
     ) {
         let len = part.len + u32::from(part.fin);
         let snapshot = sending.snapshot(now, self.delivered, self.app_limited > 0);
@@ -327,6 +350,9 @@ impl<S: Segment> Connection<S> {
                 self.waiting = now;
             }
             sending.flight.push(part.seq, len, now, snapshot);
+            if part.probe {
+                sending.flight.last_is_probe();
+            }
             self.nxt = part.seq + len;
             if part.fin {
                 self.fin_sent = true;
@@ -335,7 +361,7 @@ impl<S: Segment> Connection<S> {
         }
         sending.recovery.sent(len);
         if self.window > 0 {
-            sending.persist_at = Time::NEVER;
+            (sending.persist_at, sending.override_due) = (Time::NEVER, false);
         }
         if sending.rto_at == Time::NEVER && sending.persist_at == Time::NEVER {
             sending.rto_at = now + self.rtt.timeout(sending.doublings);
@@ -344,23 +370,22 @@ impl<S: Segment> Connection<S> {
             self.set_tail_timer(now, sending);
         }
         self.sent_at = now;
-        write(&draft, part.seq, self.mss, sending, shared, out);
+        let segment = if part.probe { part.len as u16 } else { self.mss };
+        send_stretch(&draft, part.seq, segment, sending, shared, out);
     }
 }
 
-/// Writes a packet with part of the stream.
-fn write<S: Segment>(
+/// Hands out a packet with part of the stream.
+fn send_stretch<S: Segment>(
     draft: &Draft,
     seq: Seq,
     mss: u16,
     sending: &Sending<S>,
     shared: &mut Shared<S>,
-    out: &mut impl Egress,
+    out: &mut impl Egress<S>,
 ) {
     shared.counters.packets_out += 1;
-    let offload = shared.config.tx_checksum_offload;
     let segment = if draft.payload > usize::from(mss) { mss } else { 0 };
-    out.packet(draft.len(), segment, |packet| {
-        draft.write(packet, offload, segment > 0, |payload| sending.copy_to(seq, payload));
-    });
+    let pieces = sending.pieces(seq, draft.payload);
+    out.packet(&Outbound::new(draft, pieces, shared.config.tx_checksum_offload, segment));
 }

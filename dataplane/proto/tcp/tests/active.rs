@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{CLIENT_V4, CLIENT_V6, Faults, PORT, Port, Rng, SERVER_V4, SERVER_V6, config, pattern};
+use common::{CLIENT_V4, CLIENT_V6, Faults, MTU, PORT, Port, Rng, SERVER_V4, SERVER_V6, config, pattern};
 use keyferry_tcp::{CloseReason, ConnId, ConnectError, Event, Tcp};
 use keyferry_time::Time;
 use proptest::prelude::*;
@@ -30,7 +30,7 @@ impl Host {
     fn new(config: keyferry_tcp::Config) -> Host {
         Host {
             tcp: Tcp::new(config),
-            port: Port { packets: VecDeque::new(), room: 32, offload: false, segmented: 0 },
+            port: Port { packets: VecDeque::new(), room: 32, offload: false, segmented: 0, mtu: MTU },
             coming: Vec::new(),
             events: Vec::new(),
             received: Vec::new(),

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use keyferry_tcp::{ConnId, Egress, Segment, Tcp};
+use keyferry_tcp::{ConnId, Egress, Outbound, Segment, Tcp};
 use keyferry_time::Time;
 
 struct Reply;
@@ -20,14 +20,14 @@ impl Segment for Reply {
 
 struct Out([u8; MTU], usize);
 
-impl Egress for Out {
+impl Egress<Reply> for Out {
     fn room(&mut self) -> bool {
         true
     }
 
-    fn packet<R>(&mut self, len: usize, _: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        self.1 = len;
-        fill(&mut self.0[..len])
+    fn packet(&mut self, outbound: &Outbound<'_, Reply>) {
+        self.1 = outbound.len();
+        outbound.write(&mut self.0[..self.1]);
     }
 }
 

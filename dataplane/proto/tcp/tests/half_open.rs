@@ -39,13 +39,13 @@ fn syn_of(from: Ipv4Addr, port: u16, seq: u32, options: &[u8]) -> Vec<u8> {
 
 struct Void;
 
-impl keyferry_tcp::Egress for Void {
+impl keyferry_tcp::Egress<Vec<u8>> for Void {
     fn room(&mut self) -> bool {
         true
     }
 
-    fn packet<R>(&mut self, len: usize, _: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        fill(&mut [0; MTU][..len])
+    fn packet(&mut self, outbound: &keyferry_tcp::Outbound<'_, Vec<u8>>) {
+        outbound.write(&mut [0; MTU][..outbound.len()]);
     }
 }
 
@@ -212,6 +212,72 @@ fn a_handshake_that_was_pushed_out_is_completed_by_its_cookie() {
     assert_reconciled(&world);
 }
 
+/// What was answered before the table was full has no cookie: its peer would be refused, so it stays.
+#[test]
+fn a_handshake_that_began_before_a_flood_is_completed() {
+    let mut world = World::new(config(), Faults::default(), 1);
+    world.inject(linux_syn(700, 100, 50));
+    let syn_ack = world.port.packets.pop_front().expect("an answer");
+    for port in 1_000..1_100 {
+        world.inject(syn(port, 5));
+        world.port.packets.clear();
+    }
+    world.inject(third(700, &syn_ack, 60, b"hello"));
+    world.events();
+    let id = world.id();
+    assert_eq!(world.side(id).received, b"hello");
+    assert_eq!(world.tcp.counters().cookies, 0);
+    assert_reconciled(&world);
+}
+
+/// The network may reorder a third segment and what follows it: only its number tells whose cookie it returns.
+#[test]
+fn what_overtakes_a_cookie_is_not_reset() {
+    let mut world = World::new(config(), Faults::default(), 1);
+    for port in 1..=config().half_open as u16 {
+        world.inject(syn(port, 5));
+    }
+    world.port.packets.clear();
+    world.inject(linux_syn(700, 100, 50));
+    let syn_ack = world.port.packets.pop_front().expect("an answer");
+    for port in 1_000..1_100 {
+        world.inject(syn(port, 5));
+    }
+    world.port.packets.clear();
+    let mut later = third(700, &syn_ack, 60, b"world");
+    later[27] += 6;
+    refill(&mut later);
+    world.inject(later.clone());
+    assert_eq!(world.port.packets.len(), 0, "no reset");
+    world.inject(third(700, &syn_ack, 60, b"hello "));
+    world.inject(later);
+    world.events();
+    let id = world.id();
+    assert_eq!(world.side(id).received, b"hello world");
+    assert_reconciled(&world);
+}
+
+/// A SYN that comes twice may find the table full once only; its peer answers the first answer.
+#[test]
+fn a_cookie_counts_beside_a_handshake_of_the_same_flow() {
+    let mut world = World::new(config(), Faults::default(), 1);
+    for port in 1..=config().half_open as u16 {
+        world.inject(syn(port, 5));
+    }
+    world.port.packets.clear();
+    world.inject(linux_syn(700, 100, 50));
+    let syn_ack = world.port.packets.pop_front().expect("an answer");
+    world.inject(packet(1, RST, 6, 0, &[]));
+    world.inject(linux_syn(700, 100, 50));
+    let second = world.port.packets.pop_front().expect("an answer");
+    assert_ne!(fields(&second).1, fields(&syn_ack).1);
+    world.inject(third(700, &syn_ack, 60, b"hello"));
+    world.events();
+    let id = world.id();
+    assert_eq!(world.side(id).received, b"hello");
+    assert_reconciled(&world);
+}
+
 #[test]
 fn a_cookie_counts_for_two_minutes_and_for_its_flow_alone() {
     for (port, wait_s, bend, taken) in [(700, 1, 0, 1), (701, 1, 0, 0), (700, 1, 1, 0), (700, 200, 0, 0)] {
@@ -252,7 +318,7 @@ fn without_pressure_there_are_no_cookies() {
 fn connections_nobody_asks_for_are_bounded() {
     let tuning = keyferry_tcp::Tuning { accept_queue: 2, ..Default::default() };
     let mut tcp = Tcp::<Vec<u8>>::tuned(config(), tuning);
-    let mut out = Port { packets: Default::default(), room: 100, offload: false, segmented: 0 };
+    let mut out = Port { packets: Default::default(), room: 100, offload: false, segmented: 0, mtu: MTU };
     let now = Time::from_us(1);
     let mut open = |tcp: &mut Tcp<Vec<u8>>, port: u16| {
         tcp.ingest(now, &mut syn(port, 5), false, &mut out);

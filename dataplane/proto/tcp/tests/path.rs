@@ -49,6 +49,16 @@ fn reordering_is_not_taken_for_loss() {
     }
 }
 
+/// A worker that is busy with other things for 8 ms at a time sends later what was due meanwhile, at once.
+#[test]
+fn what_a_busy_worker_did_not_send_is_caught_up_with() {
+    for algorithm in [Algorithm::Cubic, Algorithm::Bbr] {
+        let link = Link { stall: Duration::from_millis(8), time: Duration::from_secs(10), ..Link::default() };
+        let outcome = transfer(&tuning(algorithm), &link, 1);
+        assert!(outcome.megabits > 86.0, "{algorithm:?}: {outcome:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -62,6 +72,7 @@ proptest! {
         loss_permille in 0u64..150,
         reorder_percent in 0u64..30,
         late_us in 1u64..100_000,
+        stall_us in prop_oneof![Just(0u64), 1u64..40_000],
         algorithm in prop_oneof![Just(Algorithm::Cubic), Just(Algorithm::Bbr), Just(Algorithm::Reno)],
         pacing: bool,
     ) {
@@ -72,6 +83,7 @@ proptest! {
             loss_permille,
             reorder_percent,
             late: Duration::from_micros(late_us),
+            stall: Duration::from_micros(stall_us),
             bytes: 300_000,
             time: Duration::from_secs(600),
         };

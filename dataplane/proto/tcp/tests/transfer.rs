@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use common::*;
-use keyferry_tcp::{CloseReason, RxChecksum, SEGMENTS_MAX};
+use keyferry_tcp::{CloseReason, ConnId, RxChecksum, SEGMENTS_MAX, Stretch};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -14,7 +15,7 @@ struct Case {
     faults: Faults,
     ipv6: bool,
     offload: bool,
-    tso: u32,
+    stretch: Stretch,
     receive_bytes: usize,
     send_bytes: usize,
     room: usize,
@@ -25,7 +26,12 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let network = (0u64..10, 0u64..10, 0u64..3_000);
-    let ways = (any::<bool>(), any::<bool>(), prop_oneof![Just(0u32), 1u32..80_000]);
+    let stretch = prop_oneof![
+        Just(Stretch::SEGMENT),
+        (1u32..80_000).prop_map(Stretch::of_port),
+        (2u16..40).prop_map(Stretch::of_egress),
+    ];
+    let ways = (any::<bool>(), any::<bool>(), stretch);
     let buffers = (600usize..20_000, 600usize..100_000, 1usize..40);
     let bytes = (0usize..40_000, 0usize..120_000, any::<bool>());
     (any::<u64>(), network, ways, buffers, bytes).prop_map(|(seed, network, ways, buffers, bytes)| Case {
@@ -33,7 +39,7 @@ fn case() -> impl Strategy<Value = Case> {
         faults: Faults { loss: network.0, repeat: network.1, jitter_us: network.2 },
         ipv6: ways.0,
         offload: ways.1,
-        tso: ways.2,
+        stretch: ways.2,
         receive_bytes: buffers.0,
         send_bytes: buffers.1,
         room: buffers.2,
@@ -45,19 +51,25 @@ fn case() -> impl Strategy<Value = Case> {
 
 /// Runs a transfer to its orderly end; returns the digest of the server's packets and how many were segmented.
 fn transfer(case: &Case) -> (u64, usize) {
+    transfer_with(case, |_| ())
+}
+
+/// As [`transfer`], `each` acting on the server at every instant.
+fn transfer_with(case: &Case, mut each: impl FnMut(&mut World)) -> (u64, usize) {
     let mut config = config();
     // Losses alone must not end a handshake here.
     config.half_open_timeout = Duration::from_secs(600);
     config.receive_bytes = case.receive_bytes;
     config.send_bytes = case.send_bytes;
     config.tx_checksum_offload = case.offload;
-    config.tso_bytes_max = if case.offload { case.tso } else { 0 };
+    config.stretch = case.stretch;
     let mut world = World::new(config, case.faults, case.seed);
     world.port.room = case.room;
     let handle = world.client.connect(if case.ipv6 { SERVER_V6 } else { SERVER_V4 });
     let (request, reply) = (pattern(case.request, 1), pattern(case.reply, 2));
     let (mut asked, mut answered, mut got) = (0, 0, vec![]);
     let finished = world.run(Duration::from_secs(3_600), |world| {
+        each(world);
         if asked < request.len() {
             asked += world.client.socket(handle).send_slice(&request[asked..]).unwrap_or(0);
         }
@@ -113,6 +125,69 @@ proptest! {
     fn the_same_seed_gives_the_same_packets(case in case()) {
         prop_assert_eq!(transfer(&case), transfer(&case));
     }
+
+    /// Some at a time, at every instant, whether sent or not: what is lost is sent again from the new memory.
+    #[test]
+    fn what_is_put_in_a_segments_place_is_sent_as_it_would_have_been(case in case(), most in 1usize..5) {
+        let mut replaced = 0;
+        let replacing = transfer_with(&case, |world| {
+            for id in world.ids() {
+                let mut left = most;
+                world.tcp.replace(id, |segment| {
+                    let mut old = std::mem::replace(segment, segment.clone());
+                    // Whoever had its memory fills it again.
+                    old.fill(0xee);
+                    (replaced, left) = (replaced + 1, left - 1);
+                    if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                });
+            }
+        });
+        prop_assert!(replaced > 0 || case.reply == 0);
+        prop_assert_eq!(replacing, transfer(&case));
+    }
+}
+
+/// A connection with four segments, of which two are acknowledged and collected, and whose client was cut off then.
+fn half_acknowledged() -> (World, ConnId) {
+    let mut world = World::new(config(), Faults::default(), 1);
+    let handle = world.client.connect(SERVER_V4);
+    world.run(Duration::from_secs(1), |world| !world.ids().is_empty());
+    let id = world.id();
+    assert!(world.send(id, vec![1; 100]) && world.send(id, vec![2; 100]));
+    world.run(Duration::from_secs(1), |world| world.side(id).released == 2);
+    world.cut = true;
+    assert!(world.send(id, vec![3; 100]) && world.send(id, vec![4; 100]));
+    world.pass(Duration::from_millis(10));
+    assert!(world.client.read(handle).len() >= 200);
+    (world, id)
+}
+
+#[test]
+fn what_is_acknowledged_is_replaced_no_more() {
+    let (mut world, id) = half_acknowledged();
+    let seen = |world: &mut World| {
+        let mut seen = vec![];
+        world.tcp.replace(id, |segment| {
+            seen.push(segment[0]);
+            ControlFlow::Continue(())
+        });
+        seen
+    };
+    assert_eq!(seen(&mut world), [3, 4]);
+    world.close(id);
+    assert_eq!(seen(&mut world), [3, 4], "closed, and not acknowledged");
+    world.tcp.abort(id);
+    assert_eq!(seen(&mut world), [0; 0], "nothing of it is sent any more");
+}
+
+#[test]
+#[should_panic(expected = "in whose place another one was put")]
+fn what_takes_a_segments_place_has_its_length() {
+    let (mut world, id) = half_acknowledged();
+    world.tcp.replace(id, |segment| {
+        segment.push(0);
+        ControlFlow::Continue(())
+    });
 }
 
 fn clean() -> Case {
@@ -121,7 +196,7 @@ fn clean() -> Case {
         faults: Faults::default(),
         ipv6: false,
         offload: true,
-        tso: 32_000,
+        stretch: Stretch::of_port(32_000),
         receive_bytes: 16_384,
         send_bytes: 65_536,
         room: 32,
@@ -289,7 +364,7 @@ fn a_tail_that_the_port_has_cut_is_sent_again_and_no_more() {
     transfer(&Case {
         seed: 11_869_740_974_843_834_532,
         faults: Faults { loss: 6, repeat: 2, jitter_us: 186 },
-        tso: 4_380,
+        stretch: Stretch::of_port(4_380),
         receive_bytes: 3_560,
         send_bytes: 600,
         room: 1,

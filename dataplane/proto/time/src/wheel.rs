@@ -51,10 +51,21 @@ impl Wheel {
     /// # Panics
     /// If `tick` is zero.
     pub fn new(keys: u32, tick: Duration) -> Wheel {
+        Wheel::hinted(keys, tick, |_, _| ())
+    }
+
+    /// The same; `hint` is told of the memory of all keys, before it is written to, and how many bytes it has.
+    ///
+    /// # Panics
+    /// If `tick` is zero.
+    pub fn hinted(keys: u32, tick: Duration, hint: fn(*const u8, usize)) -> Wheel {
         let tick_ns = u64::try_from(tick.as_nanos()).expect("a tick of centuries");
         assert!(tick_ns > 0, "a tick must last");
+        let mut entries = Vec::<Entry>::with_capacity(keys as usize);
+        hint(entries.as_ptr().cast(), entries.capacity() * size_of::<Entry>());
+        entries.resize(keys as usize, Entry { tick: 0, next: NIL, prev: NIL, list: IDLE });
         Wheel {
-            entries: vec![Entry { tick: 0, next: NIL, prev: NIL, list: IDLE }; keys as usize].into(),
+            entries: entries.into_boxed_slice(),
             heads: vec![NIL; usize::from(DUE) + 1].into(),
             occupied: [0; LEVELS],
             tick_ns,
@@ -103,6 +114,13 @@ impl Wheel {
     /// If `key` is not of this wheel.
     pub fn is_set(&self, key: u32) -> bool {
         self.entries[key as usize].list != IDLE
+    }
+
+    /// Tells where `key`'s timer is.
+    pub fn ahead(&self, key: u32, ahead: impl Fn(*const u8)) {
+        if let Some(entry) = self.entries.get(key as usize) {
+            ahead(std::ptr::from_ref(entry).cast());
+        }
     }
 
     /// Calls `due` with each key whose deadline, rounded up to a tick, has come; those timers are gone.

@@ -1,7 +1,9 @@
 //! Key material: record keys and traffic secrets. Erased on drop, without `Debug`, never copied on purpose.
 
+use aws_lc_rs::aead::{LessSafeKey, UnboundKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::schedule;
 use crate::suite::Suite;
 
 /// Longest record key.
@@ -41,13 +43,6 @@ impl TrafficKey {
     pub(crate) fn padded_key(&self) -> &[u8; KEY_BYTES_MAX] {
         &self.key
     }
-
-    /// Copies into another key of the same suite, byte by byte where it stays.
-    pub(crate) fn copy_to(&self, to: &mut TrafficKey) {
-        to.suite = self.suite;
-        to.key = self.key;
-        to.iv = self.iv;
-    }
 }
 
 /// A traffic secret of TLS 1.3 (RFC 8446 7.1).
@@ -72,4 +67,93 @@ impl Secret {
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.len]
     }
+}
+
+/// What one direction keeps for as long as its connection lives: the record key and IV of its epoch and, in TLS 1.3, the
+/// traffic secret that the next ones come from. Key and secret are in one allocation of no more bytes than the suite needs,
+/// which stays where it is when its owner moves, so that neither is left behind. The IV, of no use without the key, is
+/// beside it: each record needs it, and with a context at hand nothing else. Erased on drop.
+pub(crate) struct Keys {
+    /// Key, secret.
+    bytes: Box<[u8]>,
+    iv: [u8; IV_BYTES],
+    suite: Suite,
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+        self.iv.zeroize();
+    }
+}
+
+impl Keys {
+    /// Keeps copies.
+    pub(crate) fn new(record: &TrafficKey, secret: Option<&Secret>) -> Keys {
+        let secret = secret.map_or(&[][..], Secret::bytes);
+        let at = record.suite.key_bytes();
+        let bytes = vec![0; at + secret.len()].into_boxed_slice();
+        let mut keys = Keys { bytes, iv: record.iv, suite: record.suite };
+        keys.put(record);
+        keys.bytes[at..].copy_from_slice(secret);
+        keys
+    }
+
+    fn put(&mut self, record: &TrafficKey) {
+        self.bytes[..record.suite.key_bytes()].copy_from_slice(record.key());
+        self.iv = record.iv;
+    }
+
+    pub(crate) fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// Tells where the bytes are: in two cache lines at most, but for the longest.
+    pub(crate) fn ahead(&self, ahead: impl Fn(*const u8)) {
+        let bytes = self.bytes.as_ptr_range();
+        ahead(bytes.start);
+        ahead(bytes.end.wrapping_sub(1));
+    }
+
+    /// The record key.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.bytes[..self.suite.key_bytes()]
+    }
+
+    /// The record IV.
+    pub(crate) fn iv(&self) -> &[u8; IV_BYTES] {
+        &self.iv
+    }
+
+    /// Whether there is a secret that the keys of the next epoch come from.
+    pub(crate) fn has_next(&self) -> bool {
+        self.bytes.len() > self.suite.key_bytes()
+    }
+
+    /// Moves to the next epoch (RFC 8446 7.2); what was is overwritten. Nothing where there is no secret.
+    pub(crate) fn next(&mut self) {
+        let (suite, at) = (self.suite, self.suite.key_bytes());
+        let Some(mut secret) = Secret::new(&self.bytes[at..]).filter(|_| self.has_next()) else { return };
+        let mut record = TrafficKey::empty(suite);
+        schedule::next_secret(suite, &mut secret);
+        schedule::traffic_key(&secret, &mut record);
+        self.put(&record);
+        self.bytes[at..].copy_from_slice(secret.bytes());
+    }
+
+    /// The record key alone, to be lent.
+    pub(crate) fn copy_to(&self, to: &mut TrafficKey) {
+        to.suite = self.suite;
+        to.key.fill(0);
+        to.key_mut().copy_from_slice(self.key());
+        to.iv = *self.iv();
+    }
+}
+
+/// An AEAD context of a record key: aws-lc's form of it, which it erases when it is freed.
+pub(crate) fn context(suite: Suite, key: &[u8]) -> LessSafeKey {
+    let unbound = UnboundKey::new(suite.algorithm(), key);
+    // It refuses wrong lengths, which the suite rules out, and fails when memory is exhausted.
+    let Ok(unbound) = unbound else { panic!("no memory for an AEAD key") };
+    LessSafeKey::new(unbound)
 }

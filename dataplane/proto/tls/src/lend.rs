@@ -3,7 +3,7 @@
 //! Only the record key and IV of one epoch and a range of sequence numbers are ever lent, never a traffic secret: no
 //! other epoch's key can be derived from them. Owned by the lender until posted, then by the borrower's worker.
 
-use crate::keys::{IV_BYTES, KEY_BYTES_MAX, TrafficKey};
+use crate::keys::{IV_BYTES, KEY_BYTES_MAX, Keys, TrafficKey};
 use crate::protect::Protector;
 use crate::record::{APPLICATION_DATA, Fragment};
 use crate::seal::{RECORDS_RESERVED, SealError};
@@ -32,9 +32,9 @@ impl RecordKey {
     /// Bytes of the wire form.
     pub const WIRE_BYTES: usize = FRAGMENT_AT + 2;
 
-    pub(crate) fn new(key: &TrafficKey, first: u64, records: u64, fragment: Fragment) -> RecordKey {
-        let mut lent = RecordKey { key: TrafficKey::empty(key.suite), first, records, fragment };
-        key.copy_to(&mut lent.key);
+    pub(crate) fn new(keys: &Keys, first: u64, records: u64, fragment: Fragment) -> RecordKey {
+        let mut lent = RecordKey { key: TrafficKey::empty(keys.suite()), first, records, fragment };
+        keys.copy_to(&mut lent.key);
         lent
     }
 
@@ -74,9 +74,34 @@ impl RecordKey {
         RecordKey::WIRE_BYTES
     }
 
-    /// The key of a wire form; `None` unless it is exactly one that [`encode`](RecordKey::encode) writes: known suite,
-    /// at least one record, the range within the suite's limit, a short key padded with zeros, a fragment within bounds.
+    /// The key of a wire form; `None` unless it [is](RecordKey::is_wire_form) one.
     pub fn decode(bytes: &[u8]) -> Option<RecordKey> {
+        let Wire { suite, first, records, fragment, key, iv } = Wire::read(bytes)?;
+        let mut lent = RecordKey { key: TrafficKey::empty(suite), first, records, fragment };
+        lent.key.key_mut().copy_from_slice(key);
+        lent.key.iv = *iv;
+        Some(lent)
+    }
+
+    /// Whether bytes are exactly what [`encode`](RecordKey::encode) writes: known suite, at least one record, the range
+    /// within the suite's limit, a short key padded with zeros, a fragment within bounds.
+    pub fn is_wire_form(bytes: &[u8]) -> bool {
+        Wire::read(bytes).is_some()
+    }
+}
+
+/// A wire form, its key and IV where they came.
+struct Wire<'a> {
+    suite: Suite,
+    first: u64,
+    records: u64,
+    fragment: Fragment,
+    key: &'a [u8],
+    iv: &'a [u8; IV_BYTES],
+}
+
+impl Wire<'_> {
+    fn read(bytes: &[u8]) -> Option<Wire<'_>> {
         let bytes: &[u8; RecordKey::WIRE_BYTES] = bytes.try_into().ok()?;
         let number = |at: usize| bytes[at..].first_chunk().map(|it| u64::from_be_bytes(*it));
         let suite = Suite::from_wire(u16::from_be_bytes([bytes[SUITE_AT], bytes[SUITE_AT + 1]]))?;
@@ -89,14 +114,18 @@ impl RecordKey {
             && records > 0
             && end <= suite.records_max() - RECORDS_RESERVED
             && padding.iter().all(|byte| *byte == 0);
-        if !sound {
-            return None;
-        }
-        let mut lent = RecordKey { key: TrafficKey::empty(suite), first, records, fragment };
-        lent.key.key_mut().copy_from_slice(key);
-        lent.key.iv.copy_from_slice(&bytes[IV_AT..FRAGMENT_AT]);
-        Some(lent)
+        let iv = bytes[IV_AT..FRAGMENT_AT].first_chunk()?;
+        sound.then_some(Wire { suite, first, records, fragment, key, iv })
     }
+}
+
+/// More stack than aws-lc takes to seal a record.
+const STACK_BYTES: usize = 4096;
+
+/// Overwrites what calls just before have left on the stack.
+#[inline(never)]
+fn wipe_stack() {
+    std::hint::black_box(&mut [0u8; STACK_BYTES]);
 }
 
 /// Seals a reply under a lent key: data only, and never outside the range. Erased on drop.
@@ -114,6 +143,14 @@ impl LentSealer {
         let end = key.first + key.records;
         let RecordKey { first, fragment, .. } = key;
         LentSealer { protector: Protector::new(&key.key), first, next: first, end, fragment }
+    }
+
+    /// The borrower's sealer of a wire form, `None` unless it is one. Out of the bytes where they came: a key that is moved
+    /// leaves copies behind.
+    pub fn decode(bytes: &[u8]) -> Option<LentSealer> {
+        let Wire { suite, first, records, fragment, key, iv } = Wire::read(bytes)?;
+        let protector = Protector::of(suite, key, iv);
+        Some(LentSealer { protector, first, next: first, end: first + records, fragment })
     }
 
     /// Most plaintext of one record, as the lender has it.
@@ -150,6 +187,10 @@ impl LentSealer {
         }
         let seq = self.next;
         self.next += 1;
-        self.protector.seal(seq, APPLICATION_DATA, plaintext, out).ok_or(SealError::Bounds)
+        let sealed = self.protector.seal(seq, APPLICATION_DATA, plaintext, out);
+        if self.protector.suite().leaves_keys_on_stack() {
+            wipe_stack();
+        }
+        sealed.ok_or(SealError::Bounds)
     }
 }

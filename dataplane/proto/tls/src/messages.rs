@@ -12,14 +12,14 @@ const CLIENT_HELLO: u8 = 1;
 const KEY_UPDATE: u8 = 24;
 
 /// Longest ClientHello that is skipped while asking to renegotiate.
-const CLIENT_HELLO_BYTES_MAX: usize = 1 << 16;
+const CLIENT_HELLO_BYTES_MAX: u32 = 1 << 16;
 
 /// A handshake message that may be under way.
 #[derive(Default)]
 pub(crate) struct Messages {
     header: [u8; HEADER_BYTES],
-    have: usize,
-    body_left: usize,
+    have: u8,
+    body_left: u32,
 }
 
 impl Messages {
@@ -31,7 +31,7 @@ impl Messages {
     /// Takes in a handshake record of TLS 1.3. `Some(reply)`: the peer has moved to new keys, and asks for the same.
     pub(crate) fn key_update(&mut self, mut data: &[u8]) -> Result<Option<bool>, Failure> {
         self.header(&mut data, KEY_UPDATE)?;
-        if self.have < HEADER_BYTES {
+        if usize::from(self.have) < HEADER_BYTES {
             return Ok(None);
         }
         let (request, behind) = match data {
@@ -55,19 +55,20 @@ impl Messages {
 
     /// Takes in a handshake record of TLS 1.2. `true`: a ClientHello has ended with it.
     pub(crate) fn renegotiation(&mut self, mut data: &[u8]) -> Result<bool, Failure> {
-        if self.have < HEADER_BYTES {
+        if usize::from(self.have) < HEADER_BYTES {
             self.header(&mut data, CLIENT_HELLO)?;
-            if self.have < HEADER_BYTES {
+            if usize::from(self.have) < HEADER_BYTES {
                 return Ok(false);
             }
             let [_, high, middle, low] = self.header;
-            self.body_left = u32::from_be_bytes([0, high, middle, low]) as usize;
+            self.body_left = u32::from_be_bytes([0, high, middle, low]);
             if self.body_left > CLIENT_HELLO_BYTES_MAX {
                 return Err(Failure::peer(Alert::DECODE_ERROR, PeerFault::Malformed));
             }
         }
-        let skipped = data.len().min(self.body_left);
-        self.body_left -= skipped;
+        let skipped = data.len().min(self.body_left as usize);
+        // A record has fewer bytes than 32 bits count.
+        self.body_left -= skipped as u32;
         if self.body_left > 0 {
             return Ok(false);
         }
@@ -80,10 +81,11 @@ impl Messages {
 
     /// Moves header bytes out of `data`; the type is judged as soon as it is there.
     fn header(&mut self, data: &mut &[u8], kind: u8) -> Result<(), Failure> {
-        let more = data.len().min(HEADER_BYTES - self.have);
+        let have = usize::from(self.have);
+        let more = data.len().min(HEADER_BYTES - have);
         let (head, rest) = data.split_at(more);
-        self.header[self.have..self.have + more].copy_from_slice(head);
-        self.have += more;
+        self.header[have..have + more].copy_from_slice(head);
+        self.have += more as u8;
         *data = rest;
         if self.have > 0 && self.header[0] != kind {
             return Err(Failure::peer(Alert::UNEXPECTED_MESSAGE, PeerFault::UnexpectedMessage));

@@ -1,18 +1,20 @@
 //! Client to server: records into plaintext, in place, and what the client says beside its data.
 //!
 //! In: exactly one record; out: what it was, or the fault that ends the connection. Owned by the worker that owns the
-//! connection. No call allocates from the heap, except where a KeyUpdate makes aws-lc build a new key.
+//! connection. No call allocates from the heap, except where aws-lc builds a key: for the first record, for the first behind a
+//! rest, and for one behind a KeyUpdate.
 //!
 //! A stream that ends without [`Opened::CloseNotify`] was cut short: only the caller, who sees TCP, can tell.
 
+use aws_lc_rs::aead::LessSafeKey;
+
 use crate::alert::{Alert, FATAL, Failure, OwnFault, PeerFault, WARNING};
-use crate::keys::{Secret, TrafficKey};
+use crate::keys::{Keys, Secret, TrafficKey, context};
 use crate::messages::Messages;
-use crate::protect::Protector;
+use crate::protect::Protection;
 use crate::record::{
     ALERT, APPLICATION_DATA, HANDSHAKE, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD13_BYTES_MAX, VERSION,
 };
-use crate::schedule;
 use crate::suite::{Suite, Version};
 
 /// Empty records in a row: they cost us work and bring nothing.
@@ -53,9 +55,9 @@ pub enum Opened<'a> {
 
 /// Opens the records of one connection.
 pub struct Opener {
-    protector: Protector,
-    /// For key updates; TLS 1.3 only. Boxed, so that moving a connection leaves no copy behind.
-    secret: Option<Box<Secret>>,
+    /// `None` until a record comes, and while it [rests](Opener::rest).
+    context: Option<LessSafeKey>,
+    keys: Keys,
     /// The next record's.
     seq: u64,
     messages: Messages,
@@ -72,8 +74,8 @@ impl Opener {
     /// An opener whose next record is number `seq`.
     pub(crate) fn new(key: &TrafficKey, secret: Option<Secret>, seq: u64) -> Opener {
         Opener {
-            protector: Protector::new(key),
-            secret: secret.map(Box::new),
+            context: None,
+            keys: Keys::new(key, secret.as_ref()),
             seq,
             messages: Messages::default(),
             empty_records: 0,
@@ -87,7 +89,24 @@ impl Opener {
 
     /// The suite agreed.
     pub fn suite(&self) -> Suite {
-        self.protector.suite()
+        self.keys.suite()
+    }
+
+    /// Gives back the AEAD context: the next record makes it anew, out of the key.
+    pub fn rest(&mut self) {
+        self.context = None;
+    }
+
+    /// Tells where its keys are if the next record needs them: with a context it does not.
+    pub fn ahead(&self, ahead: impl Fn(*const u8)) {
+        if self.is_resting() {
+            self.keys.ahead(ahead);
+        }
+    }
+
+    /// Whether there is no AEAD context.
+    pub fn is_resting(&self) -> bool {
+        self.context.is_none()
     }
 
     /// Opens one whole record in place.
@@ -123,7 +142,9 @@ impl Opener {
         let seq = self.seq;
         self.seq += 1;
         let bad = |_| Failure::peer(Alert::BAD_RECORD_MAC, PeerFault::BadRecordMac);
-        self.protector.open(seq, record).map_err(bad)
+        let Opener { context: kept, keys, .. } = self;
+        let key = kept.get_or_insert_with(|| context(keys.suite(), keys.key()));
+        Protection { key, iv: keys.iv(), suite: keys.suite() }.open(seq, record).map_err(bad)
     }
 
     fn open13<'a>(&mut self, record: &'a mut [u8]) -> Result<(u8, &'a mut [u8]), Failure> {
@@ -229,12 +250,8 @@ impl Opener {
     }
 
     fn rekey(&mut self) {
-        let suite = self.suite();
-        let Some(secret) = self.secret.as_deref_mut() else { return };
-        let mut key = TrafficKey::empty(suite);
-        schedule::next_secret(suite, secret);
-        schedule::traffic_key(secret, &mut key);
-        self.protector = Protector::new(&key);
+        self.keys.next();
+        self.context = None;
         self.seq = 0;
     }
 }

@@ -4,10 +4,10 @@
 //! sequence number of its own: [`Sealer`](crate::Sealer), [`LentSealer`](crate::LentSealer) and
 //! [`Opener`](crate::Opener) count.
 
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use zeroize::Zeroize;
 
-use crate::keys::{IV_BYTES, TrafficKey};
+use crate::keys::{IV_BYTES, TrafficKey, context};
 use crate::record::{
     APPLICATION_DATA, EXPLICIT_NONCE_BYTES, HEADER_BYTES, PLAINTEXT_BYTES_MAX, TAG_BYTES, VERSION,
 };
@@ -38,24 +38,20 @@ impl Drop for Protector {
 
 impl Protector {
     pub(crate) fn new(key: &TrafficKey) -> Protector {
-        let unbound = UnboundKey::new(key.suite.algorithm(), key.key());
-        // It refuses wrong lengths, which the suite rules out, and fails when memory is exhausted.
-        let Ok(unbound) = unbound else { panic!("no memory for an AEAD key") };
-        Protector { key: LessSafeKey::new(unbound), iv: key.iv, suite: key.suite }
+        Protector::of(key.suite, key.key(), &key.iv)
+    }
+
+    pub(crate) fn of(suite: Suite, key: &[u8], iv: &[u8; IV_BYTES]) -> Protector {
+        Protector { key: context(suite, key), iv: *iv, suite }
     }
 
     pub(crate) fn suite(&self) -> Suite {
         self.suite
     }
 
-    /// IV XOR sequence number (RFC 8446 5.3, RFC 7905 2). TLS 1.2 AES-GCM lets the sender choose the explicit part
-    /// (RFC 5288 3): the same rule makes it unique there too.
-    fn nonce(&self, seq: u64) -> [u8; IV_BYTES] {
-        let mut nonce = self.iv;
-        for (byte, seq) in nonce[IV_BYTES - 8..].iter_mut().zip(seq.to_be_bytes()) {
-            *byte ^= seq;
-        }
-        nonce
+    /// What it is made of.
+    pub(crate) fn parts(&self) -> Protection<'_> {
+        Protection { key: &self.key, iv: &self.iv, suite: self.suite }
     }
 
     /// Bytes of a sealed record of `plaintext` bytes.
@@ -67,16 +63,46 @@ impl Protector {
         HEADER_BYTES + inside + plaintext + TAG_BYTES
     }
 
-    /// Seals one record into the start of `out`, whose length the caller has checked. Returns the record's length.
+    /// As [`Protection::seal`].
     pub(crate) fn seal(&self, seq: u64, kind: u8, plaintext: &[u8], out: &mut [u8]) -> Option<usize> {
+        self.parts().seal(seq, kind, plaintext, out)
+    }
+
+    /// As [`Protection::seal_any`].
+    pub(crate) fn seal_any(&self, seq: u64, kind: u8, plaintext: &[u8], out: &mut [u8]) -> Option<usize> {
+        self.parts().seal_any(seq, kind, plaintext, out)
+    }
+}
+
+/// One direction's key in one epoch, its parts kept wherever they are.
+#[derive(Clone, Copy)]
+pub(crate) struct Protection<'a> {
+    pub(crate) key: &'a LessSafeKey,
+    pub(crate) iv: &'a [u8; IV_BYTES],
+    pub(crate) suite: Suite,
+}
+
+impl Protection<'_> {
+    /// IV XOR sequence number (RFC 8446 5.3, RFC 7905 2). TLS 1.2 AES-GCM lets the sender choose the explicit part
+    /// (RFC 5288 3): the same rule makes it unique there too.
+    fn nonce(&self, seq: u64) -> [u8; IV_BYTES] {
+        let mut nonce = *self.iv;
+        for (byte, seq) in nonce[IV_BYTES - 8..].iter_mut().zip(seq.to_be_bytes()) {
+            *byte ^= seq;
+        }
+        nonce
+    }
+
+    /// Seals one record into the start of `out`, whose length the caller has checked. Returns the record's length.
+    pub(crate) fn seal(self, seq: u64, kind: u8, plaintext: &[u8], out: &mut [u8]) -> Option<usize> {
         if plaintext.len() > PLAINTEXT_BYTES_MAX {
             return None;
         }
         self.seal_any(seq, kind, plaintext, out)
     }
 
-    /// As [`seal`](Protector::seal), of any length that a header can tell.
-    pub(crate) fn seal_any(&self, seq: u64, kind: u8, plaintext: &[u8], out: &mut [u8]) -> Option<usize> {
+    /// As [`seal`](Protection::seal), of any length that a header can tell.
+    pub(crate) fn seal_any(self, seq: u64, kind: u8, plaintext: &[u8], out: &mut [u8]) -> Option<usize> {
         let len = Protector::sealed_len(self.suite, plaintext.len());
         let out = out.get_mut(..len)?;
         let (header, body) = out.split_first_chunk_mut::<HEADER_BYTES>()?;
@@ -115,7 +141,7 @@ impl Protector {
     }
 
     /// Opens one whole record in place. Returns its plaintext; in TLS 1.3 with content type and padding behind it.
-    pub(crate) fn open<'a>(&self, seq: u64, record: &'a mut [u8]) -> Result<&'a mut [u8], BadRecord> {
+    pub(crate) fn open(self, seq: u64, record: &mut [u8]) -> Result<&mut [u8], BadRecord> {
         let (header, body) = record.split_first_chunk_mut::<HEADER_BYTES>().ok_or(BadRecord)?;
         let mut nonce = self.nonce(seq);
         let opened = match self.suite.version() {

@@ -1,14 +1,18 @@
 //! Server to client: plaintext into finished records, and the loan of the key that does it.
 //!
 //! In: plaintext; out: records, straight into the caller's memory. Owned by the worker that owns the connection. No
-//! call allocates from the heap except a [`key_update`](Sealer::key_update), where aws-lc makes a new key.
+//! call allocates from the heap except where aws-lc builds a key: for the first record, for the first behind a rest, and for
+//! one behind a [`key_update`](Sealer::key_update).
+
+use std::num::NonZeroU64;
+
+use aws_lc_rs::aead::LessSafeKey;
 
 use crate::alert::Alert;
-use crate::keys::{Secret, TrafficKey};
+use crate::keys::{Keys, Secret, TrafficKey, context};
 use crate::lend::RecordKey;
-use crate::protect::Protector;
+use crate::protect::{Protection, Protector};
 use crate::record::{ALERT, APPLICATION_DATA, Fragment, HANDSHAKE};
-use crate::schedule;
 use crate::suite::{Suite, Version};
 
 /// Records of each key kept for our own alerts and key updates: data and leases end before them.
@@ -52,35 +56,43 @@ pub enum SealError {
 
 /// Seals the records of one connection.
 pub struct Sealer {
-    protector: Protector,
-    /// Boxed, so that moving a connection leaves no copies of keys behind.
-    keys: Box<Keys>,
+    /// `None` until a record is sealed, and while it [rests](Sealer::rest).
+    context: Option<LessSafeKey>,
+    /// The record key is lent, its secret never.
+    keys: Keys,
     /// The next record's.
     seq: u64,
     /// Records lent and not yet reclaimed.
-    lent: Option<u64>,
+    lent: Option<NonZeroU64>,
     fragment: Fragment,
-}
-
-struct Keys {
-    /// Kept to be lent.
-    record: TrafficKey,
-    /// For key updates; TLS 1.3 only. Never lent.
-    secret: Option<Secret>,
 }
 
 impl Sealer {
     /// A sealer whose next record is number `seq`.
     pub(crate) fn new(record: &TrafficKey, secret: Option<Secret>, seq: u64, fragment: Fragment) -> Sealer {
-        let protector = Protector::new(record);
-        let mut keys = Box::new(Keys { record: TrafficKey::empty(record.suite), secret });
-        record.copy_to(&mut keys.record);
-        Sealer { protector, keys, seq, lent: None, fragment }
+        Sealer { context: None, keys: Keys::new(record, secret.as_ref()), seq, lent: None, fragment }
     }
 
     /// The suite agreed.
     pub fn suite(&self) -> Suite {
-        self.protector.suite()
+        self.keys.suite()
+    }
+
+    /// Gives back the AEAD context: the next record makes it anew, out of the key.
+    pub fn rest(&mut self) {
+        self.context = None;
+    }
+
+    /// Tells where its keys are if the next record needs them: with a context it does not.
+    pub fn ahead(&self, ahead: impl Fn(*const u8)) {
+        if self.is_resting() {
+            self.keys.ahead(ahead);
+        }
+    }
+
+    /// Whether there is no AEAD context.
+    pub fn is_resting(&self) -> bool {
+        self.context.is_none()
     }
 
     /// The version agreed.
@@ -132,7 +144,10 @@ impl Sealer {
         let seq = self.seq;
         // Spent before it is used: whatever happens in between, it never seals again.
         self.seq += 1;
-        self.protector.seal(seq, content.wire(), plaintext, out).ok_or(SealError::Bounds)
+        let Sealer { context: kept, keys, .. } = self;
+        let key = kept.get_or_insert_with(|| context(keys.suite(), keys.key()));
+        let protection = Protection { key, iv: keys.iv(), suite: keys.suite() };
+        protection.seal(seq, content.wire(), plaintext, out).ok_or(SealError::Bounds)
     }
 
     /// Seals an alert; returns the record's length.
@@ -157,7 +172,7 @@ impl Sealer {
     /// # Errors
     /// As [`seal`](Sealer::seal); [`SealError::Bounds`] in TLS 1.2, which has no key update.
     pub fn key_update(&mut self, request_peer: bool, out: &mut [u8]) -> Result<usize, SealError> {
-        if self.keys.secret.is_none() {
+        if !self.keys.has_next() {
             return Err(SealError::Bounds);
         }
         let len = self.seal(Content::Handshake, &[24, 0, 0, 1, u8::from(request_peer)], out)?;
@@ -166,12 +181,8 @@ impl Sealer {
     }
 
     fn rekey(&mut self) {
-        let suite = self.suite();
-        let Keys { record, secret } = &mut *self.keys;
-        let Some(secret) = secret else { return };
-        schedule::next_secret(suite, secret);
-        schedule::traffic_key(secret, record);
-        self.protector = Protector::new(record);
+        self.keys.next();
+        self.context = None;
         self.seq = 0;
     }
 
@@ -185,14 +196,12 @@ impl Sealer {
         if self.lent.is_some() {
             return Err(SealError::Lent);
         }
-        if records == 0 {
-            return Err(SealError::Bounds);
-        }
+        let count = NonZeroU64::new(records).ok_or(SealError::Bounds)?;
         if records > self.records_left() {
             return Err(SealError::Exhausted);
         }
-        self.lent = Some(records);
-        Ok(RecordKey::new(&self.keys.record, self.seq, records, self.fragment))
+        self.lent = Some(count);
+        Ok(RecordKey::new(&self.keys, self.seq, records, self.fragment))
     }
 
     /// Takes the key back after the borrower has spent `records_used` of the lent sequence numbers.
@@ -202,7 +211,7 @@ impl Sealer {
     /// are spent, and the sealer refuses to seal for good.
     pub fn reclaim(&mut self, records_used: u64) -> Result<(), SealError> {
         match self.lent {
-            Some(lent) if records_used <= lent => {
+            Some(lent) if records_used <= lent.get() => {
                 self.seq += records_used;
                 self.lent = None;
                 Ok(())

@@ -95,6 +95,11 @@ pub(crate) enum Aead {
 }
 
 impl Suite {
+    /// aws-lc copies the key of ChaCha20-Poly1305 to its stack to seal a record, and leaves it there.
+    pub(crate) const fn leaves_keys_on_stack(self) -> bool {
+        matches!(self.aead(), Aead::Chacha20Poly1305)
+    }
+
     /// IANA's number.
     pub const fn wire(self) -> u16 {
         self as u16

@@ -53,6 +53,8 @@ pub enum Habit {
         /// It never acknowledges any of it.
         deaf: bool,
     },
+    /// Asks for so many bytes, and takes none of the reply.
+    Deaf(usize),
 }
 
 pub struct Client {
@@ -255,6 +257,16 @@ impl Client {
         self.owes_ack = false;
     }
 
+    /// Asks from now on, whatever it did before.
+    pub fn wake(&mut self) {
+        (self.habit, self.waiting) = (Habit::Asks, false);
+    }
+
+    /// Takes what it has not taken, and asks for nothing more.
+    pub fn listen(&mut self) {
+        self.habit = Habit::Idles;
+    }
+
     /// Does what its habit is.
     fn act(&mut self) {
         if let Habit::HalfHello(_) | Habit::Silent = self.habit {
@@ -290,6 +302,7 @@ impl Client {
                 (0..(bytes - 1) / 1_000).for_each(|_| self.say(&[7; 1_000]));
             }
             Habit::SlowReader { .. } => self.say(get(1_000_000).as_bytes()),
+            Habit::Deaf(bytes) => self.say(get(bytes).as_bytes()),
             Habit::Silent | Habit::HalfHello(_) => {}
         }
     }
@@ -349,7 +362,7 @@ impl Client {
             self.sequence = acknowledges;
             self.flight = self.flight.saturating_sub(newly);
         }
-        if matches!(self.habit, Habit::SlowReader { deaf: true, .. }) && self.waiting {
+        if matches!(self.habit, Habit::SlowReader { deaf: true, .. } | Habit::Deaf(_)) && self.waiting {
             return;
         }
         self.owes_ack |= !payload.is_empty() || flags & FIN != 0;

@@ -70,6 +70,20 @@ pub fn ip(from: Ipv4Addr, protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8
     frame
 }
 
+/// The gateway's report that a packet of the node to this client was too big, and how large one may be.
+pub fn too_big(to: (Ipv4Addr, u16), sequence: u32, mtu: u16) -> Vec<u8> {
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend([0x45, 0, 5, 0xdc, 0, 0, 0x40, 0, 63, 6, 0, 0]);
+    message.extend(ADDRESS.octets());
+    message.extend(to.0.octets());
+    message.extend([PORT.to_be_bytes(), to.1.to_be_bytes()].concat());
+    message.extend(sequence.to_be_bytes());
+    let checksum = checksum(&message, 0);
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    ip(super::node::GATEWAY, 1, 0, &message)
+}
+
 pub fn arp_request(sender: Ipv4Addr) -> Vec<u8> {
     arp(1, sender, PEER_MAC)
 }

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod frame;
+pub mod helper;
 pub mod hoard;
 pub mod node;
 pub mod peer;
@@ -289,12 +290,14 @@ impl World {
             "chunks_out",
             "requests_out",
             "records_out",
+            "records_unsent",
             "gathers_out",
             "holding",
             "body_bytes",
             "requests_in_app",
             "leases_open",
             "leases_serving",
+            "slots_out",
         ] {
             assert_eq!(totals[gauge], 0, "{gauge}: {:#?}", self.counted());
         }
@@ -314,7 +317,7 @@ impl World {
             .sum();
         assert_eq!(link, totals["drop_link"]);
         let taken = sum(&["handed_over", "rx_link", "rx_handshakes", "rx_flows", "rx_time_wait"]);
-        let dropped = sum(&["drop_handover", "drop_checksum", "drop_link"]) + tcp;
+        let dropped = sum(&["drop_handover", "drop_checksum", "drop_syns", "drop_link"]) + tcp;
         assert_eq!(sum(&["rx_packets", "rx_handover"]), taken + dropped, "{:#?}", self.counted());
         // What the wire carried to the port is what it received or dropped itself.
         let port = sum(&["rx_packets", "drop_missed", "drop_missed_no_buffer"]);

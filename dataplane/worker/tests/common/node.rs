@@ -50,6 +50,8 @@ pub struct Options {
     pub handover: usize,
     pub receive_bytes: usize,
     pub send_bytes: usize,
+    /// When it lends.
+    pub policy: Policy,
     /// The other nodes that keep sessions; with any, clients may come back.
     pub others: &'static [&'static str],
 }
@@ -75,6 +77,7 @@ impl Default for Options {
             handover: 256,
             receive_bytes: 8192,
             send_bytes: 16_384,
+            policy: Policy::Never,
             others: &[],
         }
     }
@@ -190,19 +193,21 @@ fn parts(
             idle_timeout: IDLE_TIMEOUT,
             http: keyferry_http::Limits::default(),
             app_slots: 1,
-            policy: Policy::Never,
+            policy: options.policy,
             eager: false,
             leases: LeaseLimits {
                 leases: 64,
                 credits: 16,
                 claim_timeout: Duration::from_secs(5),
                 silence_timeout: Duration::from_secs(5),
+                slot_patience: keyferry_worker::slots::PATIENCE,
             },
             message_bytes: 8192,
             place,
             node: NodeId::of("node"),
             members: options.others.iter().chain(&["node"]).map(|name| NodeId::of(name)).collect(),
             session_wait: Duration::from_millis(20),
+            rest_after: keyferry_worker::config::REST_AFTER,
         },
         link: Link::new(keyferry_link::Config {
             mac: caps.mac,
@@ -223,7 +228,7 @@ fn parts(
             send_bytes: options.send_bytes,
             rx_checksum: RxChecksum::Trust,
             tx_checksum_offload: caps.tx_checksum,
-            tso_bytes_max: caps.tso_bytes_max,
+            stretch: keyferry_worker::port::stretch(&caps),
             seed: 1,
         }),
         tls,

@@ -12,7 +12,8 @@ use keyferry_worker::peer::SLOT_BYTES;
 use super::World;
 
 const MESSAGE_BYTES: usize = 8192;
-const SLOTS: usize = 32;
+/// Reply slots at each end.
+pub const SLOTS: usize = 32;
 const LATENCY_NS: u64 = 2_000;
 const LIMITS: Limits = Limits {
     message_bytes_max: MESSAGE_BYTES,
@@ -32,7 +33,7 @@ pub enum Said {
 
 /// One end of a queue pair whose other end is the first worker's.
 pub struct Peer {
-    queue_pair: QueuePair,
+    pub(super) queue_pair: QueuePair,
     /// Its end of the sealed channel.
     pub channel: Channel,
 }

@@ -12,7 +12,9 @@ use std::cell::Cell;
 pub mod input;
 
 mod client_hello;
+mod client_packets;
 mod config;
+mod front;
 mod handshake;
 mod http_chunking;
 mod http_head;
@@ -20,8 +22,10 @@ mod lease_messages;
 mod link_messages;
 mod load_word;
 mod net;
+mod notices;
 mod packets;
 mod records;
+mod sealed;
 mod static_files;
 mod tcp_options;
 mod tls_parties;
@@ -47,8 +51,9 @@ pub struct Target {
 }
 
 /// Every target.
-pub static TARGETS: [&Target; 13] = [
+pub static TARGETS: [&Target; 15] = [
     &client_hello::TARGET,
+    &client_packets::TARGET,
     &config::TARGET,
     &handshake::TARGET,
     &http_chunking::TARGET,
@@ -56,6 +61,7 @@ pub static TARGETS: [&Target; 13] = [
     &lease_messages::TARGET,
     &link_messages::TARGET,
     &load_word::TARGET,
+    &notices::TARGET,
     &packets::TARGET,
     &records::TARGET,
     &static_files::TARGET,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use keyferry_link::{Cidr, Ingress, Link, NextHop, PARKED_MAX, Route, TRANSMIT_BYTES_MAX};
 use keyferry_nic::rss::{self, Class};
-use keyferry_tcp::{Config, ConnId, Egress, Event, RxChecksum, Segment, Tcp};
+use keyferry_tcp::{Config, ConnId, Egress, Event, Outbound, RxChecksum, Segment, Stretch, Tcp};
 use keyferry_time::Time;
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
 
@@ -90,20 +90,20 @@ struct Out {
     packets: Vec<Vec<u8>>,
 }
 
-impl Egress for Out {
+impl Egress<Piece> for Out {
     fn room(&mut self) -> bool {
         self.packets.len() < BURST
     }
 
-    fn packet<R>(&mut self, len: usize, tso_segment_bytes: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn packet(&mut self, outbound: &Outbound<'_, Piece>) {
+        let len = outbound.len();
         assert!(
-            self.room() && tso_segment_bytes == 0 && len <= usize::from(MTU),
+            self.room() && outbound.tso_segment_bytes() == 0 && len <= usize::from(MTU),
             "{len} bytes in one packet"
         );
         let mut packet = vec![0xee; len];
-        let result = fill(&mut packet);
+        outbound.write(&mut packet);
         self.packets.push(packet);
-        result
     }
 }
 
@@ -193,7 +193,7 @@ impl Net {
             send_bytes: 2048,
             rx_checksum: RxChecksum::Verify,
             tx_checksum_offload: false,
-            tso_bytes_max: 0,
+            stretch: Stretch::SEGMENT,
             seed: 1,
         });
         Net {
@@ -229,6 +229,10 @@ impl Net {
                 assert!((14..=frame.len()).contains(&len), "the answer fits the frame");
                 assert_eq!(frame[6..12], MAC, "and comes from us");
                 assert_eq!(frame[0] & 1, 0, "to one station");
+            }
+            Ingress::TooBig { at, len, mtu } => {
+                assert!(at + len <= frame.len(), "what is returned is inside its frame");
+                self.tcp.too_big(self.now, &frame[at..at + len], mtu);
             }
             Ingress::Consumed | Ingress::Drop(_) => {}
         }

@@ -5,10 +5,11 @@
 
 use keyferry_time::Time;
 
-use super::{ClientKey, Distributor};
-use crate::flow::{FlowKey, is_past, tick};
+use super::{Client, ClientKey, Distributor};
+use crate::flow::{FlowKey, Spread, is_past, tick};
 use crate::packet::Packet;
 use crate::peers::notice::Stage;
+use crate::ways::Ways;
 
 impl Distributor {
     /// Whether a packet has to give way: it belongs to no connection that is known, and no node has a session of its
@@ -27,7 +28,7 @@ impl Distributor {
     }
 
     /// A connection goes on: it matters more if a node has a session of its client. Answers whether it has come to that now.
-    /// Asked once a tick at most, and no more once it is so.
+    /// Asked every two seconds at most, and no more once it is so.
     pub(super) fn prove(&mut self, now: Time, hash: u64, key: &FlowKey) -> bool {
         if self.has_session(now, key)
             && let Some(known) = self.flows.find(hash, key).filter(|known| known.stage == Stage::Answered)
@@ -38,11 +39,19 @@ impl Distributor {
         false
     }
 
-    /// Whether a node has said that it holds a session of a connection's client, which can still be resumed.
-    fn has_session(&mut self, now: Time, flow: &FlowKey) -> bool {
-        let key = ClientKey { client: flow.client, service: flow.service };
-        let hash = self.hash_client(&key);
-        let client = self.clients.find(hash, &key);
-        client.is_some_and(|client| client.has_session && !is_past(client.until, tick(now)))
+    fn has_session(&self, now: Time, flow: &FlowKey) -> bool {
+        has_session(&self.clients, &self.spread, now, flow)
     }
+}
+
+/// Whether a node has said that it holds a session of a connection's client, which can still be resumed.
+pub(crate) fn has_session(
+    clients: &Ways<ClientKey, Client>,
+    spread: &Spread,
+    now: Time,
+    flow: &FlowKey,
+) -> bool {
+    let key = ClientKey { client: flow.client, service: flow.service };
+    let client = clients.get(spread.hash_client(&key.client, key.service), &key);
+    client.is_some_and(|client| client.has_session && !is_past(client.until, tick(now)))
 }

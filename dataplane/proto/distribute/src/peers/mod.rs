@@ -67,6 +67,8 @@ pub(crate) struct Peer {
     pub(crate) walk: Walk,
     /// It has told all it knew when the two met.
     pub(crate) has_told_all: bool,
+    /// Connections it told of until then.
+    pub(crate) copied: u64,
 }
 
 /// A SYN, held until another distributor knows where its connection goes.
@@ -123,7 +125,7 @@ impl Peers {
     /// Another one, just met; in place of the one of that number.
     pub(crate) fn add(&mut self, id: PeerId, ends: Ends, secrets: Secrets) {
         let (channel, walk) = (Channel::new(secrets), Walk::Copy(0));
-        self.peers[id.index()] = Some(Peer { channel, ends, walk, has_told_all: false });
+        self.peers[id.index()] = Some(Peer { channel, ends, walk, has_told_all: false, copied: 0 });
     }
 
     /// One is gone; answers whether it was there.
@@ -149,6 +151,11 @@ impl Peers {
     pub(crate) fn count(&self) -> (usize, usize) {
         let there = || self.peers.iter().flatten();
         (there().count(), there().filter(|peer| peer.has_told_all).count())
+    }
+
+    /// What one has told of what it knew when the two met: connections, and whether those are all.
+    pub(crate) fn copied(&self, id: PeerId) -> Option<(u64, bool)> {
+        self.peers[id.index()].as_ref().map(|peer| (peer.copied, peer.has_told_all))
     }
 
     /// Tells everybody something; answers a mark for each, and how many had no room for it.

@@ -59,8 +59,8 @@ impl Stage {
 /// One thing told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Notice {
-    /// A connection, its node, and how far it has come.
-    Flow { flow: FlowName, node: Name, stage: Stage },
+    /// A connection, its node, and how far it has come: just now, or as it is remembered.
+    Flow { flow: FlowName, node: Name, stage: Stage, is_news: bool },
     /// Whose is this connection?
     Ask { flow: FlowName },
     /// The answer of one that does not know it; one that does answers with the flow.
@@ -76,19 +76,23 @@ const ASK: u8 = 3;
 const UNKNOWN: u8 = 4;
 const COPIED: u8 = 5;
 const SERVED: u8 = 6;
+const REMEMBERED_OPENING: u8 = 7;
+const REMEMBERED_CLOSING: u8 = 8;
+const REMEMBERED_ANSWERED: u8 = 9;
+const REMEMBERED_SERVED: u8 = 10;
 
 impl Notice {
     pub(crate) fn encode(&self) -> [u8; NOTICE_BYTES] {
         let nobody = FlowName { client: [0; 16], port: 0, service: Name(0) };
         let (kind, flow, node) = match *self {
-            Notice::Flow { flow, node, stage } => {
-                let kind = match stage {
-                    Stage::Stray | Stage::Opening => OPENING,
-                    Stage::Closing => CLOSING,
-                    Stage::Answered => ANSWERED,
-                    Stage::Served => SERVED,
+            Notice::Flow { flow, node, stage, is_news } => {
+                let [news, remembered] = match stage {
+                    Stage::Stray | Stage::Opening => [OPENING, REMEMBERED_OPENING],
+                    Stage::Closing => [CLOSING, REMEMBERED_CLOSING],
+                    Stage::Answered => [ANSWERED, REMEMBERED_ANSWERED],
+                    Stage::Served => [SERVED, REMEMBERED_SERVED],
                 };
-                (kind, flow, node)
+                (if is_news { news } else { remembered }, flow, node)
             }
             Notice::Ask { flow } => (ASK, flow, Name(0)),
             Notice::Unknown { flow } => (UNKNOWN, flow, Name(0)),
@@ -115,11 +119,16 @@ impl Notice {
             service: Name(eight(19)),
         };
         let node = Name(eight(27));
+        let known = |stage, is_news| Some(Notice::Flow { flow, node, stage, is_news });
         match bytes[0] {
-            OPENING => Some(Notice::Flow { flow, node, stage: Stage::Opening }),
-            CLOSING => Some(Notice::Flow { flow, node, stage: Stage::Closing }),
-            ANSWERED => Some(Notice::Flow { flow, node, stage: Stage::Answered }),
-            SERVED => Some(Notice::Flow { flow, node, stage: Stage::Served }),
+            OPENING => known(Stage::Opening, true),
+            CLOSING => known(Stage::Closing, true),
+            ANSWERED => known(Stage::Answered, true),
+            SERVED => known(Stage::Served, true),
+            REMEMBERED_OPENING => known(Stage::Opening, false),
+            REMEMBERED_CLOSING => known(Stage::Closing, false),
+            REMEMBERED_ANSWERED => known(Stage::Answered, false),
+            REMEMBERED_SERVED => known(Stage::Served, false),
             ASK => Some(Notice::Ask { flow }),
             UNKNOWN => Some(Notice::Unknown { flow }),
             COPIED => Some(Notice::Copied),
@@ -137,12 +146,13 @@ mod tests {
         let flow = FlowName { client: [7; 16], port: 443, service: Name::of("192.0.2.1:443") };
         let node = Name::of("a");
         let stages = [Stage::Opening, Stage::Closing, Stage::Answered, Stage::Served];
-        let flows = stages.map(|stage| Notice::Flow { flow, node, stage });
+        let flows =
+            [false, true].map(|is_news| stages.map(|stage| Notice::Flow { flow, node, stage, is_news }));
         let others = [Notice::Ask { flow }, Notice::Unknown { flow }, Notice::Copied];
-        for notice in flows.into_iter().chain(others) {
+        for notice in flows.into_iter().flatten().chain(others) {
             assert_eq!(Notice::decode(&notice.encode()), Some(notice));
         }
-        assert_eq!(Notice::decode(&[9; NOTICE_BYTES]), None);
+        assert_eq!(Notice::decode(&[11; NOTICE_BYTES]), None);
         assert_ne!(Name::of("a"), Name::of("b"));
     }
 }

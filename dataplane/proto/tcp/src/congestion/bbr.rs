@@ -85,8 +85,9 @@ pub(crate) struct Bbr {
     full_rounds: u8,
     /// The window before a recovery or before the path was emptied.
     prior: u32,
-    /// Until the round ends, no more is sent than is delivered.
-    conserve_until: Option<u64>,
+    /// A recovery's first round: no more is sent than is delivered. It begins with the next acknowledgement.
+    conserves: bool,
+    round_anew: bool,
     recovering: bool,
 }
 
@@ -106,13 +107,21 @@ impl Bbr {
             full_rate: 0,
             full_rounds: 0,
             prior: 0,
-            conserve_until: None,
+            conserves: false,
+            round_anew: false,
             recovering: false,
         }
     }
 
     pub(super) fn window(&self) -> u32 {
         self.window
+    }
+
+    /// What a loss holds back stays queued while what follows it is sent, so a window reduced for it does not count; and a
+    /// path is kept full while the same segment is lost twice: half as much again.
+    pub(super) fn window_to_queue(&self) -> u32 {
+        let window = if self.recovering { self.window.max(self.prior) } else { self.window };
+        window.saturating_add(window / 2)
     }
 
     pub(super) fn rate(&self) -> Option<u64> {
@@ -132,45 +141,48 @@ impl Bbr {
         }
     }
 
-    /// Bytes of `gain` times what the path holds; `None` before it was measured.
-    fn inflight(&self, gain: u64) -> Option<u64> {
+    /// Bytes of `gain` times what the path holds, and three bursts, so that what waits for a burst to be whole is not
+    /// missing on the path (section 4.2.3.2, BBRInflight); `None` before it was measured.
+    fn inflight(&self, gain: u64, mss: u32) -> Option<u64> {
         if self.min_rtt_ns == 0 || self.largest.value() == 0 {
             return None;
         }
         let bytes = u128::from(self.largest.value()) * u128::from(self.min_rtt_ns) / 1_000_000_000;
-        Some((bytes * u128::from(gain) / u128::from(UNIT)) as u64)
+        Some((bytes * u128::from(gain) / u128::from(UNIT)) as u64 + 3 * u64::from(self.burst(mss)))
     }
 
     pub(super) fn acknowledged(&mut self, ack: &Ack) {
+        let conserved = self.conserves;
         let round_began = self.count_round(ack);
         if let Some(rate) = ack.rate
             && (!rate.app_limited || rate.bytes_per_second >= self.largest.value())
         {
             self.largest.add(self.round, rate.bytes_per_second);
         }
-        self.move_on(ack, round_began);
+        self.move_on(ack, round_began, conserved);
         self.measure_rtt(ack, round_began);
         self.pace(ack);
         self.size(ack);
     }
 
     fn count_round(&mut self, ack: &Ack) -> bool {
-        let prior = ack.rate.map_or(0, |rate| rate.prior_delivered);
-        let began = ack.rate.is_some() && prior >= self.round_end;
+        if std::mem::take(&mut self.round_anew) {
+            self.round_end = ack.total_delivered;
+        }
+        let began = ack.rate.is_some_and(|rate| rate.prior_delivered >= self.round_end);
         if began {
             self.round_end = ack.total_delivered;
             self.round += 1;
-            if self.conserve_until.is_some_and(|round| round < self.round) {
-                self.conserve_until = None;
-            }
+            self.conserves = false;
         }
         began
     }
 
     /// From one mode to the next, and through the cycle of gains.
-    fn move_on(&mut self, ack: &Ack, round_began: bool) {
-        let app_limited = ack.rate.is_some_and(|rate| rate.app_limited);
-        if round_began && !self.is_full() && !app_limited {
+    fn move_on(&mut self, ack: &Ack, round_began: bool, conserved: bool) {
+        // A round in which the caller, or a recovery, kept more from being sent says nothing of the path.
+        let kept = conserved || ack.rate.is_some_and(|rate| rate.app_limited);
+        if round_began && !self.is_full() && !kept {
             if self.largest.value() >= self.full_rate + self.full_rate / 4 {
                 (self.full_rate, self.full_rounds) = (self.largest.value(), 0);
             } else {
@@ -180,7 +192,7 @@ impl Bbr {
         if self.mode == Mode::Startup && self.is_full() {
             self.mode = Mode::Drain;
         }
-        let one_round = self.inflight(UNIT).unwrap_or(u64::MAX);
+        let one_round = self.inflight(UNIT, ack.mss).unwrap_or(u64::MAX);
         if self.mode == Mode::Drain && u64::from(ack.pipe) <= one_round {
             self.cruise(ack.now);
         }
@@ -188,7 +200,7 @@ impl Bbr {
             let gain = CYCLE[self.cycle];
             let full_phase = ack.now.ns_since(self.cycle_at) > self.min_rtt_ns;
             let next = if gain > UNIT {
-                let target = self.inflight(gain).unwrap_or(u64::MAX);
+                let target = self.inflight(gain, ack.mss).unwrap_or(u64::MAX);
                 full_phase && (ack.lost > 0 || u64::from(ack.prior_pipe) >= target)
             } else if gain < UNIT {
                 full_phase || u64::from(ack.prior_pipe) <= one_round
@@ -256,15 +268,13 @@ impl Bbr {
         if ack.recovering && ack.lost > 0 {
             self.window = self.window.saturating_sub(ack.lost).max(ack.mss);
         }
-        if ack.recovering && self.conserve_until.is_some() {
+        if ack.recovering && self.conserves {
             self.window = self.window.max(ack.pipe + ack.delivered);
         } else {
             let (_, gain) = self.gains();
-            match self.inflight(gain) {
-                // Three bursts more than the path holds, so that acknowledgements may come late and many at once.
+            match self.inflight(gain, ack.mss) {
                 Some(bytes) => {
-                    let target =
-                        u32::try_from(bytes + 3 * u64::from(self.burst(ack.mss))).unwrap_or(u32::MAX);
+                    let target = u32::try_from(bytes).unwrap_or(u32::MAX);
                     let grown = self.window.saturating_add(ack.delivered);
                     if self.is_full() {
                         self.window = grown.min(target);
@@ -299,7 +309,7 @@ impl Bbr {
         self.keep_prior();
         self.recovering = true;
         self.window = pipe + mss;
-        self.conserve_until = Some(self.round + 1);
+        (self.conserves, self.round_anew) = (true, true);
     }
 
     pub(super) fn timed_out(&mut self, mss: u32) {
@@ -307,12 +317,12 @@ impl Bbr {
         self.recovering = true;
         self.window = mss;
         self.full_rate = 0;
-        self.conserve_until = None;
+        self.conserves = false;
     }
 
     pub(super) fn recovered(&mut self) {
         self.recovering = false;
-        self.conserve_until = None;
+        self.conserves = false;
         self.window = self.window.max(self.prior);
     }
 
@@ -343,7 +353,7 @@ mod tests {
                     delivered: bytes,
                     total_delivered: *delivered,
                     pipe: bbr.window().min(90_000),
-                    prior_pipe: bbr.window().min(130_000),
+                    prior_pipe: bbr.window().min(140_000),
                     lost: 0,
                     rtt_ns: Some(100_000_000),
                     smoothed_ns: 100_000_000,
@@ -396,6 +406,58 @@ mod tests {
         let (mut bbr, mut now, mut delivered) = (Bbr::new(10 * MSS), Time::from_us(1), 0);
         drive(&mut bbr, &mut now, &mut delivered, 20, true);
         assert_eq!(bbr.mode, Mode::Startup);
+    }
+
+    /// An acknowledgement of a thousand bytes in a recovery; `prior`: what was delivered when they were sent.
+    fn recovering(bbr: &mut Bbr, now: Time, delivered: &mut u64, prior: u64) {
+        *delivered += 1_000;
+        bbr.acknowledged(&Ack {
+            now,
+            delivered: 1_000,
+            total_delivered: *delivered,
+            pipe: 50_000,
+            prior_pipe: 51_000,
+            lost: 0,
+            rtt_ns: Some(100_000_000),
+            smoothed_ns: 100_000_000,
+            limited: true,
+            recovering: true,
+            rate: Some(Rate { bytes_per_second: 1_000_000, prior_delivered: prior, app_limited: false }),
+            mss: MSS,
+        });
+    }
+
+    #[test]
+    fn a_recovery_sends_what_is_delivered_for_one_round() {
+        let (mut bbr, mut now, mut delivered) = (Bbr::new(10 * MSS), Time::from_us(1), 0);
+        drive(&mut bbr, &mut now, &mut delivered, 20, false);
+        bbr.recovery_began(50_000, MSS);
+        let began = delivered;
+        for _ in 0..50 {
+            recovering(&mut bbr, now, &mut delivered, began - 1);
+            assert_eq!(bbr.window(), 51_000);
+        }
+        // The first of what was sent since.
+        for prior in 0..10 {
+            recovering(&mut bbr, now, &mut delivered, began + 1_000 * (prior + 1));
+        }
+        assert_eq!(bbr.window(), 61_000);
+    }
+
+    #[test]
+    fn rounds_in_which_a_recovery_held_back_do_not_end_startup() {
+        let (mut bbr, mut now, mut delivered) = (Bbr::new(10 * MSS), Time::from_us(1), 0);
+        drive(&mut bbr, &mut now, &mut delivered, 5, false);
+        let full = bbr.full_rounds;
+        for _ in 0..10 {
+            bbr.recovery_began(50_000, MSS);
+            let prior = delivered;
+            recovering(&mut bbr, now, &mut delivered, prior);
+            let prior = delivered;
+            recovering(&mut bbr, now, &mut delivered, prior);
+            assert!(!bbr.conserves);
+        }
+        assert_eq!((bbr.mode, bbr.full_rounds), (Mode::Startup, full));
     }
 
     #[test]

@@ -34,14 +34,14 @@ pub(crate) struct Cubic {
     pub(super) window: u32,
     pub(super) threshold: u32,
     /// The window before the last loss, in segments; 0 before the first.
-    max: f64,
+    max: f32,
     /// The window just before the last reduction.
-    prior: f64,
+    prior: f32,
     epoch: Option<Epoch>,
     /// Part of a byte that growth is ahead of the window.
     fraction: f64,
     hystart: HyStart,
-    max_before: f64,
+    max_before: f32,
 }
 
 impl Cubic {
@@ -87,7 +87,7 @@ impl Cubic {
     fn avoid(&mut self, ack: &Ack) {
         let mss = f64::from(ack.mss);
         let window = f64::from(self.window) / mss;
-        let (max, prior) = (self.max, self.prior);
+        let (max, prior) = (f64::from(self.max), f64::from(self.prior));
         let epoch = self.epoch.get_or_insert_with(|| Epoch {
             began: ack.now,
             k: if window < max { ((max - window) / C).cbrt() } else { 0.0 },
@@ -111,10 +111,10 @@ impl Cubic {
     }
 
     pub(super) fn congested(&mut self, _: Time, mss: u32) {
-        let segments = f64::from(self.window) / f64::from(mss);
+        let segments = (f64::from(self.window) / f64::from(mss)) as f32;
         self.max_before = self.max;
         // Fast convergence (section 4.7): a flow that loses before it is where it was makes room for others.
-        self.max = if segments < self.max { segments * (1.0 + BETA) / 2.0 } else { segments };
+        self.max = if segments < self.max { segments * (1.0 + BETA as f32) / 2.0 } else { segments };
         self.prior = segments;
         self.threshold = ((f64::from(self.window) * BETA) as u32).max(2 * mss);
         self.window = self.threshold;

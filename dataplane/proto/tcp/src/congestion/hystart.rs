@@ -5,8 +5,8 @@
 /// Samples of a round that show its round trip (RFC 9406 section 4.3, N_RTT_SAMPLE).
 const SAMPLES_MIN: u8 = 8;
 /// Bounds of the growth that counts (MIN_RTT_THRESH and MAX_RTT_THRESH).
-const GROWTH_MIN_NS: u64 = 4_000_000;
-const GROWTH_MAX_NS: u64 = 16_000_000;
+const GROWTH_MIN_NS: u32 = 4_000_000;
+const GROWTH_MAX_NS: u32 = 16_000_000;
 /// Rounds of conservative growth before slow start ends (CSS_ROUNDS).
 const CONSERVATIVE_ROUNDS: u8 = 5;
 /// How much slower the window then grows (CSS_GROWTH_DIVISOR).
@@ -24,11 +24,11 @@ pub(super) enum Growth {
 pub(super) struct HyStart {
     /// Bytes delivered at which the round ends.
     round_end: u64,
-    last_min_ns: u64,
-    min_ns: u64,
+    last_min_ns: u32,
+    min_ns: u32,
     samples: u8,
     /// The round trip at which conservative growth began, 0 outside of it.
-    baseline_ns: u64,
+    baseline_ns: u32,
     rounds: u8,
 }
 
@@ -46,6 +46,8 @@ impl HyStart {
         }
         if let Some(ns) = rtt_ns {
             self.samples = self.samples.saturating_add(1);
+            // More than four seconds are as long as four.
+            let ns = u32::try_from(ns).unwrap_or(u32::MAX);
             self.min_ns = if self.min_ns == 0 { ns } else { self.min_ns.min(ns) };
         }
         if over {
@@ -55,7 +57,7 @@ impl HyStart {
             return self.growth();
         }
         let growth = (self.last_min_ns / 8).clamp(GROWTH_MIN_NS, GROWTH_MAX_NS);
-        if self.baseline_ns == 0 && self.min_ns >= self.last_min_ns + growth {
+        if self.baseline_ns == 0 && self.min_ns >= self.last_min_ns.saturating_add(growth) {
             (self.baseline_ns, self.rounds) = (self.min_ns, 0);
         } else if self.min_ns < self.baseline_ns {
             // It was no queue of ours.

@@ -25,12 +25,14 @@ pub enum Algorithm {
     Reno,
 }
 
-/// Segments of the first window (RFC 6928 section 2).
-const INITIAL_SEGMENTS: u32 = 10;
+/// Bytes of an Ethernet segment, in which RFC 6928 section 2 counts.
+const USUAL_MSS: u32 = 1_460;
 
-/// Bytes of the first window: ten segments, but no more than 14,600 bytes, or two segments (RFC 6928 section 2).
-pub(crate) fn initial_window(mss: u32) -> u32 {
-    (INITIAL_SEGMENTS * mss).min((2 * mss).max(14_600))
+/// Bytes of a first window of so many segments, but no more than as many of an Ethernet hold, or two segments (RFC 6928
+/// section 2, which has ten).
+pub(crate) fn initial_window(segments: u8, mss: u32) -> u32 {
+    let segments = u32::from(segments.max(1));
+    (segments * mss).min((2 * mss).max(segments * USUAL_MSS))
 }
 
 /// What was delivered between two points of a flight (draft-cheng-iccrg-delivery-rate-estimation).
@@ -82,8 +84,8 @@ pub(crate) enum Congestion {
 }
 
 impl Congestion {
-    pub(crate) fn new(algorithm: Algorithm, mss: u32) -> Congestion {
-        let window = initial_window(mss);
+    /// One that begins with so many bytes.
+    pub(crate) fn new(algorithm: Algorithm, window: u32) -> Congestion {
         match algorithm {
             Algorithm::Cubic => Congestion::Cubic(Cubic::new(window)),
             Algorithm::Reno => Congestion::Reno(Reno::new(window)),
@@ -97,6 +99,15 @@ impl Congestion {
             Congestion::Cubic(cubic) => cubic.window,
             Congestion::Reno(reno) => reno.window,
             Congestion::Bbr(bbr) => bbr.window(),
+        }
+    }
+
+    /// The window by which a connection may queue.
+    pub(crate) fn window_to_queue(&self) -> u32 {
+        match self {
+            Congestion::Cubic(cubic) => cubic.window,
+            Congestion::Reno(reno) => reno.window,
+            Congestion::Bbr(bbr) => bbr.window_to_queue(),
         }
     }
 
@@ -184,9 +195,9 @@ impl Congestion {
         }
     }
 
-    /// Nothing was sent for longer than a time-out: what the window says of the path is old (RFC 5681 section 4.1).
-    pub(crate) fn restart(&mut self, mss: u32) {
-        let window = initial_window(mss);
+    /// Nothing was sent for longer than a time-out: what the window says of the path is old, and it is a first one again, of
+    /// so many bytes (RFC 5681 section 4.1).
+    pub(crate) fn restart(&mut self, window: u32) {
         match self {
             Congestion::Cubic(cubic) => cubic.restart(window),
             Congestion::Reno(reno) => reno.window = reno.window.min(window),

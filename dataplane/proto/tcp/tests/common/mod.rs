@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use keyferry_tcp::{CloseReason, Config, ConnId, Egress, Event, RxChecksum, Tcp};
+use keyferry_tcp::{CloseReason, Config, ConnId, Egress, Event, Outbound, RxChecksum, Segment, Stretch, Tcp};
 use keyferry_time::Time;
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -43,7 +43,7 @@ pub fn config() -> Config {
         send_bytes: 8192,
         rx_checksum: RxChecksum::Verify,
         tx_checksum_offload: false,
-        tso_bytes_max: 0,
+        stretch: Stretch::SEGMENT,
         seed: 1,
     }
 }
@@ -84,30 +84,42 @@ pub struct Port {
     pub room: usize,
     pub offload: bool,
     pub segmented: usize,
+    /// Largest packet of the network behind it.
+    pub mtu: usize,
 }
 
-impl Egress for Port {
+impl<S: Segment> Egress<S> for Port {
     fn room(&mut self) -> bool {
         self.packets.len() < self.room
     }
 
-    fn packet<R>(&mut self, len: usize, tso_segment_bytes: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        assert!(self.room(), "a packet without asking for room");
-        let mut packet = vec![0xee; len];
-        let result = fill(&mut packet);
-        if tso_segment_bytes == 0 {
-            assert!(len <= MTU, "{len} bytes in one packet");
+    fn packet(&mut self, outbound: &Outbound<'_, S>) {
+        assert!(self.packets.len() < self.room, "a packet without asking for room");
+        let mut segments = Vec::new();
+        outbound.each_segment(|one| {
+            let mut packet = written(one);
+            assert!(packet.len() <= self.mtu, "{} bytes in one packet", packet.len());
             if self.offload {
                 fill_checksums(&mut packet, true);
             }
-            self.packets.push_back(packet);
-        } else {
-            assert!(self.offload, "segmentation without checksums");
+            segments.push(packet);
+        });
+        let tso_segment_bytes = usize::from(outbound.tso_segment_bytes());
+        if tso_segment_bytes > 0 {
             self.segmented += 1;
-            self.packets.extend(segment(&packet, usize::from(tso_segment_bytes)));
+            if self.offload {
+                let of_port = segment(&written(outbound), tso_segment_bytes, self.mtu);
+                assert!(segments == of_port, "we cut as a port does");
+            }
         }
-        result
+        self.packets.extend(segments);
     }
+}
+
+fn written<S: Segment>(outbound: &Outbound<'_, S>) -> Vec<u8> {
+    let mut packet = vec![0xee; outbound.len()];
+    outbound.write(&mut packet);
+    packet
 }
 
 fn is_ipv4(packet: &[u8]) -> bool {
@@ -146,7 +158,7 @@ impl Len for TcpPacket<&mut [u8]> {
 }
 
 /// Cuts a packet as a port with segmentation would.
-fn segment(packet: &[u8], bytes: usize) -> Vec<Vec<u8>> {
+fn segment(packet: &[u8], bytes: usize, mtu: usize) -> Vec<Vec<u8>> {
     let (at, from, to): (usize, IpAddress, IpAddress) = if is_ipv4(packet) {
         let ip = Ipv4Packet::new_checked(packet).expect("a packet of ours");
         (usize::from(ip.header_len()), ip.src_addr().into(), ip.dst_addr().into())
@@ -156,7 +168,7 @@ fn segment(packet: &[u8], bytes: usize) -> Vec<Vec<u8>> {
     };
     let tcp = TcpPacket::new_checked(&packet[at..]).unwrap();
     let headers = at + usize::from(tcp.header_len());
-    assert!(headers + bytes <= MTU, "segments fit the network");
+    assert!(headers + bytes <= mtu, "segments fit the network");
     assert_eq!(tcp.checksum(), checksum::pseudo_header(&from, &to, IpProtocol::Tcp, 0));
     let payload = &packet[headers..];
     assert!(payload.len() > bytes);
@@ -177,6 +189,7 @@ fn segment(packet: &[u8], bytes: usize) -> Vec<Vec<u8>> {
             tcp.set_seq_number(tcp.seq_number() + number * bytes);
             tcp.set_psh(tcp.psh() && last);
             tcp.set_fin(tcp.fin() && last);
+            tcp.set_cwr(tcp.cwr() && number == 0);
             tcp.fill_checksum(&from, &to);
             copy
         })
@@ -324,7 +337,7 @@ impl World {
             rng: Rng::new(seed),
             faults,
             tcp: Tcp::new(config),
-            port: Port { packets: VecDeque::new(), room: 32, offload, segmented: 0 },
+            port: Port { packets: VecDeque::new(), room: 32, offload, segmented: 0, mtu: MTU },
             client: Client::new(seed),
             sides: BTreeMap::new(),
             to_server: vec![],

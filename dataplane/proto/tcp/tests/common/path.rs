@@ -3,16 +3,17 @@
 
 #![allow(dead_code, reason = "each user needs its part")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use keyferry_tcp::{Config, ConnId, Egress, Event, RxChecksum, Segment, Tcp, Tuning};
+use keyferry_tcp::{Config, ConnId, Egress, Event, Outbound, RxChecksum, Segment, Stretch, Tcp, Tuning};
 use keyferry_time::Time;
 
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)), 50_000);
 const MTU: u16 = 1500;
+const STALL_EVERY: Duration = Duration::from_millis(50);
 
 /// What is between the two ends.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Link {
     /// Packets of a hundred that are late, and by how much at most.
     pub reorder_percent: u64,
     pub late: Duration,
+    /// For how long the sender's worker is busy with other things at a time, each [`STALL_EVERY`].
+    pub stall: Duration,
     /// Bytes to carry; 0: as many as go in `time`.
     pub bytes: u64,
     pub time: Duration,
@@ -42,6 +45,7 @@ impl Default for Link {
             loss_permille: 0,
             reorder_percent: 0,
             late: Duration::from_millis(3),
+            stall: Duration::ZERO,
             bytes: 0,
             time: Duration::from_secs(20),
         }
@@ -84,16 +88,15 @@ impl Segment for Record {
 #[derive(Default)]
 struct Out(Vec<Vec<u8>>);
 
-impl Egress for Out {
+impl<S: Segment> Egress<S> for Out {
     fn room(&mut self) -> bool {
         true
     }
 
-    fn packet<R>(&mut self, len: usize, _: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = vec![0; len];
-        let result = fill(&mut packet);
+    fn packet(&mut self, outbound: &Outbound<'_, S>) {
+        let mut packet = vec![0; outbound.len()];
+        outbound.write(&mut packet);
         self.0.push(packet);
-        result
     }
 }
 
@@ -110,53 +113,84 @@ fn config(own: IpAddr, seed: u64) -> Config {
         send_bytes: 65_536,
         rx_checksum: RxChecksum::Trust,
         tx_checksum_offload: true,
-        tso_bytes_max: 0,
+        stretch: Stretch::SEGMENT,
         seed,
     }
 }
 
-struct Path {
+/// What is between the two ends, with what is on its way.
+pub struct Path {
     link: Link,
-    now: Time,
-    rng: u64,
+    /// To the server, to the client: what befalls a packet depends on its place among those of its way alone, so that
+    /// senders that are compared lose the same ones.
+    draws: [u64; 2],
     /// By time of arrival, then in order.
     flying: BTreeMap<(Time, u64), (bool, Vec<u8>)>,
     sent: u64,
     /// When the bottleneck has sent what is in its queue.
     free_at: Time,
-    overflowed: u64,
+    /// Packets the queue had no room for.
+    pub overflowed: u64,
 }
 
 impl Path {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.rng ^= self.rng >> 12;
-        self.rng ^= self.rng << 25;
-        self.rng ^= self.rng >> 27;
-        (self.rng.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    /// An empty one; `seed` decides over packets.
+    pub fn new(link: Link, seed: u64) -> Path {
+        Path {
+            link,
+            draws: [seed + 1, !seed].map(|seed| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            flying: BTreeMap::new(),
+            sent: 0,
+            free_at: Time::ZERO,
+            overflowed: 0,
+        }
     }
 
-    fn carry(&mut self, to_client: bool, packet: Vec<u8>) {
-        if self.below(1_000) < self.link.loss_permille {
+    fn below(&mut self, to_client: bool, bound: u64) -> u64 {
+        let draws = &mut self.draws[usize::from(to_client)];
+        *draws ^= *draws >> 12;
+        *draws ^= *draws << 25;
+        *draws ^= *draws >> 27;
+        (draws.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+
+    /// Takes a packet in.
+    pub fn carry(&mut self, now: Time, to_client: bool, packet: Vec<u8>) {
+        // All is drawn for each packet.
+        let lost = self.below(to_client, 1_000) < self.link.loss_permille;
+        let late = self.below(to_client, 100) < self.link.reorder_percent;
+        let late_by = Duration::from_nanos(self.below(to_client, self.link.late.as_nanos() as u64));
+        if lost {
             return;
         }
-        let mut at = self.now;
+        let mut at = now;
         if to_client {
             let wire_bytes = packet.len() as u64 + 38;
-            if self.free_at.ns_since(self.now) > self.link.queue.as_nanos() as u64 {
+            if self.free_at.ns_since(now) > self.link.queue.as_nanos() as u64 {
                 self.overflowed += 1;
                 return;
             }
             self.free_at =
-                self.free_at.max(self.now) + Duration::from_nanos(wire_bytes * 8_000 / self.link.megabits);
+                self.free_at.max(now) + Duration::from_nanos(wire_bytes * 8_000 / self.link.megabits);
             at = self.free_at;
         }
         at += self.link.rtt / 2;
-        if to_client && self.below(100) < self.link.reorder_percent {
-            let late = self.below(self.link.late.as_nanos() as u64);
-            at += Duration::from_nanos(late);
+        if to_client && late {
+            at += late_by;
         }
         self.sent += 1;
         self.flying.insert((at, self.sent), (to_client, packet));
+    }
+
+    /// The next packet that has arrived, and whether at the client.
+    pub fn arrived(&mut self, now: Time) -> Option<(bool, Vec<u8>)> {
+        let entry = self.flying.first_entry()?;
+        entry.key().0.is_due(now).then(|| entry.remove())
+    }
+
+    /// When the next one arrives.
+    pub fn next(&self) -> Option<Time> {
+        self.flying.keys().next().map(|key| key.0)
     }
 }
 
@@ -164,34 +198,29 @@ impl Path {
 pub fn transfer(tuning: &Tuning, link: &Link, seed: u64) -> Outcome {
     let mut server = Tcp::<Record>::tuned(config(SERVER.ip(), seed), tuning.clone());
     let mut client = Tcp::<Record>::tuned(config(CLIENT.ip(), seed + 1), Tuning::default());
-    let mut path = Path {
-        link: link.clone(),
-        now: Time::from_us(1_000_000),
-        rng: (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-        flying: BTreeMap::new(),
-        sent: 0,
-        free_at: Time::ZERO,
-        overflowed: 0,
-    };
-    let start = path.now;
+    let mut path = Path::new(link.clone(), seed);
+    let start = Time::from_us(1_000_000);
+    let mut now = start;
     client.connect(start, CLIENT, SERVER).expect("it begins");
     let (mut queued, mut got, mut packets) = (0u64, 0u64, 0u64);
     let mut id: Option<ConnId> = None;
     let mut outs = (Out::default(), Out::default());
-    let mut due: VecDeque<(bool, Vec<u8>)> = VecDeque::new();
+    let mut waiting: Vec<Vec<u8>> = Vec::new();
     let enough = |got: u64| link.bytes > 0 && got >= link.bytes;
-    while path.now.ns_since(start) < link.time.as_nanos() as u64 && !enough(got) {
-        while let Some(entry) = path.flying.first_entry() {
-            if !entry.key().0.is_due(path.now) {
-                break;
-            }
-            due.push_back(entry.remove());
-        }
-        for (to_client, mut packet) in due.drain(..) {
+    while now.ns_since(start) < link.time.as_nanos() as u64 && !enough(got) {
+        let stalls_for = link
+            .stall
+            .saturating_sub(Duration::from_nanos(now.ns_since(start) % STALL_EVERY.as_nanos() as u64));
+        while let Some((to_client, mut packet)) = path.arrived(now) {
             if to_client {
-                client.ingest(path.now, &mut packet, true, &mut outs.1);
+                client.ingest(now, &mut packet, true, &mut outs.1);
             } else {
-                server.ingest(path.now, &mut packet, true, &mut outs.0);
+                waiting.push(packet);
+            }
+        }
+        if stalls_for.is_zero() {
+            for mut packet in waiting.drain(..) {
+                server.ingest(now, &mut packet, true, &mut outs.0);
             }
         }
         while let Some(event) = client.poll_event() {
@@ -224,20 +253,23 @@ pub fn transfer(tuning: &Tuning, link: &Link, seed: u64) -> Outcome {
                 queued += RECORD as u64;
             }
         }
-        server.timers(path.now, &mut outs.0);
-        client.timers(path.now, &mut outs.1);
+        if stalls_for.is_zero() {
+            server.timers(now, &mut outs.0);
+        }
+        client.timers(now, &mut outs.1);
         for packet in outs.0.0.drain(..) {
             packets += 1;
-            path.carry(true, packet);
+            path.carry(now, true, packet);
         }
         for packet in outs.1.0.drain(..) {
-            path.carry(false, packet);
+            path.carry(now, false, packet);
         }
-        let next = [server.poll_at(), client.poll_at(), path.flying.keys().next().map(|key| key.0)];
+        let wakes = if stalls_for.is_zero() { server.poll_at() } else { Some(now + stalls_for) };
+        let next = [wakes, client.poll_at(), path.next()];
         let next = next.into_iter().flatten().min().expect("something is to come");
-        path.now = next.max(path.now + Duration::from_nanos(1));
+        now = next.max(now + Duration::from_nanos(1));
     }
-    let seconds = path.now.ns_since(start) as f64 / 1e9;
+    let seconds = now.ns_since(start) as f64 / 1e9;
     Outcome {
         megabits: got as f64 * 8.0 / 1e6 / seconds,
         bytes: got,

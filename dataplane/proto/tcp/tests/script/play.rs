@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use keyferry_tcp::{Algorithm, Config, ConnId, Egress, Event, KeepAlive, RxChecksum, Tcp, Tuning};
+use keyferry_tcp::{
+    Algorithm, Config, ConnId, Egress, Event, KeepAlive, Outbound, RxChecksum, Segment, Stretch, Tcp, Tuning,
+};
 use keyferry_time::Time;
 
 use super::segment::{ACK, CLIENT, CLIENT_PORT, FIN, PORT, SERVER, SYN, Said, byte, matches, read, write};
@@ -21,16 +23,15 @@ const PEER_CLOCK: u32 = 100_000;
 #[derive(Default)]
 struct Out(VecDeque<Vec<u8>>);
 
-impl Egress for Out {
+impl<S: Segment> Egress<S> for Out {
     fn room(&mut self) -> bool {
         true
     }
 
-    fn packet<R>(&mut self, len: usize, _: u16, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = vec![0xee; len];
-        let result = fill(&mut packet);
+    fn packet(&mut self, outbound: &Outbound<'_, S>) {
+        let mut packet = vec![0xee; outbound.len()];
+        outbound.write(&mut packet);
         self.0.push_back(packet);
-        result
     }
 }
 
@@ -100,7 +101,7 @@ fn config() -> Config {
         send_bytes: 1 << 20,
         rx_checksum: RxChecksum::Verify,
         tx_checksum_offload: false,
-        tso_bytes_max: 0,
+        stretch: Stretch::SEGMENT,
         seed: 1,
     }
 }
@@ -126,6 +127,9 @@ fn set(config: &mut Config, tuning: &mut Tuning, name: &str, value: &str) -> Res
         "connections" => config.connections = number(value)? as u32,
         "idle" => config.idle_timeout = duration(value)?,
         "user_timeout" => tuning.user_timeout = Some(duration(value)?),
+        "mtu_raise_after" => tuning.mtu_raise_after = Some(duration(value)?),
+        "initial_window" => tuning.initial_segments = number(value)? as u8,
+        "ack_delay" => tuning.ack_delay = duration(value)?,
         "keep_alive" => {
             let after = duration(value)?;
             tuning.keep_alive = Some(KeepAlive { after, every: after / 10, probes: 3 });
@@ -280,7 +284,7 @@ impl Play {
         if what == "toobig" {
             // What a router returns of our last packet: its headers.
             let quoted = self.last.get(..28).ok_or("nothing was sent")?.to_vec();
-            self.tcp.too_big(self.now, &quoted, number as u16);
+            self.tcp.too_big(self.now, &quoted, number as u32);
             self.settle();
             return Ok(());
         }
@@ -339,6 +343,10 @@ impl Play {
             ("half_open", _) => counters.half_open,
             ("time_wait", _) => counters.time_wait,
             ("reneged", _) => counters.reneged,
+            ("told", _) => counters.path_mtu_told,
+            ("ignored", _) => counters.path_mtu_ignored,
+            ("suspected", _) => counters.path_mtu_suspected,
+            ("raised", _) => counters.path_mtu_raised,
             ("readable", Some(id)) => self.tcp.readable(id) as u64,
             ("unacknowledged", Some(id)) => self.tcp.unacknowledged(id) as u64,
             (other, _) => return Err(format!("what is {other:?}")),

@@ -158,6 +158,41 @@ fn a_key_opens_no_more_than_its_limit() {
     assert_eq!(failure.reason, FailureReason::Peer(PeerFault::TooManyRecords));
 }
 
+#[test]
+fn who_rests_goes_on_where_it_was() {
+    for suite in Suite::ALL {
+        let (mut sealer, mut opener) = ends(suite);
+        let mut out = vec![0; SEALED_BYTES_MAX];
+        let mut say = |sealer: &mut Sealer, opener: &mut Opener| {
+            let len = sealer.seal(Content::Data, b"on it goes", &mut out).unwrap();
+            assert_eq!(opener.open(&mut out[..len]), Ok(Opened::Data(&mut b"on it goes".to_owned())));
+        };
+        assert!(sealer.is_resting() && opener.is_resting(), "nothing is made before it is needed");
+        for _ in 0..3 {
+            say(&mut sealer, &mut opener);
+            assert!(!sealer.is_resting() && !opener.is_resting());
+            say(&mut sealer, &mut opener);
+            sealer.rest();
+            opener.rest();
+            // The key is lent as well by who rests, and comes back.
+            let mut lent = LentSealer::new(sealer.lend(2).unwrap());
+            let mut record = [0; 64];
+            let len = lent.seal_data(b"lent", &mut record).unwrap();
+            assert_eq!(opener.open(&mut record[..len]), Ok(Opened::Data(&mut b"lent".to_owned())));
+            sealer.reclaim(lent.used()).unwrap();
+            assert!(sealer.is_resting());
+            opener.rest();
+        }
+        if suite.version() == Version::Tls13 {
+            let mut record = [0; 64];
+            let len = sealer.key_update(false, &mut record).unwrap();
+            assert_eq!(opener.open(&mut record[..len]), Ok(Opened::KeyUpdate { reply: false }));
+            assert!(sealer.is_resting() && opener.is_resting(), "of the old key nothing is left");
+            say(&mut sealer, &mut opener);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_sealed_is_opened(

@@ -1,7 +1,7 @@
 //! What a path carries: our TCP at both ends of a simulated bottleneck, in virtual time, by round trip, loss and
 //! reordering, for each algorithm. The same seeds give the same figures on every machine.
-//! `cargo bench -p keyferry-tcp --bench goodput` prints a line for each path: megabits a second and the share of the
-//! bottleneck's rate; `goodput ALGORITHM` only those of one.
+//! `cargo bench -p keyferry-tcp --bench paths` prints a line for each path: megabits a second and the share of the
+//! bottleneck's rate; `paths ALGORITHM` only those of one.
 
 #[path = "../tests/common/path.rs"]
 mod path;
@@ -37,7 +37,7 @@ fn main() {
                 figures.sort_by(f64::total_cmp);
                 let median = figures[figures.len() / 2];
                 println!(
-                    "bench goodput: algorithm={name} rtt_ms={rtt_ms} loss_permille={loss_permille} \
+                    "bench paths: algorithm={name} rtt_ms={rtt_ms} loss_permille={loss_permille} \
                      reorder_percent={reorder_percent} megabits={median:.1} share={:.2} worst={:.1}",
                     median / link.megabits as f64,
                     figures[0],
