@@ -12,6 +12,7 @@
 
 mod harness;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
@@ -20,7 +21,7 @@ use harness::client::{self, Client};
 use harness::median;
 use harness::node::{self, Node};
 use harness::settled::Settled;
-use keyferry_app::{App, Body, synthetic};
+use keyferry_app::{App, Body, Shared, synthetic};
 use keyferry_http::{ReplyHead, Request};
 use keyferry_nic::sim::PortOptions;
 use keyferry_nic::{BURST, Nic, Packet as _};
@@ -44,7 +45,7 @@ static TIMES: AtomicBool = AtomicBool::new(false);
 static APP_NS: AtomicU64 = AtomicU64::new(0);
 
 /// Answers each request with the same bytes of its own.
-struct Memory(Box<[u8]>);
+struct Memory(keyferry_app::Memory);
 
 impl App for Memory {
     type Task = usize;
@@ -54,18 +55,24 @@ impl App for Memory {
     }
 
     fn head(&mut self, _: &mut usize, _: &Request, _: Time) -> Poll<ReplyHead> {
-        Poll::Ready(ReplyHead::new(200, self.0.len() as u64, "application/octet-stream"))
+        Poll::Ready(ReplyHead::new(200, BODY_BYTES as u64, "application/octet-stream"))
     }
 
     fn body(&mut self, sent: &mut usize, _: &Request, _: Time, out: &mut [u8]) -> Poll<Body> {
         let began = TIMES.load(Ordering::Relaxed).then(clock);
-        let bytes = (self.0.len() - *sent).min(out.len());
-        out[..bytes].copy_from_slice(&self.0[*sent..*sent + bytes]);
+        let bytes = (BODY_BYTES - *sent).min(out.len());
+        out[..bytes].copy_from_slice(&(*self.0).as_ref()[*sent..*sent + bytes]);
         *sent += bytes;
         if let Some(began) = began {
             APP_NS.fetch_add(clock() - began, Ordering::Relaxed);
         }
-        Poll::Ready(Body { bytes, end: *sent == self.0.len() })
+        Poll::Ready(Body { bytes, end: *sent == BODY_BYTES })
+    }
+
+    fn share(&mut self, sent: &mut usize, _: &Request, bytes_max: usize) -> Option<Shared> {
+        let shared = Shared::new(Arc::clone(&self.0), *sent..BODY_BYTES.min(*sent + bytes_max));
+        *sent = BODY_BYTES.min(*sent + bytes_max);
+        shared
     }
 }
 
@@ -138,7 +145,7 @@ impl Bench {
         let mut body = vec![0; BODY_BYTES].into_boxed_slice();
         synthetic::fill(0, 0, &mut body);
         let mut bench = Bench {
-            node: node::sending(port, connections + 16, Memory(body.clone())),
+            node: node::sending(port, connections + 16, Memory(Arc::new(body.clone()))),
             now_ns: TURN_NS,
             clients: Vec::new(),
             acks,

@@ -7,7 +7,7 @@ use keyferry_time::Time;
 
 use crate::static_files::{self, Static};
 use crate::synthetic::{self, Synthetic};
-use crate::{App, Body};
+use crate::{App, Body, Shared};
 
 /// One of the built-in applications.
 pub enum Builtin {
@@ -48,6 +48,13 @@ impl App for Builtin {
             (Builtin::Synthetic(app), Task::Synthetic(task)) => app.body(task, request, now, out),
             (Builtin::Static(app), Task::Static(task)) => app.body(task, request, now, out),
             _ => unreachable!("a task belongs to the application that began it"),
+        }
+    }
+
+    fn share(&mut self, task: &mut Task, request: &Request, bytes_max: usize) -> Option<Shared> {
+        match (self, task) {
+            (Builtin::Static(app), Task::Static(task)) => app.share(task, request, bytes_max),
+            _ => None,
         }
     }
 

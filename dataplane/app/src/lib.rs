@@ -29,7 +29,7 @@ pub mod synthetic;
 pub mod threads;
 
 pub use builtin::Builtin;
-pub use chunk::{CHUNK_BYTES, Chunk};
+pub use chunk::{CHUNK_BYTES, Chunk, Memory, Shared};
 pub use clock::{Clock, SystemClock};
 pub use job::{CHUNKS_PER_JOB, End, Job, JobId, Part};
 pub use port::{PARTS, Port};
@@ -55,6 +55,14 @@ pub trait App: Send + 'static {
     /// status or length that leaves no body. A body unlike its length, or a piece with neither bytes nor end, is a
     /// fault of the application.
     fn body(&mut self, task: &mut Self::Task, request: &Request, now: Time, out: &mut [u8]) -> Poll<Body>;
+
+    /// The next bytes of the body, at least one and at most so many, of memory that does not change: they are sealed from
+    /// where they lie, which saves a copy. `None`, as here: [`App::body`] is asked. Asked before it where a reply of a known
+    /// length has much to come; what it answers is not `body`'s to write, but for the end.
+    fn share(&mut self, task: &mut Self::Task, request: &Request, bytes_max: usize) -> Option<Shared> {
+        let _ = (task, request, bytes_max);
+        None
+    }
 
     /// When a pending task wants to be asked again; `None`: at once, it is computing.
     fn deadline(&self, task: &Self::Task) -> Option<Time> {

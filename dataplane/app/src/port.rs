@@ -151,6 +151,11 @@ impl<A: App> Port<A> {
         }
     }
 
+    /// Whether the application runs inside the worker: what it makes, it makes when it is asked.
+    pub fn is_inline(&self) -> bool {
+        matches!(self, Port::Inline(_))
+    }
+
     /// When to poll again though nothing is submitted.
     pub fn poll_at(&self) -> Option<Time> {
         match self {

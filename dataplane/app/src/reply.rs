@@ -9,11 +9,14 @@ use keyferry_http::{
 };
 
 use crate::Body;
-use crate::chunk::{CHUNK_BYTES, Chunk};
+use crate::chunk::{CHUNK_BYTES, Chunk, Shared};
 use crate::job::CHUNKS_PER_JOB;
 
 /// Room a chunk must have left for a piece of body to be worth it, unless the body's rest is shorter.
 const PIECE_MIN: usize = 64;
+
+/// A shorter rest of a body is copied: that costs less than to count who reads it.
+const SHARED_BYTES_MIN: u64 = 1024;
 
 /// Framing of one HTTP chunk, with the end of the body kept free behind it.
 const FRAMED_OVERHEAD: usize = CHUNK_OVERHEAD_BYTES + ChunkWriter::END.len();
@@ -123,6 +126,26 @@ impl Writer {
         self.offered = wanted.min(left - overhead);
         let from = if self.stage == Stage::Chunked { ChunkWriter::SIZE_LINE_BYTES } else { 0 };
         Room::Here(&mut chunk.room()[from..from + self.offered])
+    }
+
+    /// Bytes of the body that may come from where they lie, at most; `None`: the next ones are copied.
+    pub(crate) fn room_to_share(&self) -> Option<usize> {
+        let Stage::Length(rest @ SHARED_BYTES_MIN..) = self.stage else { return None };
+        let is_empty = self.chunks.first()?.bytes().is_empty();
+        is_empty.then(|| usize::try_from(rest).unwrap_or(usize::MAX).min(CHUNK_BYTES))
+    }
+
+    /// The application has shared bytes.
+    pub(crate) fn took_shared(&mut self, shared: Shared) -> Result<(), Fault> {
+        let (most, bytes) = (self.room_to_share().ok_or(Fault)?, shared.bytes().len());
+        if !(1..=most).contains(&bytes) {
+            return Err(Fault);
+        }
+        if let Stage::Length(rest) = &mut self.stage {
+            *rest -= bytes as u64;
+        }
+        self.chunks.first_mut().ok_or(Fault)?.share(shared);
+        Ok(())
     }
 
     /// The application has written to the room.

@@ -9,6 +9,7 @@
 //! wait in line and are not begun. A request keeps its place until its reply has ended, also while its client is
 //! waited for.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::num::NonZeroUsize;
@@ -25,6 +26,9 @@ use crate::reply::{Room, Writer};
 
 /// Requests run in one turn, so that whoever turns it looks after the rest of its work in between.
 const RUNS_A_TURN: usize = 32;
+
+/// Reply bytes after which a turn ends, so that they are sealed while they are in the processor's cache.
+const BYTES_A_TURN: usize = 64 << 10;
 
 struct Slot<A: App> {
     worker: u16,
@@ -200,8 +204,18 @@ impl<A: App> Runner<A> {
         }
         self.now = self.clock.now();
         self.wake();
+        let bytes = Cell::new(0);
+        let out = &mut |worker, part| {
+            if let Part::Reply { chunk, .. } = &part {
+                bytes.set(bytes.get() + chunk.bytes().len());
+            }
+            out(worker, part);
+        };
         let runs = self.ready.len().min(RUNS_A_TURN);
         for _ in 0..runs {
+            if bytes.get() >= BYTES_A_TURN {
+                break;
+            }
             let Some(index) = self.ready.pop_front() else { break };
             let outcome = self.run(index, out);
             // What ended has read the clock to say how long it took.
@@ -273,6 +287,14 @@ impl<A: App> Runner<A> {
         loop {
             let Some(slot) = self.slots[index as usize].as_mut() else { return Outcome::Over };
             let Some(task) = slot.task.as_mut() else { return Outcome::Over };
+            if let Some(bytes_max) = slot.reply.room_to_share()
+                && let Some(shared) = self.app.share(task, &slot.request, bytes_max)
+            {
+                if slot.reply.took_shared(shared).is_err() {
+                    return self.fail(index, out);
+                }
+                continue;
+            }
             let answer = match slot.reply.room() {
                 Room::Whole => return self.end(index, out),
                 Room::Starved => return Outcome::Starved,

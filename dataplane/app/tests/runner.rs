@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use common::*;
-use keyferry_app::{App, Body, CHUNK_BYTES, Chunk, JobId, PARTS, Part, Runner};
+use keyferry_app::{App, Body, CHUNK_BYTES, Chunk, JobId, PARTS, Part, Runner, Shared};
 use keyferry_http::{ReplyHead, Request};
 use keyferry_time::Time;
 use proptest::prelude::*;
@@ -21,6 +21,8 @@ use proptest::prelude::*;
 enum Step {
     /// Writes up to so many bytes of its body.
     Write(usize),
+    /// Shares up to so many bytes of its body, if it may.
+    Share(usize),
     /// Waits so long.
     Wait(u64),
     /// Wants the processor again.
@@ -106,7 +108,7 @@ impl App for Scripted {
     fn body(&mut self, task: &mut Task, _: &Request, now: Time, out: &mut [u8]) -> Poll<Body> {
         assert!(!out.is_empty());
         let most = match task.steps.pop_front() {
-            Some(Step::Write(bytes)) => bytes.max(1),
+            Some(Step::Write(bytes) | Step::Share(bytes)) => bytes.max(1),
             Some(Step::Wait(us)) => {
                 task.until = Some(now + Duration::from_micros(us));
                 return Poll::Pending;
@@ -126,13 +128,26 @@ impl App for Scripted {
         Poll::Ready(Body { bytes, end: all && (bytes == 0 || !task.script.lazy_end) })
     }
 
+    fn share(&mut self, task: &mut Task, _: &Request, bytes_max: usize) -> Option<Shared> {
+        let Some(Step::Share(bytes)) = task.steps.front() else { return None };
+        let end = task.script.body.min(task.sent + (*bytes).min(bytes_max));
+        let shared = Shared::new(Arc::new(body_of(task.script.body)), task.sent..end);
+        (_, task.sent) = (task.steps.pop_front(), end);
+        shared
+    }
+
     fn deadline(&self, task: &Task) -> Option<Time> {
         task.until
     }
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![(1usize..20_000).prop_map(Step::Write), (0u64..50).prop_map(Step::Wait), Just(Step::Busy)]
+    prop_oneof![
+        (1usize..20_000).prop_map(Step::Write),
+        (1usize..20_000).prop_map(Step::Share),
+        (0u64..50).prop_map(Step::Wait),
+        Just(Step::Busy)
+    ]
 }
 
 fn script() -> impl Strategy<Value = Script> {
@@ -164,8 +179,9 @@ proptest! {
         };
         prop_assert_eq!(keep_alive, keep && !until_close);
         prop_assert_eq!(reply.field("connection") == Some("close"), !keep_alive);
-        // All but the last chunk are full unless the application made the reply wait, and small replies take one.
-        let waits = script.steps.iter().any(|step| matches!(step, Step::Wait(_)));
+        // All but the last chunk are full unless the application made the reply wait, or gave less than a chunk at a time of
+        // its own memory, and small replies take one.
+        let waits = script.steps.iter().any(|step| matches!(step, Step::Wait(_) | Step::Share(_)));
         if !waits {
             let least = if script.length.is_some() { 63 } else { 63 + 17 };
             for bytes in &outcome.parts[..outcome.parts.len() - 1] {
@@ -196,6 +212,90 @@ proptest! {
         prop_assert_eq!(outcome.ended, Ended::Failed { started });
         prop_assert!(outcome.bytes.len() < length as usize + 200);
     }
+}
+
+/// What is shared is not copied: the chunk's bytes are the application's own.
+#[test]
+fn shared_bytes_are_where_the_application_has_them() {
+    struct Own(Arc<Vec<u8>>);
+    impl App for Own {
+        type Task = usize;
+
+        fn begin(&mut self, _: &Request, _: Time) -> usize {
+            0
+        }
+
+        fn head(&mut self, _: &mut usize, _: &Request, _: Time) -> Poll<ReplyHead> {
+            Poll::Ready(ReplyHead::new(200, self.0.len() as u64, "text/plain"))
+        }
+
+        fn body(&mut self, sent: &mut usize, _: &Request, _: Time, out: &mut [u8]) -> Poll<Body> {
+            let bytes = out.len().min(self.0.len() - *sent);
+            out[..bytes].copy_from_slice(&self.0[*sent..][..bytes]);
+            *sent += bytes;
+            Poll::Ready(Body { bytes, end: *sent == self.0.len() })
+        }
+
+        fn share(&mut self, sent: &mut usize, _: &Request, bytes_max: usize) -> Option<Shared> {
+            let end = self.0.len().min(*sent + bytes_max);
+            let shared = Shared::new(self.0.clone(), *sent..end);
+            *sent = end;
+            shared
+        }
+    }
+    let body = Arc::new(body_of(3 * CHUNK_BYTES + 500));
+    let (mut port, clock) = inline(Own(body.clone()), 1);
+    let outcome = run(&mut port, &clock, get("/"), 2);
+    assert_eq!(parse(&outcome.bytes, false).body, *body);
+    // The head, and body up to the end of its chunk; chunks of the application's; what is not worth it is copied.
+    let (first, rest) = (CHUNK_BYTES, outcome.bytes.len() - 3 * CHUNK_BYTES);
+    assert_eq!(outcome.parts, [first, CHUNK_BYTES, CHUNK_BYTES, rest]);
+    assert!(port.submit(job(1, get("/"))).is_ok());
+    port.more(JobId(1), Chunk::new());
+    let (mut parts, own) = (ArrayVec::<Part, PARTS>::new(), body.as_ptr_range());
+    port.poll(&mut parts);
+    let shared = parts.iter().filter_map(|part| match part {
+        Part::Reply { chunk, .. } if own.contains(&chunk.bytes().as_ptr()) => Some(chunk.bytes().len()),
+        _ => None,
+    });
+    assert_eq!(shared.collect::<Vec<_>>(), [CHUNK_BYTES]);
+    // The reply under way and its chunks hold on to it, and nobody else.
+    port.cancel(JobId(1));
+    port.poll(&mut parts);
+    drop(parts);
+    drop(port);
+    assert_eq!(Arc::strong_count(&body), 1);
+}
+
+#[test]
+fn more_than_was_asked_for_is_not_shared() {
+    struct Greedy(usize);
+    impl App for Greedy {
+        type Task = ();
+
+        fn begin(&mut self, _: &Request, _: Time) {}
+
+        fn head(&mut self, (): &mut (), _: &Request, _: Time) -> Poll<ReplyHead> {
+            Poll::Ready(ReplyHead::new(200, 5_000_000, "text/plain"))
+        }
+
+        fn body(&mut self, (): &mut (), _: &Request, _: Time, out: &mut [u8]) -> Poll<Body> {
+            Poll::Ready(Body { bytes: out.len(), end: false })
+        }
+
+        fn share(&mut self, (): &mut (), _: &Request, bytes_max: usize) -> Option<Shared> {
+            let bytes = if self.0 == 0 { 0 } else { bytes_max + self.0 - 1 };
+            Shared::new(Arc::new(vec![7; bytes]), 0..bytes)
+        }
+    }
+    for (beyond, fails) in [(0, true), (1, false), (2, true)] {
+        let (mut port, clock) = inline(Greedy(beyond), 1);
+        let outcome = run(&mut port, &clock, get("/"), 2);
+        // One that shares what it may never says that its body has ended, until it is asked for more than its length.
+        assert_eq!(outcome.ended, Ended::Failed { started: true }, "{beyond}");
+        assert_eq!(outcome.bytes.len() < 2 * CHUNK_BYTES, fails, "{beyond}");
+    }
+    assert!(Shared::new(Arc::new([1, 2, 3]), 2..4).is_none());
 }
 
 #[test]

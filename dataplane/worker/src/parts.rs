@@ -33,7 +33,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 }
             }
             Part::Cancelled(request) => self.pools.give_request(request),
-            Part::Spare(chunk) => self.pools.chunks.give(chunk),
+            Part::Spare(chunk) => self.pools.give_chunk(chunk),
         }
     }
 }

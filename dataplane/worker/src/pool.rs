@@ -201,6 +201,12 @@ impl Pools {
         self.unsent.len()
     }
 
+    /// Gives a chunk back, emptied: what it shared may go.
+    pub fn give_chunk(&mut self, mut chunk: Chunk) {
+        chunk.clear();
+        self.chunks.give(chunk);
+    }
+
     /// Gives an emptied gathering buffer back.
     pub fn give_gather(&mut self, mut gather: Box<Gather>) {
         gather.start = 0;

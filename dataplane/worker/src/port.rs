@@ -163,8 +163,14 @@ impl<N: Nic> Port<N> {
     }
 
     /// Frames a packet and sends it to `to`, or to the gateway on the way there, whatever its own destination is.
-    pub fn route_by(&mut self, mut packet: N::Packet, to: IpAddr) {
-        match self.link.next_hop(self.now, to) {
+    pub fn route_by(&mut self, packet: N::Packet, to: IpAddr) {
+        let hop = self.link.next_hop(self.now, to);
+        self.send_by(packet, hop, to);
+    }
+
+    /// Frames a packet and sends it by a hop that was looked up in this moment.
+    fn send_by(&mut self, mut packet: N::Packet, hop: NextHop, to: IpAddr) {
+        match hop {
             NextHop::Known(mac) => {
                 let ipv6 = packet.bytes().get(self.link.header_bytes()).is_some_and(|byte| byte >> 4 == 6);
                 self.link.write_header(packet.bytes_mut(), mac, ipv6);
@@ -199,8 +205,7 @@ impl<N: Nic> Port<N> {
 }
 
 impl<N: Nic> Port<N> {
-    /// Makes buffers for records, at start: of memory the port can read, if records are ever sent from where they lie. A
-    /// port that leaves checksums to us is sent copies: the bytes are read for the sum anyway.
+    /// Makes buffers for records, at start: of memory the port can read, if records are ever sent from where they lie.
     pub fn buffers(&mut self, count: usize, bytes: usize) -> Vec<Buffer> {
         if self.attaches() {
             self.nic.buffers(count, bytes)
@@ -210,7 +215,7 @@ impl<N: Nic> Port<N> {
     }
 
     fn attaches(&self) -> bool {
-        self.caps.pieces_max > 0 && self.caps.tx_checksum
+        self.caps.pieces_max > 0
     }
 
     /// A packet with headers of its own and a payload that stays where it is; `None`: it has to be copied.
@@ -246,13 +251,13 @@ impl<N: Nic> Port<N> {
     }
 
     /// Sends what is one packet for the port.
-    fn send(&mut self, outbound: &Outbound<'_, impl Placed>) {
+    fn send(&mut self, outbound: &Outbound<'_, impl Placed>, hop: NextHop) {
         let mut packet = match self.attached(outbound) {
             Some(packet) => packet,
             None => self.copied(outbound),
         };
         self.offload(&mut packet, outbound.tso_segment_bytes());
-        self.route_by(packet, outbound.to());
+        self.send_by(packet, hop, outbound.to());
     }
 }
 
@@ -278,10 +283,11 @@ impl<N: Nic, S: Placed> Egress<S> for Port<N> {
     }
 
     fn packet(&mut self, outbound: &Outbound<'_, S>) {
+        let hop = self.link.next_hop(self.now, outbound.to());
         if self.caps.tso_bytes_max > 0 {
-            self.send(outbound);
+            self.send(outbound, hop);
         } else {
-            outbound.each_segment(|segment| self.send(segment));
+            outbound.each_segment(|segment| self.send(segment, hop));
         }
     }
 }

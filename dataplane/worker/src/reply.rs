@@ -111,7 +111,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         conn.in_app = 1;
         if let Err(job) = self.app.submit(Job { id, request, chunk }) {
             self.pools.give_request(job.request);
-            self.pools.chunks.give(job.chunk);
+            self.pools.give_chunk(job.chunk);
             self.shed_slowest();
             self.answer(index, Why::Busy);
         }
@@ -120,13 +120,13 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// The application produced part of a reply to a connection here.
     pub(crate) fn local_part(&mut self, job: JobId, index: usize, chunk: Chunk, end: Option<bool>) {
         let conn = self.conns[index].as_mut().filter(|conn| conn.reply == Reply::Local(job));
-        let Some(conn) = conn else { return self.pools.chunks.give(chunk) };
+        let Some(conn) = conn else { return self.pools.give_chunk(chunk) };
         conn.in_app = conn.in_app.saturating_sub(1);
         if let Some(keep_alive) = end {
             conn.close_after |= !keep_alive;
         }
         if let Err(full) = conn.parts.try_push(Plain::new(chunk, end.is_some())) {
-            self.pools.chunks.give(full.element().chunk);
+            self.pools.give_chunk(full.element().chunk);
         }
         if end.is_none()
             && conn.has_app_room()
@@ -188,6 +188,10 @@ impl<N: Nic, A: App> Worker<N, A> {
             if self.pools.records.is_empty() {
                 return self.short_of_buffers(index);
             }
+            // What is made when it is asked for is made when it can be sent.
+            if self.app.is_inline() && !self.tcp.is_hungry(conn.id) {
+                return self.note(index);
+            }
             // The last records are for those whose TCP takes them at once; the others go on when it does.
             if self.pools.records.is_low() && !self.tcp.has_room(conn.id, RECORD_BYTES_MAX) {
                 self.note(index);
@@ -217,13 +221,13 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// An emptied chunk goes back to the application while the reply goes on.
     fn recycle(&mut self, index: usize, chunk: Chunk, last: bool) {
-        let Some(conn) = self.conns[index].as_mut() else { return self.pools.chunks.give(chunk) };
+        let Some(conn) = self.conns[index].as_mut() else { return self.pools.give_chunk(chunk) };
         match conn.reply {
             Reply::Local(job) if !last && conn.has_app_room() => {
                 conn.in_app += 1;
                 self.app.more(job, chunk);
             }
-            _ => self.pools.chunks.give(chunk),
+            _ => self.pools.give_chunk(chunk),
         }
     }
 
@@ -333,6 +337,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             return false;
         };
         record.len = len;
+        self.sealed_bytes += len;
         self.stir(index);
         let segment = Outgoing::sealed(record, &mut self.pools);
         self.enqueue(index, segment);
@@ -388,7 +393,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.pools.give_request(request);
         }
         for part in conn.parts.drain(..) {
-            self.pools.chunks.give(part.chunk);
+            self.pools.give_chunk(part.chunk);
         }
         for gather in conn.partial.take().into_iter().chain(conn.waiting.take()) {
             self.pools.give_gather(gather);

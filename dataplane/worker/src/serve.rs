@@ -78,7 +78,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         peer.helper.grant(lease, served)?;
         if let Err(job) = self.app.submit(Job { id: job, request, chunk }) {
             self.pools.give_request(job.request);
-            self.pools.chunks.give(job.chunk);
+            self.pools.give_chunk(job.chunk);
             if let Some(peer) = self.peers[peer_index].as_mut() {
                 peer.end_served(lease);
             }
@@ -135,7 +135,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return false };
         let Some(mut served) = peer.end_served(lease) else { return false };
         for part in served.parts.drain(..) {
-            self.pools.chunks.give(part.chunk);
+            self.pools.give_chunk(part.chunk);
         }
         if let Some(job) = served.job {
             self.app.cancel(job);
@@ -150,7 +150,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             .as_mut()
             .filter(|peer| peer.id == id)
             .and_then(|peer| peer.helper.served(lease));
-        let Some(served) = served else { return self.pools.chunks.give(chunk) };
+        let Some(served) = served else { return self.pools.give_chunk(chunk) };
         let state = &mut served.state;
         state.in_app = state.in_app.saturating_sub(1);
         let last = end.is_some();
@@ -160,7 +160,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if let Err(full) = state.parts.try_push(Plain::new(chunk, last)) {
             // The application produced more than it was given chunks for: our own mistake, the reply ends broken.
             state.aborted = true;
-            self.pools.chunks.give(full.element().chunk);
+            self.pools.give_chunk(full.element().chunk);
         }
         if let (Some(job), true) = (state.job, state.has_room())
             && let Some(chunk) = self.pools.chunks.take()
@@ -228,7 +228,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                         self.app.more(job, chunk);
                     }
                 }
-                _ => self.pools.chunks.give(chunk),
+                _ => self.pools.give_chunk(chunk),
             }
         }
     }

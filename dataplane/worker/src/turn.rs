@@ -43,6 +43,9 @@ const BURSTS_A_TURN_MAX: usize = 32;
 /// Completion bursts handled for one queue pair a turn.
 const COMPLETION_BURSTS_A_TURN: usize = 4;
 
+/// Bytes of sealed records that are sent before more are sealed: a part of what a core's second-level cache holds.
+const EMIT_BYTES: usize = 64 << 10;
+
 /// Connections without a buffer that are looked at again in a turn.
 const STARVED_A_TURN: usize = 256;
 
@@ -90,6 +93,8 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) views: Vec<keyferry_decide::Peer>,
     pub(crate) late: Vec<(LeaseId, LeaseStage, usize)>,
     pub(crate) sealed_chunks: Vec<keyferry_app::Chunk>,
+    /// Bytes of records made since TCP sent last.
+    pub(crate) sealed_bytes: usize,
     inbox: Box<[u8]>,
     lives: Vec<u8>,
 }
@@ -131,6 +136,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             views: Vec::with_capacity(crate::peer::PEERS_MAX),
             late: Vec::with_capacity(64),
             sealed_chunks: Vec::with_capacity(8),
+            sealed_bytes: 0,
             inbox: vec![0; config.message_bytes].into_boxed_slice(),
             lives: vec![0; crate::peer::PEERS_MAX],
             config,
@@ -159,6 +165,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         probe.begin();
         let mut busy = self.read_mail();
         busy |= self.take_packets();
+        // What is acknowledged is for those who wait, before others can ask for it.
+        busy |= self.take_released();
+        busy |= self.take_starved();
         probe.end_of(Stage::Packets);
         busy |= self.take_left_over();
         busy |= self.take_events();
@@ -175,7 +184,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.app.flush();
         self.timers();
         probe.end_of(Stage::Timers);
-        self.tcp.emit(now, &mut self.port);
+        self.emit();
         busy |= self.take_released();
         probe.end_of(Stage::Emit);
         self.port.link_turn();
@@ -239,6 +248,19 @@ impl<N: Nic, A: App> Worker<N, A> {
         busy | (self.port.flush() > 0)
     }
 
+    /// Has TCP send.
+    fn emit(&mut self) {
+        self.sealed_bytes = 0;
+        self.tcp.emit(self.now, &mut self.port);
+    }
+
+    /// Has TCP send if so much was sealed that it would leave the processor's cache before the end of the turn.
+    fn emit_much(&mut self) {
+        if self.sealed_bytes >= EMIT_BYTES {
+            self.emit();
+        }
+    }
+
     /// What TCP has to tell about connections.
     fn take_events(&mut self) -> bool {
         let mut busy = false;
@@ -251,6 +273,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 Event::Eof(id) => self.eof(id),
                 Event::Closed(id, reason) => self.forget(id, reason),
             }
+            self.emit_much();
         }
         busy
     }
@@ -267,6 +290,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             busy = true;
             for part in parts.drain(..) {
                 self.take_part(part);
+                self.emit_much();
             }
         }
         busy
@@ -499,7 +523,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         for lease in served {
             if let Some(mut served) = peer.end_served(lease) {
                 for part in served.parts.drain(..) {
-                    self.pools.chunks.give(part.chunk);
+                    self.pools.give_chunk(part.chunk);
                 }
                 if let Some(job) = served.job {
                     self.app.cancel(job);

@@ -1,8 +1,9 @@
-//! Small files in memory, so that what is asked for again and again costs no system call. In: paths, files that were
-//! found. Out: their bytes, for as long as the configuration lets them be believed. One a thread, nothing shared.
+//! Files in memory, so that what is asked for again and again costs no system call, and no copy: its records are sealed from
+//! here. In: paths, files that were found. Out: their bytes, for as long as the configuration lets them be believed. One a
+//! thread, nothing shared.
 //!
-//! Bounded by [`FILES_MAX`] files of [`BYTES_MAX`] bytes; who was asked for longest ago goes first. Nothing is kept open:
-//! longer files are found and opened for each request, which their length makes up for.
+//! Bounded by [`FILES_MAX`] files of [`BYTES_MAX`] bytes and [`KEPT_BYTES_MAX`] of all; who was asked for longest ago goes
+//! first. Nothing is kept open: longer files are found and opened for each request, which their length makes up for.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -19,7 +20,11 @@ use super::whole_head;
 /// Files kept.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// Bytes of one, at most.
-pub(super) const BYTES_MAX: u64 = 64 * 1024;
+pub(super) const BYTES_MAX: u64 = 1 << 20;
+/// Bytes of all, at most; replies under way hold on to what has gone since they began.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+
+const _: () = assert!(BYTES_MAX <= KEPT_BYTES_MAX as u64);
 
 /// A file as it was when it was read.
 #[derive(Debug)]
@@ -34,6 +39,12 @@ pub(super) struct Held {
     pub head: ReplyHead,
 }
 
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// By path beneath the root; with when they were read.
 type Files = LruCache<Box<[u8]>, (Arc<Held>, Time)>;
 
@@ -41,6 +52,8 @@ type Files = LruCache<Box<[u8]>, (Arc<Held>, Time)>;
 pub(super) struct Cache {
     /// `None` where nothing is to be believed: its table takes memory though nothing is in it.
     files: Option<Files>,
+    /// Bytes of all of them.
+    bytes: usize,
     /// How long a file is believed to be what it was.
     fresh: Duration,
 }
@@ -48,7 +61,7 @@ pub(super) struct Cache {
 impl Cache {
     /// An empty one; with `fresh` of zero it stays so.
     pub(super) fn new(fresh: Duration) -> Cache {
-        Cache { files: (!fresh.is_zero()).then(|| LruCache::new(FILES_MAX)), fresh }
+        Cache { files: (!fresh.is_zero()).then(|| LruCache::new(FILES_MAX)), bytes: 0, fresh }
     }
 
     /// The file of this path, if it was read not too long ago.
@@ -58,7 +71,9 @@ impl Cache {
         if now - *read_at < self.fresh {
             return Some(Arc::clone(held));
         }
-        files.pop(path);
+        if let Some((held, _)) = files.pop(path) {
+            self.bytes -= held.bytes.len();
+        }
         None
     }
 
@@ -70,8 +85,17 @@ impl Cache {
         }
         let (Some(bytes), Ok(head)) = (source.whole(), whole_head(&state, content_type)) else { return };
         let Ok(content_type) = ArrayString::from(content_type) else { return };
+        self.bytes += bytes.len();
         let held = Arc::new(Held { bytes, state, content_type, head });
-        files.put(path.into(), (held, now));
+        // Comes back: what it takes the place of, be it of the same path.
+        if let Some((_, (held, _))) = files.push(path.into(), (held, now)) {
+            self.bytes -= held.bytes.len();
+        }
+        while self.bytes > KEPT_BYTES_MAX
+            && let Some((_, (held, _))) = files.pop_lru()
+        {
+            self.bytes -= held.bytes.len();
+        }
     }
 }
 
@@ -123,6 +147,24 @@ mod tests {
             "the one asked for longest ago goes"
         );
         assert!(cache.find(&1usize.to_be_bytes(), Time::ZERO).is_some());
+    }
+
+    #[test]
+    fn all_of_them_have_no_more_bytes_than_they_may() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, vec![7; BYTES_MAX as usize]).unwrap();
+        let (mut cache, most) = (Cache::new(FRESH), KEPT_BYTES_MAX as u64 / BYTES_MAX);
+        for number in 0..=most {
+            cache.keep(&number.to_be_bytes(), &source(&file), "", Time::ZERO);
+        }
+        let kept = |cache: &mut Cache, number: u64| cache.find(&number.to_be_bytes(), Time::ZERO).is_some();
+        assert!(!kept(&mut cache, 0) && (1..=most).all(|number| kept(&mut cache, number)));
+        // The same once more, and what is believed no longer, are not counted twice.
+        cache.keep(&1_u64.to_be_bytes(), &source(&file), "", Time::ZERO);
+        assert_eq!(cache.bytes, KEPT_BYTES_MAX);
+        assert!(cache.find(&1_u64.to_be_bytes(), Time(1) + FRESH).is_none());
+        assert_eq!(cache.bytes as u64, (most - 1) * BYTES_MAX);
     }
 
     #[test]

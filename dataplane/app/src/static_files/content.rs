@@ -11,9 +11,9 @@ use arrayvec::ArrayString;
 use rustix::fs::{Stat, fstat};
 use rustix::io::{pread, retry_on_intr};
 
-use crate::Body;
 use crate::static_files::cache::Held;
 use crate::static_files::range::Ranges;
+use crate::{Body, Memory, Shared};
 
 /// Bytes of the text before one part at most: boundary, content type, Content-Range with three numbers of 20 digits.
 const PART_HEAD_BYTES_MAX: usize = 320;
@@ -128,6 +128,16 @@ impl Content {
             Content::File(_, range) => range.end - range.start,
             Content::Parts(parts) => parts.left(),
         }
+    }
+
+    /// Some of it where it lies, at most so many bytes; `None`: it has to be written.
+    pub(super) fn share(&mut self, bytes_max: usize) -> Option<Shared> {
+        let Content::File(Source::Memory(held), range) = self else { return None };
+        let from = usize::try_from(range.start).ok()?;
+        let bytes = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(bytes_max);
+        let shared = Shared::new(Arc::clone(held) as Memory, from..from + bytes)?;
+        range.start += bytes as u64;
+        Some(shared)
     }
 
     /// Writes some of it to the start of `out`.

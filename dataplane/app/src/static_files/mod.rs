@@ -24,7 +24,7 @@ use keyferry_time::Time;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::Errno;
 
-use crate::{App, Body};
+use crate::{App, Body, Shared};
 use cache::{Cache, Held};
 use condition::{Validators, Verdict};
 use content::{Content, Parts, Source, State};
@@ -338,5 +338,9 @@ impl App for Static {
 
     fn body(&mut self, task: &mut Task, _: &Request, _: Time, out: &mut [u8]) -> Poll<Body> {
         Poll::Ready(task.content.write(out))
+    }
+
+    fn share(&mut self, task: &mut Task, _: &Request, bytes_max: usize) -> Option<Shared> {
+        task.content.share(bytes_max)
     }
 }

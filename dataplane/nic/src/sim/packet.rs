@@ -127,6 +127,8 @@ pub struct Packet {
 
 impl Packet {
     fn new(mut body: Box<Body>, home: Arc<Pool>) -> Packet {
+        // Several are taken at once, so that what each waits for here comes together.
+        crate::prefetch(body.buffer.as_ptr());
         (body.len, body.rx, body.tx) = (0, RxMeta::default(), TxOffload::default());
         Packet { body: Some(body), home }
     }

@@ -86,6 +86,7 @@ impl<S: Segment> Connection<S> {
         self.note_closed_window(now, was_closed, &mut sending);
         self.sending = Some(sending);
         self.rest(shared);
+        self.note_room(shared);
         true
     }
 
@@ -397,9 +398,15 @@ impl<S: Segment> Connection<S> {
         }
     }
 
-    /// Whether the caller may be told that there is room.
-    pub(crate) fn note_room(&mut self) {
-        if std::mem::take(&mut self.refused) && self.stage == Stage::Open {
+    /// Has the caller told of the room that it waits for, if there is some.
+    pub(crate) fn note_room(&mut self, shared: &Shared<S>) {
+        let waits = self.refused || self.sated;
+        if waits
+            && self.stage == Stage::Open
+            && (!self.refused || self.takes(shared))
+            && (!self.sated || self.is_hungry())
+        {
+            (self.refused, self.sated) = (false, false);
             self.pending.add(Pending::WRITABLE);
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use keyferry_time::Time;
 
 use crate::buffers::Buffers;
-use crate::config::{Config, Tuning};
+use crate::config::{Config, SEGMENTS_GROWN_MAX, SEGMENTS_MAX, Tuning};
 use crate::congestion::{Congestion, initial_window};
 use crate::counters::{CloseReason, Counters};
 use crate::draft::{TCP_HEADER_BYTES, TIMESTAMPS_BYTES, ip_header_bytes};
@@ -201,6 +201,8 @@ pub(crate) struct Connection<S> {
     pub(crate) passive: bool,
     /// A segment was refused since the queue was full.
     pub(crate) refused: bool,
+    /// The caller waits until all that is queued may go out.
+    pub(crate) sated: bool,
     /// The caller sent something since: that counts as progress, at the next visit.
     pub(crate) touched: bool,
     /// Both ends take selective acknowledgements.
@@ -301,6 +303,7 @@ impl<S: Segment> Connection<S> {
             pending: Pending::default(),
             passive: false,
             refused: false,
+            sated: false,
             touched: false,
             sack: false,
             fin_sent: false,
@@ -419,6 +422,21 @@ impl<S: Segment> Connection<S> {
         } else {
             base
         }
+    }
+
+    /// Whether another segment may be queued.
+    pub(crate) fn takes(&self, shared: &Shared<S>) -> bool {
+        let segments = self.sending.as_ref().map_or(0, |sending| sending.segments());
+        segments < SEGMENTS_MAX || (segments < SEGMENTS_GROWN_MAX && self.queued < self.queue_limit(shared))
+    }
+
+    /// Whether both windows let all out that is queued.
+    pub(crate) fn is_hungry(&self) -> bool {
+        let Some(sending) = &self.sending else { return true };
+        let unsent = self.end.since(self.nxt.min(self.end));
+        let taken = (self.una + self.window).since(self.nxt) as i32;
+        let room = self.send_window(sending).saturating_sub(self.pipe(sending));
+        unsent <= room.min(taken.max(0) as u32)
     }
 
     /// Bytes queued beyond what it may have under way.

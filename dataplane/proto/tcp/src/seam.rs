@@ -10,7 +10,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use keyferry_time::{Time, Wheel};
 
-use crate::config::{Config, PACING_TICK, SEGMENTS_GROWN_MAX, SEGMENTS_MAX, Tuning};
+use crate::config::{Config, PACING_TICK, Tuning};
 use crate::connection::{Connection, Pending, Shared, Stage, nanoseconds};
 use crate::cookies::Cookies;
 use crate::counters::{CloseReason, Counters};
@@ -232,10 +232,7 @@ impl<S: Segment> Tcp<S> {
         let Some((connection, shared)) = self.open_mut(id) else {
             return Err(segment);
         };
-        let segments = connection.sending.as_ref().map_or(0, |sending| sending.segments());
-        if segments >= SEGMENTS_GROWN_MAX
-            || (segments >= SEGMENTS_MAX && connection.queued >= connection.queue_limit(shared))
-        {
+        if !connection.takes(shared) {
             connection.refused = true;
             return Err(segment);
         }
@@ -256,6 +253,14 @@ impl<S: Segment> Tcp<S> {
         }
         self.dirty.push_back(id.index);
         Ok(())
+    }
+
+    /// Whether all that is queued may go out now, so that what is made next is sent while it is in the processor's cache. If
+    /// not, `Writable` follows when it may.
+    pub fn is_hungry(&mut self, id: ConnId) -> bool {
+        let Some((connection, _)) = self.open_mut(id) else { return true };
+        connection.sated = !connection.is_hungry();
+        !connection.sated
     }
 
     /// Bytes of queued segments beyond what may be under way.
@@ -291,7 +296,7 @@ impl<S: Segment> Tcp<S> {
                 self.releasing.remove(index);
             }
             connection.rest(&mut self.shared);
-            connection.note_room();
+            connection.note_room(&self.shared);
             if connection.pending != Pending::default() {
                 self.ready.push_back(index);
             }

@@ -4,14 +4,15 @@
 
 use std::net::IpAddr;
 
-/// Bytes added before the lanes are: their 32 bits hold what so many add up to.
-const BLOCK_BYTES: usize = 1 << 16;
-/// Bytes of a step: as many lanes as two of the narrowest vector registers hold.
-const STEP_BYTES: usize = 32;
-const LANES: usize = STEP_BYTES / 4;
+use pulp::{Arch, NullaryFnOnce};
 
-/// Each lane takes two words a step.
-const _: () = assert!((BLOCK_BYTES / STEP_BYTES) as u64 * 2 * 0xffff <= u32::MAX as u64);
+/// Bytes added before their sum is: its 32 bits hold what so many add up to. The loops over a block are plain sums of words
+/// that lie one behind the other, which compilers make vectors of.
+const BLOCK_BYTES: usize = 1 << 16;
+const _: () = assert!((BLOCK_BYTES / 4) as u64 * 2 * 0xffff <= u32::MAX as u64);
+
+/// A piece of fewer bytes is not worth asking which instructions the processor has.
+const WIDE_BYTES_MIN: usize = 256;
 
 /// Sum of the pieces so far. It does not depend on the byte order words are read in (RFC 1071 section 2), so they are read
 /// as they lie in memory.
@@ -32,16 +33,7 @@ impl Sum {
 
     /// Takes the next piece.
     pub(crate) fn add(&mut self, piece: &[u8]) {
-        let mut words = 0;
-        for block in piece.chunks(BLOCK_BYTES) {
-            let (steps, rest) = block.as_chunks::<STEP_BYTES>();
-            let mut lanes = [0; LANES];
-            for step in steps {
-                add_step(&mut lanes, step);
-            }
-            words += total(&lanes, rest);
-        }
-        self.join(words, piece.len());
+        self.join(widely(Read(piece), piece.len()), piece.len());
     }
 
     /// Takes the next piece and copies it: half of what reading it twice would cost.
@@ -50,19 +42,7 @@ impl Sum {
     /// If the two differ in length.
     pub(crate) fn add_copied(&mut self, piece: &[u8], to: &mut [u8]) {
         assert_eq!(piece.len(), to.len(), "a piece fills its place");
-        let mut words = 0;
-        for (block, to) in piece.chunks(BLOCK_BYTES).zip(to.chunks_mut(BLOCK_BYTES)) {
-            let (steps, rest) = block.as_chunks::<STEP_BYTES>();
-            let (places, to_rest) = to.as_chunks_mut::<STEP_BYTES>();
-            let mut lanes = [0; LANES];
-            for (step, place) in steps.iter().zip(places) {
-                *place = *step;
-                add_step(&mut lanes, step);
-            }
-            to_rest.copy_from_slice(rest);
-            words += total(&lanes, rest);
-        }
-        self.join(words, piece.len());
+        self.join(widely(Copied(piece, to), piece.len()), piece.len());
     }
 
     /// Takes the words of a piece of so many bytes. Behind an odd byte each of its bytes is in the other half of a word.
@@ -92,23 +72,65 @@ impl Sum {
     }
 }
 
-#[inline]
-fn add_step(lanes: &mut [u32; LANES], step: &[u8; STEP_BYTES]) {
-    let (words, _) = step.as_chunks::<4>();
-    for (lane, word) in lanes.iter_mut().zip(words) {
-        let pair = u32::from_ne_bytes(*word);
-        *lane += (pair & 0xffff) + (pair >> 16);
+/// The words of a piece that is read.
+struct Read<'a>(&'a [u8]);
+
+impl NullaryFnOnce for Read<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self) -> u64 {
+        let mut words = 0;
+        for block in self.0.chunks(BLOCK_BYTES) {
+            let (pairs, rest) = block.as_chunks::<4>();
+            words += u64::from(pairs.iter().map(both).sum::<u32>()) + last(rest);
+        }
+        words
     }
 }
 
-/// The lanes and what is behind the last step, together.
-fn total(lanes: &[u32; LANES], rest: &[u8]) -> u64 {
-    let (words, last) = rest.as_chunks::<4>();
-    let lanes = lanes.iter().map(|lane| u64::from(*lane)).sum::<u64>();
-    let words = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
-    let mut word = [0; 4];
-    word[..last.len()].copy_from_slice(last);
-    lanes + words + u64::from(u32::from_ne_bytes(word))
+/// The words of a piece that is copied to a place of its length.
+struct Copied<'a>(&'a [u8], &'a mut [u8]);
+
+impl NullaryFnOnce for Copied<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self) -> u64 {
+        let mut words = 0;
+        for (block, to) in self.0.chunks(BLOCK_BYTES).zip(self.1.chunks_mut(BLOCK_BYTES)) {
+            let (pairs, rest) = block.as_chunks::<4>();
+            let (places, to_rest) = to.as_chunks_mut::<4>();
+            let copied = pairs.iter().zip(places).map(|(pair, place)| {
+                *place = *pair;
+                both(pair)
+            });
+            words += u64::from(copied.sum::<u32>()) + last(rest);
+            to_rest.copy_from_slice(rest);
+        }
+        words
+    }
+}
+
+/// Does a piece of so many bytes with the widest vectors the processor has, if it is long.
+#[inline]
+fn widely(sum: impl NullaryFnOnce<Output = u64>, bytes: usize) -> u64 {
+    if bytes < WIDE_BYTES_MIN { sum.call() } else { Arch::new().dispatch(sum) }
+}
+
+/// Two words, together.
+#[inline(always)]
+fn both(pair: &[u8; 4]) -> u32 {
+    let pair = u32::from_ne_bytes(*pair);
+    (pair & 0xffff) + (pair >> 16)
+}
+
+/// What is behind the last two words, filled up with zeros.
+#[inline(always)]
+fn last(rest: &[u8]) -> u64 {
+    let mut pair = [0; 4];
+    pair[..rest.len()].copy_from_slice(rest);
+    u64::from(u32::from_ne_bytes(pair))
 }
 
 fn fold(mut words: u64) -> u16 {
@@ -174,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_hold_the_largest_block() {
+    fn a_sum_holds_the_largest_block() {
         let bytes = vec![0xff; 3 * BLOCK_BYTES + 7];
         let (mut sum, mut to) = (Sum::default(), vec![0; bytes.len()]);
         sum.add_copied(&bytes, &mut to);

@@ -194,7 +194,7 @@ impl<S: Segment> Connection<S> {
         sending.flight.pipe().saturating_sub(left)
     }
 
-    fn send_window(&self, sending: &Sending<S>) -> u32 {
+    pub(crate) fn send_window(&self, sending: &Sending<S>) -> u32 {
         let in_proportion = self.congestion.recovers_in_proportion();
         match sending.recovery.phase {
             Phase::Recovery if in_proportion => sending.recovery.window,

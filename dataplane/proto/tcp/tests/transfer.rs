@@ -235,6 +235,46 @@ fn a_full_queue_refuses_and_says_when_it_would_not() {
     assert!(world.send(id, vec![8; 10]));
 }
 
+/// Sends large segments, each when there is room for it or each when TCP is hungry. Answers how long that took, the most that was
+/// queued at a time, and how often the caller was told to go on.
+fn send_records(when_hungry: bool) -> (Duration, usize, usize) {
+    const RECORDS: usize = 200;
+    const RECORD_BYTES: usize = 16_000;
+    let mut config = config();
+    config.send_bytes = 64 << 20;
+    let mut world = World::new(config, Faults::default(), 1);
+    let handle = world.client.connect(SERVER_V4);
+    world.run(Duration::from_secs(1), |world| !world.ids().is_empty());
+    let (id, began) = (world.id(), world.now);
+    let (mut sent, mut got, mut most, mut told) = (0, 0, 0, 0);
+    assert!(world.run(Duration::from_secs(60), |world| {
+        if sent == 0 || world.side(id).writable > told {
+            told = world.side(id).writable;
+            while sent < RECORDS
+                && (!when_hungry || world.tcp.is_hungry(id))
+                && world.send(id, vec![7; RECORD_BYTES])
+            {
+                sent += 1;
+            }
+            // What is made now goes out now, as a worker's does.
+            world.emit();
+            most = most.max(world.tcp.unacknowledged(id));
+        }
+        got += world.client.read(handle).len();
+        got == RECORDS * RECORD_BYTES
+    }));
+    (world.now - began, most, told)
+}
+
+/// A caller that makes what it sends when it can be sent has little queued, and yet keeps the path full.
+#[test]
+fn who_sends_when_it_is_hungry_is_as_fast_as_who_sends_ahead() {
+    let (ahead, just_in_time) = (send_records(false), send_records(true));
+    assert!(just_in_time.2 > 10 && just_in_time.1 < 40_000, "{just_in_time:?}");
+    // The first record is larger than the first window: a round trip and no more.
+    assert!(just_in_time.0 < ahead.0 + Duration::from_millis(1), "{just_in_time:?} in place of {ahead:?}");
+}
+
 #[test]
 fn a_segment_of_no_bytes_is_released_and_changes_nothing() {
     let mut world = World::new(config(), Faults::default(), 1);

@@ -405,6 +405,12 @@ impl World {
         self.transmit();
     }
 
+    /// Sends what was queued since the turn.
+    pub fn emit(&mut self) {
+        self.tcp.emit(self.now, &mut self.port);
+        self.transmit();
+    }
+
     fn transmit(&mut self) {
         while let Some(packet) = self.client.device.tx.pop_front() {
             if !self.cut {
