@@ -20,6 +20,10 @@ pub const PARTS_MAX: usize = CHUNKS_PER_JOB;
 /// Records that may wait for TCP before nothing more of the client is opened.
 pub const BACKLOG_MAX: usize = 16;
 
+/// Records of one reply that are sealed whether they can be sent now or not, so that a reply of a usual size is out of the
+/// application's hands though its client reads slowly: as many as TCP takes of any connection.
+pub const AHEAD_MAX: u8 = keyferry_tcp::SEGMENTS_MAX as u8;
+
 /// What a listener's port does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -187,6 +191,8 @@ pub struct Conn {
     pub parts: ArrayVec<Plain, PARTS_MAX>,
     /// Chunks the application has for it.
     pub in_app: u8,
+    /// Records of the reply under way that were sealed ahead of need, up to [`AHEAD_MAX`].
+    pub ahead: u8,
     /// Records TCP had no room for, in order.
     pub backlog: Backlog,
     /// The request being answered is a HEAD.
@@ -249,6 +255,7 @@ impl Conn {
             asked: false,
             parts: ArrayVec::new(),
             in_app: 0,
+            ahead: 0,
             backlog: Backlog::default(),
             head_only: false,
             body_since: Time::NEVER,

@@ -9,7 +9,7 @@ use keyferry_time::Time;
 use keyferry_tls::{Alert, Content, Fragment, RECORD_BYTES_MAX, SealError};
 
 use crate::answer::Why;
-use crate::conn::{BACKLOG_MAX, Conn, Plain, Reply, Tls};
+use crate::conn::{AHEAD_MAX, BACKLOG_MAX, Conn, Plain, Reply, Tls};
 use crate::job::Owner;
 use crate::lend::RECORDS_TO_LEND;
 use crate::peer::grant_bytes;
@@ -108,7 +108,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(conn) = self.conns[index].as_mut() else { return };
         let id = Owner::conn(conn.id).job();
         conn.reply = Reply::Local(id);
-        conn.in_app = 1;
+        (conn.in_app, conn.ahead) = (1, 0);
         if let Err(job) = self.app.submit(Job { id, request, chunk }) {
             self.pools.give_request(job.request);
             self.pools.give_chunk(job.chunk);
@@ -188,8 +188,8 @@ impl<N: Nic, A: App> Worker<N, A> {
             if self.pools.records.is_empty() {
                 return self.short_of_buffers(index);
             }
-            // What is made when it is asked for is made when it can be sent.
-            if self.app.is_inline() && !self.tcp.is_hungry(conn.id) {
+            // The rest of a long reply that is made when it is asked for is made when it can be sent.
+            if conn.ahead == AHEAD_MAX && self.app.is_inline() && !self.tcp.is_hungry(conn.id) {
                 return self.note(index);
             }
             // The last records are for those whose TCP takes them at once; the others go on when it does.
@@ -201,6 +201,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 return self.reset(index);
             }
             let Some(conn) = self.conns[index].as_mut() else { return };
+            conn.ahead = AHEAD_MAX.min(conn.ahead + 1);
             if conn.parts.first().is_none_or(|part| !part.is_sealed()) {
                 continue;
             }

@@ -190,7 +190,7 @@ fn more_clients_than_may_wait() {
 /// No buffer is left when a session comes: the handshake waits for one, and goes on with its session.
 #[test]
 fn sessions_that_come_when_there_is_no_buffer() {
-    let pools = PoolSizes { records: 2, ..Options::default().pools };
+    let pools = PoolSizes { records: 3, ..Options::default().pools };
     let mut world = World::new(Options { others: &["peer"], pools, ..Options::default() }, 1);
     let mut peer = Peer::connect(&mut world);
     let mut kept = Kept::new();
@@ -204,7 +204,7 @@ fn sessions_that_come_when_there_is_no_buffer() {
         });
         let Some((token, name)) = asked.pop() else { continue };
         let deaf = world.join_anew(Habit::SlowReader { window: 1000, deaf: true });
-        world.until(WAIT_STEPS / 2, "no buffer", |world| world.total("records_out") == 2);
+        world.until(WAIT_STEPS / 2, "no buffer", |world| world.total("records_out") == 3);
         let (once, value) = kept.remove(&name).expect("what was put is asked for");
         peer.say(&Message::Taken { token, found: Some((once, &value)) });
         world.steps(WAIT_STEPS);
