@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use keyferry_sim::commands::{check, paper, scale, size, today};
+use keyferry_sim::commands::{check, decide, paper, scale, size, today};
 use keyferry_sim::costs;
 
 /// Clusters of any size in virtual time, by the product's own decisions
@@ -24,6 +24,8 @@ enum Command {
     Size(size::Arguments),
     /// A workload of the real cluster, in the form of `keyferry-cluster models`
     Check(check::Arguments),
+    /// What the product's decision is worth on the committed workloads, against its aims
+    Decide(decide::Arguments),
     /// What the fabric takes of a node, from 16 to 10,000 nodes
     Scale(scale::Arguments),
     /// Reads lines of benches from standard input and writes a calibration
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Today(arguments) => today::run(&arguments),
         Command::Size(arguments) => size::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Decide(arguments) => decide::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Calibrate { out } => calibrate(&out),
     };

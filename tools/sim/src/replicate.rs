@@ -76,34 +76,76 @@ impl fmt::Display for Mean {
     }
 }
 
+/// How many seeds a comparison gets: more where its intervals are wide.
+#[derive(Clone, Copy, Debug)]
+pub struct Seeds {
+    /// As many at least.
+    pub least: usize,
+    /// No more than these, however wide the intervals are: they are told as they are.
+    pub most: usize,
+    /// Half the width of the 90 % interval of a ratio that needs no further seed.
+    pub narrow: f64,
+}
+
 /// Runs each scenario with so many seeds: its own and those after it. Outcomes are by scenario, then by seed.
 pub fn all(scenarios: &[Scenario], seeds: usize, progress: &ProgressBar) -> Vec<Vec<Outcome>> {
-    let jobs = scenarios.len() * seeds;
-    progress.set_length(jobs as u64);
+    let jobs: Vec<_> =
+        scenarios.iter().flat_map(|scenario| (0..seeds).map(move |number| (scenario, number))).collect();
+    run(&jobs, progress).chunks(seeds.max(1)).map(<[Outcome]>::to_vec).collect()
+}
+
+/// Runs groups of scenarios that are compared, all of a group with the same seeds, until each ratio of `ratios` is known well
+/// enough or the seeds are used up. Outcomes are by group, scenario and seed.
+///
+/// Groups are looked at between rounds, each by its own outcomes alone: so the figures are the same on any number of cores.
+pub fn until_narrow(
+    groups: &[Vec<Scenario>],
+    seeds: Seeds,
+    ratios: impl Fn(usize, &[Vec<Outcome>]) -> Vec<Mean>,
+    progress: &ProgressBar,
+) -> Vec<Vec<Vec<Outcome>>> {
+    let mut outcomes: Vec<Vec<Vec<Outcome>>> =
+        groups.iter().map(|scenarios| vec![Vec::new(); scenarios.len()]).collect();
+    let (mut number, mut open): (usize, Vec<usize>) = (0, (0..groups.len()).collect());
+    while number < seeds.most && !open.is_empty() {
+        let jobs: Vec<_> =
+            open.iter().flat_map(|group| groups[*group].iter().map(move |it| (it, number))).collect();
+        let mut done = run(&jobs, progress).into_iter();
+        for group in &open {
+            outcomes[*group].iter_mut().zip(done.by_ref()).for_each(|(of, outcome)| of.push(outcome));
+        }
+        number += 1;
+        if number >= seeds.least {
+            open.retain(|group| {
+                ratios(*group, &outcomes[*group]).iter().any(|ratio| ratio.half_90 > seeds.narrow)
+            });
+        }
+    }
+    outcomes
+}
+
+/// Runs scenarios, each with one of its seeds, on as many threads as there are cores.
+fn run(jobs: &[(&Scenario, usize)], progress: &ProgressBar) -> Vec<Outcome> {
+    progress.set_length(jobs.len() as u64);
     progress.set_position(0);
     let next = AtomicUsize::new(0);
-    let outcomes: Mutex<Vec<Option<Outcome>>> = Mutex::new(vec![None; jobs]);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.max(1));
+    let outcomes: Mutex<Vec<Option<Outcome>>> = Mutex::new(vec![None; jobs.len()]);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len().max(1));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    let job = next.fetch_add(1, Ordering::Relaxed);
-                    if job >= jobs {
-                        return;
-                    }
-                    let scenario = &scenarios[job / seeds];
-                    let seed = scenario.seed + (job % seeds) as u64;
-                    let outcome = World::new(&Scenario { seed, ..scenario.clone() }).run();
-                    outcomes.lock().expect("no run panics with it")[job] = Some(outcome);
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((scenario, number)) = jobs.get(at) else { return };
+                    let seed = scenario.seed + *number as u64;
+                    let outcome = World::new(&Scenario { seed, ..(*scenario).clone() }).run();
+                    outcomes.lock().expect("no run panics with it")[at] = Some(outcome);
                     progress.inc(1);
                 }
             });
         }
     });
-    let outcomes = outcomes.into_inner().expect("no run panics with it");
-    let outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
-    outcomes.chunks(seeds.max(1)).map(<[Outcome]>::to_vec).collect()
+    outcomes.into_inner().expect("no run panics with it").into_iter().flatten().collect()
 }
 
 /// A progress bar where somebody looks; none otherwise.
@@ -114,7 +156,12 @@ pub fn progress() -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::costs::Costs;
+    use crate::draw::Skew;
+    use crate::scenario::{Cluster, Gaps, Load, Model, Sizes, Web, Work};
 
     #[test]
     fn means_have_their_confidence() {
@@ -124,5 +171,40 @@ mod tests {
         assert!((mean.half_90 - 1.519).abs() < 1e-3 && (mean.half_95 - 2.054).abs() < 1e-3, "{mean:?}");
         assert!(mean.has(2.5) && mean.has(4.5) && !mean.has(4.6));
         assert_eq!(format!("{mean:.1}"), "2.5 ± 1.5");
+    }
+
+    /// Seeds are added where a ratio is wide, and nowhere else; what came before stays as it was.
+    #[test]
+    fn wide_ratios_get_more_seeds() {
+        let scenario = |model| Scenario {
+            cluster: Cluster::default(),
+            load: Load {
+                rate: 500.0,
+                gaps: Gaps::Poisson,
+                clients: 16,
+                skew: Skew::Even,
+                sessions: None,
+                kept: None,
+                sizes: Sizes::Web(Web::default()),
+                work: Work::Exponential(1e7),
+            },
+            costs: Arc::new(Costs::nothing()),
+            model,
+            warm_up: 50,
+            requests: 200,
+            seed: 1,
+        };
+        let group = vec![scenario(Model::Session), scenario(Model::Central)];
+        let groups = [group.clone(), group.clone()];
+        let seeds = Seeds { least: 2, most: 4, narrow: 0.1 };
+        // The first group is called narrow once it has three seeds, the second never is.
+        let ratios = |at: usize, of: &[Vec<Outcome>]| {
+            let half_90 = if at == 0 && of[0].len() == 3 { 0.0 } else { 1.0 };
+            vec![Mean { value: 1.0, half_90, half_95: half_90 }]
+        };
+        let found = until_narrow(&groups, seeds, ratios, &ProgressBar::hidden());
+        let whole = all(&group, 4, &ProgressBar::hidden());
+        assert_eq!(found[1], whole);
+        assert_eq!(found[0], [whole[0][..3].to_vec(), whole[1][..3].to_vec()]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keyferry_decide::Policy;
+use keyferry_decide::{Policy, word_interval};
 
 use crate::costs::Costs;
 use crate::draw::{Mix, Skew};
@@ -86,6 +86,12 @@ pub struct Cluster {
     pub notice_ns: u64,
 }
 
+/// How often the nodes of such a cluster write their words, in ns. Beyond 33 nodes not all are peers, but enough for the longest
+/// interval.
+pub fn word_ns(nodes: usize) -> u64 {
+    word_interval(nodes.saturating_sub(1)).as_nanos() as u64
+}
+
 impl Default for Cluster {
     fn default() -> Cluster {
         Cluster {
@@ -97,7 +103,7 @@ impl Default for Cluster {
             slow: Vec::new(),
             helpers: 32,
             leases: 256,
-            word_ns: 200_000,
+            word_ns: word_ns(4),
             word_delay_ns: 0,
             sessions_shared: false,
             lifetime_ns: 600_000_000_000,

@@ -181,6 +181,7 @@ impl World {
     pub(crate) fn over(&mut self, index: u32) {
         self.ended += 1;
         let request = &mut self.requests[index as usize];
+        request.is_measured = false;
         let (client, connection, port) = (request.client, request.connection, request.port);
         // One that has waited for a kept connection has no port.
         if connection == NONE && port != 0 {

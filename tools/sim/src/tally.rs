@@ -63,6 +63,8 @@ pub struct Tally {
     pub ended: u64,
     /// Of them, failed ones.
     pub failed: u64,
+    /// Measured requests that had not ended when the run did; they count as ended.
+    pub cut_short: u64,
     /// Requests ended while any was measured, whichever they are.
     pub done: u64,
     /// Requests lent.
@@ -94,6 +96,7 @@ impl Tally {
             sum_ns: 0.0,
             ended: 0,
             failed: 0,
+            cut_short: 0,
             done: 0,
             moved: 0,
             regretted: 0,
@@ -112,6 +115,12 @@ impl Tally {
         self.ended += 1;
         self.sum_ns += latency_ns as f64;
         self.latency.saturating_record(latency_ns);
+    }
+
+    /// A measured request has taken so long, and the run ends.
+    pub fn cut_short(&mut self, latency_ns: u64) {
+        self.cut_short += 1;
+        self.ended(latency_ns);
     }
 
     /// A measured request has none.
@@ -151,6 +160,7 @@ impl Tally {
             p99_ns: self.latency.value_at_quantile(0.99) as f64,
             requests: self.ended,
             failed: self.failed,
+            cut_short: self.cut_short,
             per_s: self.done as f64 / window_ns * 1e9,
             moved: self.moved as f64 / self.done.max(1) as f64,
             regretted: self.regretted as f64 / self.moved.max(1) as f64,
@@ -178,6 +188,8 @@ pub struct Outcome {
     pub requests: u64,
     /// Of them, those that have no reply.
     pub failed: u64,
+    /// Of them, those that had not ended when the run did: their latency is what it was by then.
+    pub cut_short: u64,
     /// Requests ended a second.
     pub per_s: f64,
     /// Share of requests that were lent.

@@ -183,9 +183,15 @@ impl World {
         }
     }
 
-    /// Runs until every measured request has ended, or nothing is left to happen.
+    /// Runs until every measured request has ended, or nothing is left to happen; at the latest until as many requests have come
+    /// again. More come than can be served then, or one that is long waits among many: what is under way counts with the
+    /// time it has had.
     pub fn run(mut self) -> Outcome {
-        while self.tally.ended < self.scenario.requests && self.step() {}
+        let latest = self.scenario.warm_up + 2 * self.scenario.requests;
+        while self.tally.ended < self.scenario.requests && self.begun < latest && self.step() {}
+        for request in self.requests.iter().filter(|request| request.is_measured) {
+            self.tally.cut_short(self.now_ns - request.asked_ns);
+        }
         self.outcome()
     }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::costs::Costs;
 use crate::draw::{Mix, Skew};
 use crate::replicate::{self, Mean};
-use crate::scenario::{Cluster, Gaps, Kept, Load, Model, OURS, Scenario, Sizes, Work};
+use crate::scenario::{Cluster, Gaps, Kept, Load, Model, OURS, Scenario, Sizes, Work, word_ns};
 use crate::tally::Outcome;
 use crate::wishes::Wishes;
 use crate::world::World;
@@ -41,9 +41,9 @@ pub struct Arguments {
     /// A calibration: measured, paper, or a file
     #[arg(long, default_value = "measured")]
     pub costs: String,
-    /// How often load words are written, in us; the product's is 200
-    #[arg(long, default_value_t = 200)]
-    pub word_us: u64,
+    /// How often load words are written, in us, in place of the product's 200 to 1,000 by the number of peers
+    #[arg(long)]
+    pub word_us: Option<u64>,
     /// Seeds as they come, and so many requests in each run, in place of the generator's: for figures with small intervals
     #[arg(long)]
     pub requests: Option<u64>,
@@ -125,7 +125,8 @@ impl Workload {
             work: Work::Mix(mix(&self.cost_us)?),
         };
         let (warm_up, requests) = self.counts(&load, seed);
-        let cluster = Cluster { nodes, slots, sessions_shared: shared, ..Cluster::default() };
+        let cluster =
+            Cluster { nodes, slots, sessions_shared: shared, word_ns: word_ns(nodes), ..Cluster::default() };
         Ok(Scenario { cluster, load, costs: Arc::clone(costs), model, warm_up, requests, seed })
     }
 
@@ -167,7 +168,9 @@ fn outcomes(
     costs: &Arc<Costs>,
 ) -> anyhow::Result<Vec<Vec<Outcome>>> {
     let adjust = |mut scenario: Scenario| {
-        scenario.cluster.word_ns = arguments.word_us * 1000;
+        if let Some(word_us) = arguments.word_us {
+            scenario.cluster.word_ns = word_us * 1000;
+        }
         if let Some(requests) = arguments.requests {
             scenario.load.gaps = Gaps::Poisson;
             (scenario.warm_up, scenario.requests) = (requests / 5, requests);

@@ -1,6 +1,7 @@
 //! What the executable does: each command makes scenarios, has them run, and tells what came out.
 
 pub mod check;
+pub mod decide;
 pub mod paper;
 pub mod scale;
 pub mod size;

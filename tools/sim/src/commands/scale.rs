@@ -3,6 +3,8 @@
 //! In: workers of a node, helpers it chooses. Out: a table, all-to-all beside it. Sizes are the product's defaults; a queue
 //! pair joins workers of the same number at a node and at a helper it chose, and serves both ways.
 
+use keyferry_decide::word_interval;
+
 use crate::peers;
 
 /// Of `[fabric]`: reply slots and staging slots of a queue pair, bytes of each; receives, bytes of each.
@@ -14,8 +16,7 @@ const MESSAGE_BYTES: usize = 8_192;
 /// A worker's queue pairs at most.
 const PEERS_MAX: usize = 128;
 
-/// A load word each 200 us to each peer; on Ethernet, with the headers of RoCE v2 (14 + 20 + 8 + 12 + 16 + 4 + 4), preamble and gap.
-const WORDS_PER_S: f64 = 5_000.0;
+/// A load word on Ethernet, with the headers of RoCE v2 (14 + 20 + 8 + 12 + 16 + 4 + 4), preamble and gap.
 const WORD_WIRE_BYTES: f64 = 64.0 + 78.0 + 20.0;
 
 /// Which sizes.
@@ -85,8 +86,10 @@ fn row(nodes: usize, workers: usize, helpers: usize) -> String {
     let Joined { mean, most } = joined(nodes, helpers);
     let pairs = mean * workers as f64;
     let gib = |pairs: f64| pairs * registered_mib() / 1024.0;
-    let words = pairs * WORDS_PER_S;
     let all = ((nodes - 1) * workers) as f64;
+    // Each worker writes to each of its peers, as often as the product does with so many.
+    let words = |peers: f64| peers * workers as f64 / word_interval(peers.round() as usize).as_secs_f64();
+    let (words, words_of_all) = (words(mean), words((nodes - 1) as f64));
     let refused = if nodes - 1 > PEERS_MAX { " (refused)" } else { "" };
     format!(
         "| {nodes} | {mean:.1} ({most}) | {pairs:.0} ({}) | {:.1} GiB | {:.2} M | {:.2} Gbit/s | {all:.0}{refused} | {:.1} GiB | {:.2} M |",
@@ -95,7 +98,7 @@ fn row(nodes: usize, workers: usize, helpers: usize) -> String {
         words / 1e6,
         words * WORD_WIRE_BYTES * 8.0 / 1e9,
         gib(all),
-        all * WORDS_PER_S / 1e6,
+        words_of_all / 1e6,
     )
 }
 

@@ -13,7 +13,7 @@ use crate::costs::Costs;
 use crate::draw::{Mix, Skew};
 use crate::plot::{Figure, Series};
 use crate::replicate::{self, Mean};
-use crate::scenario::{Cluster, Gaps, Kept, Load, Model, OURS, Scenario, Sizes, Work};
+use crate::scenario::{Cluster, Gaps, Kept, Load, Model, OURS, Scenario, Sizes, Work, word_ns};
 
 /// Nodes at most.
 const NODES_MAX: usize = 10_000;
@@ -71,6 +71,7 @@ impl Arguments {
                 workers: self.workers,
                 slots: self.slots,
                 sessions_shared: true,
+                word_ns: word_ns(nodes),
                 ..Cluster::default()
             },
             load: Load {

@@ -15,7 +15,7 @@ use crate::costs::Costs;
 use crate::draw::{Mix, Skew};
 use crate::plot::{Figure, Series};
 use crate::replicate::{self, Mean};
-use crate::scenario::{Cluster, Gaps, Kept, Load, Model, OURS, Scenario, Sizes, Work};
+use crate::scenario::{Cluster, Gaps, Kept, Load, Model, OURS, Scenario, Sizes, Work, word_ns};
 use crate::tally::Outcome;
 
 /// Where to, and how long.
@@ -87,6 +87,7 @@ pub fn scenario(
             workers: WORKERS,
             slots: SLOTS,
             sessions_shared: true,
+            word_ns: word_ns(nodes),
             ..Cluster::default()
         },
         load: Load {

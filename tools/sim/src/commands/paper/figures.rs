@@ -1,6 +1,7 @@
 //! The figures of the paper again: what each shows of the results, and what the paper has there.
 
-use super::{Extent, HIGH, MOST, Results, SWEEPS};
+use super::Results;
+use super::plan::{Extent, HIGH, MOST, SWEEPS};
 use crate::commands::spread;
 use crate::plot::{Bars, Figure, Series};
 use crate::replicate::Mean;

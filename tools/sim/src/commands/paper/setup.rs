@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::costs::Costs;
 use crate::draw::Skew;
-use crate::scenario::{Cluster, Content, Gaps, Load, Model, Scenario, Sessions, Sizes, Web, Work};
+use crate::scenario::{Cluster, Content, Gaps, Load, Model, Scenario, Sessions, Sizes, Web, Work, word_ns};
 use crate::wishes;
 
 /// One choice of everything.
@@ -28,8 +28,8 @@ pub struct Setup {
     pub factor: (f64, f64),
     /// Shape of the gaps between sessions: the paper has Pareto's law. Ours: bursts at many time scales.
     pub shape: f64,
-    /// How often nodes tell each other their load. Ours: what the product does.
-    pub word_ns: u64,
+    /// How often nodes tell each other their load, where it is not as the product does.
+    pub word_ns: Option<u64>,
     /// Zipf's exponent over clients. Ours: that of the committed workload.
     pub skew: f64,
     /// Clients. Ours: so many that most come back after some lengths of a session.
@@ -64,7 +64,7 @@ impl Setup {
             dynamic: 0.1,
             factor: (100.0, 1000.0),
             shape: 1.5,
-            word_ns: 200_000,
+            word_ns: None,
             skew: 0.7,
             clients_a_node: 256,
             requests: 10.0,
@@ -120,7 +120,7 @@ impl Setup {
         let cluster = Cluster {
             nodes,
             lifetime_ns: lifetime_ns as u64,
-            word_ns: self.word_ns,
+            word_ns: self.word_ns.unwrap_or(word_ns(nodes)),
             // From the session's making on, as a server of that time kept it.
             lifetime_restarts: false,
             ..Cluster::default()
