@@ -95,3 +95,18 @@ proptest! {
         prop_assert!(outcome.p50_ns <= outcome.p99_ns);
     }
 }
+
+/// More than can be served: the run ends all the same, and tells how many requests had not ended. Where all can be served none is cut
+/// short.
+#[test]
+fn a_run_ends_although_its_requests_do_not() {
+    let run = |busy| {
+        let scenario = Scenario { warm_up: 100, requests: 2_000, ..common::queue(2, 1, busy, Model::Session) };
+        World::new(&scenario).run()
+    };
+    let (over, under) = (run(5.0), run(0.5));
+    assert_eq!((over.requests, under.requests, under.cut_short), (2_000, 2_000, 0));
+    // Of 4,100 that came in the time a fifth was served.
+    assert!((1_000..1_400).contains(&over.cut_short), "{}", over.cut_short);
+    assert!(over.mean_ns > 50.0 * under.mean_ns);
+}

@@ -130,7 +130,7 @@ const COLUMNS: &str = " mean ms: session, bf, central | p99 ms | bf / session: m
 /// A workload or the costs cannot be read, or an aim is missed.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let workload = |name: &str| Workload::load(&arguments.workloads.join(name));
-    let (seeds, requests) = if arguments.quick { (4, 30_000) } else { (10, 100_000) };
+    let (seeds, requests) = if arguments.quick { (4, 20_000) } else { (10, 100_000) };
     let runs = Runs {
         skewed: workload("skewed.toml")?,
         balanced: workload("balanced.toml")?,

@@ -7,7 +7,7 @@
 mod figures;
 mod page;
 mod plan;
-pub mod setup;
+mod setup;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -47,6 +47,8 @@ struct Spent {
     wide: usize,
     runs: usize,
     requests: u64,
+    /// The largest share of measured requests that had not ended when a run did, under another model than `rr`.
+    cut_short: f64,
 }
 
 impl Results {
@@ -69,12 +71,17 @@ impl Results {
             .collect();
         let known = |group: usize, outcomes: &[Vec<Outcome>]| ratios(&places[group], outcomes);
         let found = replicate::until_narrow(&groups, seeds, known, progress);
-        let mut spent = Spent { what, seeds, places: places.len(), wide: 0, runs: 0, requests: 0 };
+        let mut spent =
+            Spent { what, seeds, places: places.len(), wide: 0, runs: 0, requests: 0, cut_short: 0.0 };
         for (place, outcomes) in places.iter().zip(found) {
             spent.wide += usize::from(ratios(place, &outcomes).iter().any(|it| it.half_90 > seeds.narrow));
             for ((name, scenario), of) in place.scenarios.iter().zip(outcomes) {
                 spent.runs += of.len();
                 spent.requests += of.len() as u64 * (scenario.warm_up + scenario.requests);
+                if name != "rr" {
+                    let share = |it: &Outcome| it.cut_short as f64 / it.requests.max(1) as f64;
+                    spent.cut_short = of.iter().map(share).fold(spent.cut_short, f64::max);
+                }
                 self.outcomes.insert(format!("{}/{name}", place.name), of);
             }
         }

@@ -14,7 +14,7 @@ use super::{latencies, spread};
 use crate::costs::Costs;
 use crate::draw::{Mix, Skew};
 use crate::plot::{Figure, Series};
-use crate::replicate::{self, Mean};
+use crate::replicate::{self, Mean, Seeds};
 use crate::scenario::{Cluster, Gaps, Kept, Load, Model, OURS, Scenario, Sizes, Work, word_ns};
 use crate::tally::Outcome;
 
@@ -51,6 +51,9 @@ const LOADS: [f64; 4] = [0.5, 0.7, 0.9, 0.95];
 
 /// The part of the mean latency that forwarding has to save to be worth a word.
 const WORTH: f64 = 0.05;
+
+/// Half the width of the 90 % interval of a ratio to `session` that needs no further seed.
+const NARROW: f64 = 0.01;
 
 /// By which models.
 const POLICIES: [&str; 6] = ["rr", "session", "threshold", "bf", "jsq", "central"];
@@ -136,25 +139,38 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs scenarios, shorter ones if asked to.
-fn runs(arguments: &Arguments, scenarios: &[Scenario]) -> Vec<Vec<Outcome>> {
-    let (seeds, part) = if arguments.quick { (3, 5) } else { (8, 1) };
+/// How many seeds a comparison gets.
+fn seeds(is_quick: bool) -> Seeds {
+    let (least, most) = if is_quick { (3, 3) } else { (3, 8) };
+    Seeds { least, most, narrow: NARROW }
+}
+
+/// Runs what is compared with each other, shorter if asked to, until the ratios to `session` are known well enough.
+fn runs(arguments: &Arguments, groups: &[Vec<Scenario>]) -> Vec<Vec<Vec<Outcome>>> {
+    let part = if arguments.quick { 5 } else { 1 };
     let shorter = |scenario: &Scenario| Scenario {
         warm_up: scenario.warm_up / part,
         requests: scenario.requests / part,
         ..scenario.clone()
     };
-    replicate::all(&scenarios.iter().map(shorter).collect::<Vec<_>>(), seeds, &replicate::progress())
+    let groups: Vec<Vec<_>> = groups.iter().map(|group| group.iter().map(shorter).collect()).collect();
+    let ratios = |at: usize, outcomes: &[Vec<Outcome>]| {
+        let named = || groups[at].iter().map(|scenario| scenario.model).zip(outcomes);
+        let session = named().find(|(model, _)| *model == Model::Session).map_or(&[][..], |(_, of)| of);
+        let others = named().filter(|(model, _)| !matches!(model, Model::Rr | Model::Session));
+        others.map(|(_, of)| Mean::ratio(of, session, |outcome| outcome.mean_ns)).collect()
+    };
+    replicate::until_narrow(&groups, seeds(arguments.quick), ratios, &replicate::progress())
 }
 
 /// 16 nodes, work of 1 ms: each policy, skewed and balanced.
 fn by_policy(arguments: &Arguments, costs: &Arc<Costs>, text: &mut String) -> anyhow::Result<()> {
     text.push_str("\n## By policy: 16 nodes, work of 1 ms, the busiest nodes 0.92 busy without forwarding\n");
-    for (name, skew) in [("skewed", skew(16)), ("balanced", Skew::Even)] {
-        let busy = if skew == Skew::Even { 0.92 / BUSIEST } else { 0.92 };
-        let scenarios: Vec<_> =
-            models().into_iter().map(|model| scenario(costs, 16, 1e3, busy, skew, model)).collect();
-        let outcomes = runs(arguments, &scenarios);
+    let loads = [("skewed", skew(16), 0.92), ("balanced", Skew::Even, 0.92 / BUSIEST)];
+    let group =
+        |skew, busy| models().into_iter().map(|model| scenario(costs, 16, 1e3, busy, skew, model)).collect();
+    let groups = loads.map(|(_, skew, busy)| group(skew, busy));
+    for ((name, ..), outcomes) in loads.iter().zip(runs(arguments, &groups)) {
         let session = &outcomes[1];
         writeln!(
             text,
@@ -189,17 +205,18 @@ fn by_work(arguments: &Arguments, costs: &Arc<Costs>, text: &mut String) {
         text.push_str(&format!("{} {busy} |", if at == LOADS.len() { " |" } else { "" }));
     }
     text.push_str(&format!("\n|---|{}\n", "---|".repeat(columns.len() + 1)));
+    let pair = |work_us: f64, skew: Skew, busy: f64| {
+        [Model::Session, OURS].map(|model| scenario(costs, 16, work_us, busy, skew, model)).to_vec()
+    };
+    let groups: Vec<_> = WORKS_US
+        .iter()
+        .flat_map(|work_us| columns.iter().map(|(skew, busy)| pair(*work_us, *skew, *busy)))
+        .collect();
+    let outcomes = runs(arguments, &groups);
     let mut places = Vec::new();
-    for work_us in WORKS_US {
-        let scenarios: Vec<_> = columns
-            .iter()
-            .flat_map(|(skew, busy)| {
-                [Model::Session, OURS].map(|model| scenario(costs, 16, work_us, *busy, *skew, model))
-            })
-            .collect();
-        let outcomes = runs(arguments, &scenarios);
+    for (work_us, of) in WORKS_US.iter().zip(outcomes.chunks(columns.len())) {
         text.push_str(&format!("| {work_us} us |"));
-        for (at, pair) in outcomes.chunks(2).enumerate() {
+        for (at, pair) in of.iter().enumerate() {
             let ratio = Mean::ratio(&pair[1], &pair[0], |outcome| outcome.mean_ns);
             text.push_str(&format!("{} {ratio} |", if at == LOADS.len() { " |" } else { "" }));
             let name = if at < LOADS.len() { "skewed" } else { "balanced" };
@@ -230,14 +247,14 @@ fn by_size(arguments: &Arguments, costs: &Arc<Costs>, text: &mut String) -> anyh
     text.push_str(&format!(" bf / central |\n|---|{}\n", "---|".repeat(POLICIES.len() + 1)));
     let mut series: Vec<Series> =
         POLICIES.iter().map(|name| Series { name: (*name).to_owned(), points: Vec::new() }).collect();
-    for nodes in SIZES {
-        let scenarios: Vec<_> =
-            models.iter().map(|model| scenario(costs, nodes, 1e3, 0.92, skew(nodes), *model)).collect();
-        let outcomes = runs(arguments, &scenarios);
+    let group = |nodes: usize| {
+        models.iter().map(|model| scenario(costs, nodes, 1e3, 0.92, skew(nodes), *model)).collect()
+    };
+    for (nodes, outcomes) in SIZES.iter().zip(runs(arguments, &SIZES.map(group))) {
         text.push_str(&format!("| {nodes} |"));
         for (series, of) in series.iter_mut().zip(&outcomes) {
             let (mean, _) = latencies(of);
-            series.points.push((nodes as f64, mean));
+            series.points.push((*nodes as f64, mean));
             text.push_str(&format!(" {mean} |"));
         }
         let bound = Mean::ratio(&outcomes[3], &outcomes[5], |outcome| outcome.mean_ns);
@@ -278,11 +295,11 @@ fn by_handshake(arguments: &Arguments, costs: &Arc<Costs>, text: &mut String) {
                 scenario
             })
             .collect();
-        for (model, of) in ["rr", "session", "bf"].iter().zip(runs(arguments, &scenarios)) {
-            let (mean, p99) = latencies(&of);
+        for (model, of) in ["rr", "session", "bf"].iter().zip(&runs(arguments, &[scenarios])[0]) {
+            let (mean, p99) = latencies(of);
             let full =
-                Mean::over(&of, |it| it.full as f64 / (it.full + it.resumed).max(1) as f64 * 100.0).value;
-            let busy = Mean::over(&of, |it| it.cores.iter().sum::<f64>() / it.cores.len() as f64);
+                Mean::over(of, |it| it.full as f64 / (it.full + it.resumed).max(1) as f64 * 100.0).value;
+            let busy = Mean::over(of, |it| it.cores.iter().sum::<f64>() / it.cores.len() as f64);
             text.push_str(&format!(
                 "| {name} | {model} | {:.0} | {:.0} | {full:.0} % | {busy} |\n",
                 mean.value * 1e3,

@@ -1,7 +1,7 @@
 //! The figures of the paper again: what each shows of the results, and what the paper has there.
 
 use super::Results;
-use super::plan::{Extent, HIGH, MOST, SWEEPS};
+use super::plan::{Extent, HIGH, MOST, NODES, SWEEPS};
 use crate::commands::spread;
 use crate::plot::{Bars, Figure, Series};
 use crate::replicate::Mean;
@@ -69,13 +69,17 @@ pub fn figures(results: &Results, extent: &Extent, nodes: usize) -> Vec<Figure> 
     if !extent.swept().contains(&nodes) {
         return figures;
     }
-    figures.push(crypto_by_share(results, extent, nodes));
+    if nodes == NODES[0] {
+        figures.push(crypto_by_share(results, extent, nodes));
+    }
     figures.extend(SWEEPS.iter().map(|sweep| Figure {
         name: format!("sweep_{}_{nodes}", sweep.name),
         title: format!("{nodes} nodes: mean latency of bf by that of session, high load"),
         x: sweep.x.to_owned(),
         y: "bf / session".to_owned(),
-        series: ratios(results, &format!("{nodes}/{}", sweep.name), &extent.values(sweep), |it| it.mean_ns),
+        series: ratios(results, &format!("{nodes}/{}", sweep.name), &extent.values(sweep, nodes), |it| {
+            it.mean_ns
+        }),
         paper: Vec::new(),
         is_log: sweep.is_log,
     }));

@@ -12,20 +12,20 @@ use crate::scenario::{Model, OURS, Scenario};
 pub const NODES: [usize; 2] = [16, 32];
 
 /// The knob of arrivals; the paper names 12, high load, and 14, moderate.
-const KNOBS: &[f64] = &[11.0, 12.0, 13.0, 14.0, 16.0, 20.0, 30.0];
+const KNOBS: &[f64] = &[MOST, 11.0, HIGH, 13.0, 14.0, 16.0, 20.0];
 
 /// The paper's high load, and its moderate one.
 pub const HIGH: f64 = 12.0;
 pub const MODERATE: f64 = 14.0;
 
 /// More than the cluster can do: where throughput tells models apart.
-pub const MOST: f64 = 11.0;
+pub const MOST: f64 = 10.0;
 
 /// Lifetimes at the distributor, in mean lengths of a session.
-const LIFETIMES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 100.0];
+const LIFETIMES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 100.0];
 
 /// What the paper leaves open, each swept alone.
-pub const SWEEPS: [Sweep; 10] = [
+pub const SWEEPS: [Sweep; 11] = [
     Sweep {
         name: "threshold",
         x: "threshold, ms of waiting work",
@@ -71,7 +71,7 @@ pub const SWEEPS: [Sweep; 10] = [
     Sweep {
         name: "busy",
         x: "work offered at k = 12, of what the cluster can do",
-        values: &[0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95],
+        values: &[0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1],
         set: |setup, value| setup.busy_at_high = value,
         is_log: false,
     },
@@ -94,6 +94,13 @@ pub const SWEEPS: [Sweep; 10] = [
         is_log: true,
     },
     Sweep {
+        name: "full",
+        x: "full handshake, ms; the others in the paper's ratios to it",
+        values: &[2.5, 3.0, 4.0, 5.0],
+        set: |setup, value| setup.set_full_handshake(value * 1e6),
+        is_log: false,
+    },
+    Sweep {
         name: "word",
         x: "load words, ms from one to the next",
         values: &[0.2, 1.0, 5.0, 10.0],
@@ -103,14 +110,49 @@ pub const SWEEPS: [Sweep; 10] = [
 ];
 
 /// Costs of static content of 1 KB, in us: from an answer out of memory to a file and a process for it.
-const STATICS_US: [f64; 5] = [0.25, 1.0, 5.0, 25.0, 100.0];
+const STATICS_US: [f64; 4] = [1.0, 5.0, 25.0, 100.0];
 
 /// Shares of dynamic requests, each with each of these costs: where all that the paper says may hold at once.
-const SHARES: &[f64] = &[0.0, 0.01, 0.03, 0.1, 0.3, 1.0];
+const SHARES: &[f64] = &[0.0, 0.01, 0.03, 0.1, 0.3];
 
-/// Thresholds, in ms, each with each of some lifetimes: with which the paper's sweep of lifetimes comes out.
-const THRESHOLDS_MS: [f64; 6] = [2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
-const LIFETIMES_TOGETHER: [f64; 5] = [1.0, 2.0, 4.0, 8.0, 32.0];
+/// What the paper's sweep of lifetimes is looked for in: each content with each number of clients and each load. The first of
+/// each is what was chosen.
+const MIXES: &[Mixed] = &[
+    Mixed { static_us: 25.0, dynamic: 0.1 },
+    Mixed { static_us: 25.0, dynamic: 0.03 },
+    Mixed { static_us: 5.0, dynamic: 0.03 },
+];
+const CLIENTS: &[usize] = &[256, 1024];
+const BUSY: &[f64] = &[0.9, 1.05, 1.1, 1.15];
+
+/// Lifetimes there.
+pub const LIFETIMES_TOGETHER: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
+
+/// The lifetime of them that the paper wants at least, and has its other figures with.
+pub const LIFETIME_WANTED: f64 = 4.0;
+
+/// Content of two kinds.
+#[derive(Clone, Copy, Debug)]
+pub struct Mixed {
+    pub static_us: f64,
+    pub dynamic: f64,
+}
+
+/// Where the paper's sweep of lifetimes is looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Where {
+    pub mixed: Mixed,
+    pub clients: usize,
+    pub busy: f64,
+}
+
+impl Where {
+    /// The place at one lifetime.
+    pub fn at(&self, nodes: usize, lifetime: f64) -> String {
+        let Where { mixed: Mixed { static_us, dynamic }, clients, busy } = self;
+        format!("{nodes}/all/{static_us}/{dynamic}/{clients}/{busy}/{lifetime}")
+    }
+}
 
 /// One open parameter.
 pub struct Sweep {
@@ -135,10 +177,12 @@ impl Extent {
         if self.quick { &[1.0, 2.0, 8.0] } else { LIFETIMES }
     }
 
-    pub fn values(&self, sweep: &Sweep) -> Vec<f64> {
+    /// Values of a sweep: fewer on the larger cluster.
+    pub fn values(&self, sweep: &Sweep, nodes: usize) -> Vec<f64> {
         match sweep.values {
             [first, .., last] if self.quick => vec![*first, *last],
-            all => all.to_vec(),
+            all if nodes == NODES[0] => all.to_vec(),
+            all => all.iter().copied().step_by(2).collect(),
         }
     }
 
@@ -148,19 +192,25 @@ impl Extent {
     }
 
     pub fn statics(&self) -> &'static [f64] {
-        if self.quick { &STATICS_US[..1] } else { &STATICS_US }
+        if self.quick { &STATICS_US[2..3] } else { &STATICS_US }
     }
 
     pub fn shares(&self) -> &'static [f64] {
         if self.quick { &SHARES[3..4] } else { SHARES }
     }
 
-    pub fn thresholds_ms(&self) -> &'static [f64] {
-        if self.quick { &THRESHOLDS_MS[3..4] } else { &THRESHOLDS_MS }
-    }
-
-    pub fn lifetimes_together(&self) -> &'static [f64] {
-        if self.quick { self.lifetimes() } else { &LIFETIMES_TOGETHER }
+    /// Where the sweep of lifetimes is looked for.
+    pub fn places(&self) -> Vec<Where> {
+        let first = usize::from(self.quick);
+        let of = |all: usize| if first == 1 { 1 } else { all };
+        let mut places = Vec::new();
+        for mixed in MIXES[..of(MIXES.len())].iter().copied() {
+            for clients in CLIENTS[..of(CLIENTS.len())].iter().copied() {
+                let busy = BUSY[..of(BUSY.len())].iter();
+                places.extend(busy.map(|busy| Where { mixed, clients, busy: *busy }));
+            }
+        }
+        places
     }
 }
 
@@ -174,8 +224,7 @@ pub struct Place {
 impl Place {
     fn new(name: String, setup: &Setup, nodes: usize, models: &[&str]) -> Place {
         let rate = setup.rate(nodes);
-        let scenario =
-            |name: &&str| ((*name).to_owned(), setup.scenario(nodes, rate, model(setup, name)));
+        let scenario = |name: &&str| ((*name).to_owned(), setup.scenario(nodes, rate, model(setup, name)));
         Place { name, scenarios: models.iter().map(scenario).collect() }
     }
 }
@@ -199,17 +248,17 @@ pub struct Part {
 
 /// All of it.
 pub fn parts(base: &Setup, extent: &Extent) -> Vec<Part> {
-    let half = Setup { measured: base.measured / 2, ..base.clone() };
+    let shorter = |part: u64| Setup { measured: base.measured / part, ..base.clone() };
     let seeds = |least, most, narrow| match extent.quick {
         true => Seeds { least: 2, most: 2, narrow },
         false => Seeds { least, most, narrow },
     };
     vec![
-        Part { what: "load", seeds: seeds(4, 8, 0.03), places: by_load(base, extent) },
-        Part { what: "lifetimes", seeds: seeds(4, 8, 0.03), places: by_lifetime(base, extent) },
-        Part { what: "sweeps", seeds: seeds(3, 6, 0.05), places: swept(&half, extent) },
-        Part { what: "content", seeds: seeds(3, 4, 0.05), places: by_content(&half, extent) },
-        Part { what: "thresholds", seeds: seeds(3, 4, 0.05), places: by_threshold(&half, extent) },
+        Part { what: "load", seeds: seeds(4, 6, 0.03), places: by_load(base, extent) },
+        Part { what: "lifetimes", seeds: seeds(3, 5, 0.03), places: by_lifetime(base, extent) },
+        Part { what: "sweeps", seeds: seeds(3, 5, 0.05), places: swept(&shorter(4), extent) },
+        Part { what: "content", seeds: seeds(3, 4, 0.05), places: by_content(&shorter(4), extent) },
+        Part { what: "all lifetimes", seeds: seeds(3, 3, 0.05), places: together(&shorter(3), extent) },
     ]
 }
 
@@ -234,7 +283,7 @@ fn swept(base: &Setup, extent: &Extent) -> Vec<Place> {
     let mut places = Vec::new();
     for nodes in extent.swept().iter().copied() {
         for sweep in &SWEEPS {
-            for value in extent.values(sweep) {
+            for value in extent.values(sweep, nodes) {
                 let mut setup = base.clone();
                 (sweep.set)(&mut setup, value);
                 let name = format!("{nodes}/{}/{value}", sweep.name);
@@ -246,33 +295,35 @@ fn swept(base: &Setup, extent: &Extent) -> Vec<Place> {
 }
 
 fn by_content(base: &Setup, extent: &Extent) -> Vec<Place> {
-    let mut places = Vec::new();
-    for nodes in extent.swept().iter().copied() {
-        for static_us in extent.statics() {
-            for dynamic in extent.shares() {
-                let setup = Setup { static_ns: static_us * 1e3, dynamic: *dynamic, ..base.clone() };
-                let name = format!("{nodes}/map/{static_us}/{dynamic}");
-                places.push(Place::new(name, &setup, nodes, &["rr", "session", "bf"]));
-            }
-        }
-    }
-    places
+    let nodes = NODES[0];
+    let place = |static_us: f64, dynamic: f64| {
+        let setup = Setup { static_ns: static_us * 1e3, dynamic, ..base.clone() };
+        Place::new(format!("{nodes}/map/{static_us}/{dynamic}"), &setup, nodes, &["rr", "session", "bf"])
+    };
+    let shares = extent.shares();
+    extent
+        .statics()
+        .iter()
+        .flat_map(|static_us| shares.iter().map(move |it| place(*static_us, *it)))
+        .collect()
 }
 
-fn by_threshold(base: &Setup, extent: &Extent) -> Vec<Place> {
-    let mut places = Vec::new();
-    for nodes in extent.swept().iter().copied() {
-        for lifetime in extent.lifetimes_together() {
-            let setup = Setup { lifetime: *lifetime, ..base.clone() };
-            let mut place = Place::new(format!("{nodes}/both/{lifetime}"), &setup, nodes, &["session"]);
-            // Without forwarding there is no threshold.
-            for threshold_ms in extent.thresholds_ms() {
-                let setup = Setup { threshold_us: (threshold_ms * 1e3) as u32, ..setup.clone() };
-                let scenario = setup.scenario(nodes, setup.rate(nodes), model(&setup, "bf"));
-                place.scenarios.push((threshold_ms.to_string(), scenario));
-            }
-            places.push(place);
-        }
-    }
-    places
+fn together(base: &Setup, extent: &Extent) -> Vec<Place> {
+    let nodes = NODES[0];
+    let place = |at: &Where, lifetime: f64| {
+        let setup = Setup {
+            static_ns: at.mixed.static_us * 1e3,
+            dynamic: at.mixed.dynamic,
+            clients_a_node: at.clients,
+            busy_at_high: at.busy,
+            lifetime,
+            ..base.clone()
+        };
+        // Without sessions a lifetime changes nothing.
+        let models: &[&str] =
+            if lifetime == LIFETIME_WANTED { &["rr", "session", "bf"] } else { &["session", "bf"] };
+        Place::new(at.at(nodes, lifetime), &setup, nodes, models)
+    };
+    let places = extent.places();
+    places.iter().flat_map(|at| LIFETIMES_TOGETHER.map(|lifetime| place(at, lifetime))).collect()
 }
