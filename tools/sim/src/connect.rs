@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clients::{Connection, NONE, Session};
 use crate::draw::splitmix64;
 use crate::events::Kind;
-use crate::scenario::Model;
+use crate::scenario::{Kept, Model};
 use crate::share::Then;
 use crate::tally::Use;
 use crate::world::World;
@@ -60,6 +60,12 @@ impl World {
         if is_full { (Use::Full, core.full) } else { (Use::Resumed, core.resumed) }
     }
 
+    /// Connections that clients keep are there when a run begins, as if it had been going on: only the load generator's clients make
+    /// them then.
+    fn is_beginning(&self) -> bool {
+        self.now_ns == 0 && !self.wishes.is_drawn_late()
+    }
+
     /// A kept connection is opened.
     pub(crate) fn open(&mut self, index: u32) {
         self.connections[index as usize].tries += 1;
@@ -72,18 +78,27 @@ impl World {
         };
         let worker = self.worker_of(connection.client, connection.port);
         let life = self.nodes[node as usize].life;
-        let jobs = [(Use::Tcp, self.scenario.costs.core.tcp), self.handshake(is_full)];
+        let is_there = self.is_beginning();
+        let (tcp, handshake) = ((Use::Tcp, self.scenario.costs.core.tcp), self.handshake(is_full));
+        let jobs: &[(Use, u64)] = if is_there { &[] } else { &[tcp, handshake] };
         // Whether it was a full one is known by `used`, which counts from 0 once it is ready.
         let used = u32::from(is_full);
         self.connections[index as usize] = Connection { node, life, worker, used, ..connection };
-        self.core(node, worker, &jobs, Then { kind: Kind::Ready, index, later_ns: 0 });
+        self.core(node, worker, jobs, Then { kind: Kind::Ready, index, later_ns: 0 });
     }
 
     /// It has shaken hands.
     pub(crate) fn is_ready(&mut self, index: u32) {
+        let used = match self.scenario.load.kept {
+            // Each has been used for a while, or all would be replaced at once.
+            Some(Kept { requests, .. }) if self.is_beginning() => {
+                splitmix64(self.scenario.seed ^ u64::from(index)) % u64::from(requests.max(1))
+            }
+            _ => 0,
+        };
         let connection = &mut self.connections[index as usize];
         let (client, node, is_full) = (connection.client, connection.node, connection.used == 1);
-        (connection.used, connection.tries) = (0, 0);
+        (connection.used, connection.tries) = (used as u32, 0);
         if self.nodes[node as usize].life != connection.life {
             return self.open_again(index);
         }

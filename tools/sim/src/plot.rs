@@ -100,6 +100,8 @@ impl Figure {
         let is_log = self.is_log;
         chart
             .configure_mesh()
+            // Fine lines would be half of the file.
+            .max_light_lines(0)
             .x_desc(&self.x)
             .y_desc(&self.y)
             .x_label_formatter(&|x| if is_log { short(10f64.powf(*x)) } else { short(*x) })
@@ -179,7 +181,13 @@ impl Bars {
             .x_label_area_size(10)
             .y_label_area_size(60)
             .build_cartesian_2d(0.0..right, -0.08..1.0)?;
-        chart.configure_mesh().disable_x_mesh().disable_x_axis().y_label_formatter(&|y| short(*y)).draw()?;
+        chart
+            .configure_mesh()
+            .max_light_lines(0)
+            .disable_x_mesh()
+            .disable_x_axis()
+            .y_label_formatter(&|y| short(*y))
+            .draw()?;
         for (number, part) in self.parts.iter().enumerate() {
             let color = Palette99::pick(number).to_rgba();
             let boxes = self.columns.iter().enumerate().map(|(at, (_, shares))| {

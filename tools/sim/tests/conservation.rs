@@ -101,7 +101,8 @@ proptest! {
 #[test]
 fn a_run_ends_although_its_requests_do_not() {
     let run = |busy| {
-        let scenario = Scenario { warm_up: 100, requests: 2_000, ..common::queue(2, 1, busy, Model::Session) };
+        let scenario =
+            Scenario { warm_up: 100, requests: 2_000, ..common::queue(2, 1, busy, Model::Session) };
         World::new(&scenario).run()
     };
     let (over, under) = (run(5.0), run(0.5));

@@ -34,3 +34,15 @@ fn events_take_no_memory() {
     // A line of a client that has never been so long grows, a handful of times.
     assert!(counts.count_total < 20, "{} allocations in 10,000 requests", counts.count_total);
 }
+
+/// Connections that clients keep are there when a run begins: their 12,000 handshakes, a fifth of a second of each core, are in
+/// nobody's way. They are not all new either: some are replaced soon.
+#[test]
+fn a_run_begins_with_its_connections() {
+    let mut scenario = common::skewed(Model::Session);
+    scenario.load.clients = 1_000;
+    (scenario.warm_up, scenario.requests) = (1, 200);
+    let outcome = World::new(&scenario).run();
+    assert!(outcome.p50_ns < 5e6, "{}", outcome.p50_ns);
+    assert!((1..=20).contains(&(outcome.full + outcome.resumed)), "{} {}", outcome.full, outcome.resumed);
+}

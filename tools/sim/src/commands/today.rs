@@ -105,8 +105,8 @@ pub fn scenario(
         },
         costs: Arc::clone(costs),
         model,
-        warm_up: 20_000.max(500 * nodes as u64),
-        requests: 100_000.max(1_000 * nodes as u64),
+        warm_up: 20_000.max(200 * nodes as u64),
+        requests: 100_000.max(500 * nodes as u64),
         seed: 71,
     }
 }
@@ -141,7 +141,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// How many seeds a comparison gets.
 fn seeds(is_quick: bool) -> Seeds {
-    let (least, most) = if is_quick { (3, 3) } else { (3, 8) };
+    let (least, most) = if is_quick { (3, 3) } else { (3, 6) };
     Seeds { least, most, narrow: NARROW }
 }
 
@@ -289,7 +289,8 @@ fn by_handshake(arguments: &Arguments, costs: &Arc<Costs>, text: &mut String) {
             .map(|model| {
                 let mut scenario = scenario(&costs, 16, 100.0, 0.5, Skew::Even, model);
                 scenario.load.kept = None;
-                scenario.load.clients = 4096;
+                // No multiple of the nodes, as in `clients`.
+                scenario.load.clients = 4097;
                 scenario.cluster.sessions_shared = false;
                 scenario.load.rate = 0.8 * (16 * WORKERS) as f64 * 1e9 / each_ns;
                 scenario
