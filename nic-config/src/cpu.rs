@@ -1,4 +1,4 @@
-//! Cores, their NUMA nodes, and the instructions that make AES fast; from sysfs and `/proc/cpuinfo`.
+//! Cores, their NUMA nodes and governors, and the instructions that make AES fast; from sysfs and `/proc/cpuinfo`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,6 +15,10 @@ pub struct Cores {
     pub allowed: BTreeSet<usize>,
     /// Cores kept free of other work (`isolcpus`).
     pub isolated: BTreeSet<usize>,
+    /// Cores without a timer tick while one thread runs on them (`nohz_full`).
+    pub tickless: BTreeSet<usize>,
+    /// What chooses each core's frequency, where that can be chosen.
+    pub governors: BTreeMap<usize, String>,
     /// NUMA node of each core, where the machine has nodes.
     pub nodes: BTreeMap<usize, usize>,
     /// Other threads of the same physical core.
@@ -49,9 +53,15 @@ impl Cores {
             siblings.remove(core);
             (*core, siblings)
         };
+        let governor = |core: &usize| {
+            let governor = line(&cpu.join(format!("cpu{core}/cpufreq/scaling_governor")));
+            (!governor.is_empty()).then_some((*core, governor))
+        };
         Cores {
             allowed,
             isolated: list::parse(&line(&cpu.join("isolated"))),
+            tickless: list::parse(&line(&cpu.join("nohz_full"))),
+            governors: online.iter().filter_map(governor).collect(),
             nodes: nodes(root),
             siblings: online.iter().map(siblings).filter(|(_, siblings)| !siblings.is_empty()).collect(),
             online,
@@ -61,6 +71,17 @@ impl Cores {
     /// Cores a thread of this process can be pinned to.
     pub fn usable(&self) -> &BTreeSet<usize> {
         &self.allowed
+    }
+
+    /// The first thread of a core's physical core.
+    pub fn first_thread(&self, core: usize) -> usize {
+        let siblings = self.siblings.get(&core).into_iter().flatten().copied();
+        siblings.chain([core]).min().expect("the core itself is there")
+    }
+
+    /// The NUMA node of a core; 0 where the machine has none.
+    pub fn node(&self, core: usize) -> usize {
+        self.nodes.get(&core).copied().unwrap_or(0)
     }
 }
 

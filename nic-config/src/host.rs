@@ -5,11 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::cpu::{Cores, Features};
+use crate::interrupts::{self, Interrupt};
+use crate::kernel::Kernel;
 use crate::memory::Memory;
 use crate::network::Network;
+use crate::routes::Routes;
 
 /// Bits of `CapEff` in `/proc/self/status` (`linux/capability.h`).
 const CAP_NET_ADMIN: u32 = 12;
@@ -40,8 +44,16 @@ pub struct Host {
     pub memory: Memory,
     /// Interfaces, PCI, RDMA.
     pub network: Network,
+    /// The kernel's routes and connections.
+    pub routes: Routes,
+    /// The kernel itself.
+    pub kernel: Kernel,
+    /// Interrupts.
+    pub interrupts: Vec<Interrupt>,
     /// What this process may do.
     pub rights: Rights,
+    /// This end and the other of the SSH session this process runs in.
+    pub ssh: Option<(IpAddr, IpAddr)>,
     /// `OPENSSL_ia32cap` of this process's environment: it takes instructions away from the AES code.
     pub ia32cap: Option<String>,
 }
@@ -49,13 +61,18 @@ pub struct Host {
 impl Host {
     /// Reads the host below `root`: `/`, or a fixture's folder.
     pub fn read(root: &Path) -> Host {
+        let mut environment = environment(root);
         Host {
             cores: Cores::read(root),
             features: Features::read(root),
             memory: Memory::read(root),
             network: Network::read(root),
+            routes: Routes::read(root),
+            kernel: Kernel::read(root),
+            interrupts: interrupts::read(root),
             rights: Rights::read(root),
-            ia32cap: environment(root).remove("OPENSSL_ia32cap"),
+            ssh: environment.get("SSH_CONNECTION").and_then(|text| ssh(text)),
+            ia32cap: environment.remove("OPENSSL_ia32cap"),
         }
     }
 }
@@ -75,6 +92,15 @@ impl Rights {
             ipc_lock: has(CAP_IPC_LOCK),
         }
     }
+}
+
+/// `CLIENT PORT SERVER PORT` (ssh(1)).
+fn ssh(text: &str) -> Option<(IpAddr, IpAddr)> {
+    let words: Vec<_> = text.split(' ').collect();
+    let [client, _, server, _] = words[..] else { return None };
+    // A link-local address has its interface behind it.
+    let address = |text: &str| text.split('%').next()?.parse::<IpAddr>().ok();
+    Some((address(server)?, address(client)?))
 }
 
 fn environment(root: &Path) -> BTreeMap<String, String> {

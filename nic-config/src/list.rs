@@ -17,6 +17,22 @@ pub(crate) fn parse(text: &str) -> BTreeSet<usize> {
     numbers
 }
 
+/// Numbers in that format.
+pub(crate) fn write(numbers: &BTreeSet<usize>) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for &number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let text = |&(first, last): &(usize, usize)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,6 +43,7 @@ mod tests {
         assert_eq!(parse("0-3,8,10-11\n"), BTreeSet::from([0, 1, 2, 3, 8, 10, 11]));
         assert_eq!(parse("\n"), BTreeSet::new());
         assert_eq!(parse("5-4"), BTreeSet::new());
+        assert_eq!(write(&BTreeSet::from([0, 1, 2, 5, 7, 8])), "0-2,5,7-8");
     }
 
     proptest! {
@@ -38,7 +55,8 @@ mod tests {
         #[test]
         fn finds_every_number(numbers in proptest::collection::btree_set(0usize..NUMBER_MAX, 0..20)) {
             let text = numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-            prop_assert_eq!(parse(&text), numbers);
+            prop_assert_eq!(&parse(&text), &numbers);
+            prop_assert_eq!(&parse(&write(&numbers)), &numbers);
         }
     }
 }

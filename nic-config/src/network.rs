@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::device::PciAddress;
 use crate::host::{entries, line, link_name};
+use crate::rdma::{self, RdmaDevice};
 
 /// `IFF_UP` of `if.h`.
 const UP: u32 = 1;
@@ -22,6 +23,14 @@ pub struct Interface {
     pub up: Option<bool>,
     /// Its MTU, likewise.
     pub mtu: Option<u32>,
+    /// Whether it has a link, where it is up.
+    pub carrier: Option<bool>,
+    /// Its rate in Mbit/s, where it has one.
+    pub rate_mbit: Option<u32>,
+    /// Interfaces it is made of: members of a bond or bridge, what a VLAN is on.
+    pub below: Vec<String>,
+    /// Receive queues it has now.
+    pub queues: usize,
 }
 
 /// A PCI function of the network class.
@@ -29,6 +38,8 @@ pub struct Interface {
 pub struct PciNic {
     /// Where it is.
     pub address: PciAddress,
+    /// Its class and subclass, such as 0x0200 for Ethernet.
+    pub class: u32,
     /// The driver it is bound to.
     pub driver: Option<String>,
     /// The NUMA node it hangs on.
@@ -49,7 +60,7 @@ pub struct Network {
     /// VFIO was told to do without an IOMMU.
     pub vfio_without_iommu: bool,
     /// RDMA devices.
-    pub rdma: Vec<String>,
+    pub rdma: Vec<RdmaDevice>,
     /// Addresses of this namespace that the kernel answers for.
     pub addresses: BTreeSet<IpAddr>,
 }
@@ -62,7 +73,7 @@ impl Network {
             pci: pci(root),
             iommu_groups: entries(&root.join("sys/kernel/iommu_groups")).len(),
             vfio_without_iommu: line(&noiommu) == "Y",
-            rdma: entries(&root.join("sys/class/infiniband")),
+            rdma: rdma::read(root),
             addresses: ipv4_addresses(root).chain(ipv6_addresses(root)).collect(),
         }
     }
@@ -70,6 +81,18 @@ impl Network {
     /// The interface of this name.
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// The interface of this name, and every bond, bridge and VLAN it is part of.
+    pub fn above<'n>(&'n self, name: &'n str) -> BTreeSet<&'n str> {
+        let mut above = BTreeSet::from([name]);
+        // Each turn adds one, or is the last: there are no more than interfaces.
+        for _ in 0..self.interfaces.len() {
+            let part = |interface: &&Interface| interface.below.iter().any(|below| above.contains(below.as_str()));
+            let next: Vec<_> = self.interfaces.iter().filter(part).map(|interface| interface.name.as_str()).collect();
+            above.extend(next);
+        }
+        above
     }
 
     /// The PCI network function at this address.
@@ -88,7 +111,17 @@ fn interfaces(root: &Path) -> Vec<Interface> {
         let flags = line(&folder.join("flags"));
         let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).ok();
         let mtu = line(&folder.join("mtu")).parse().ok();
-        Some(Interface { name, up: flags.map(|flags| flags & UP != 0), mtu })
+        let below = entries(&folder).into_iter().filter_map(|entry| entry.strip_prefix("lower_").map(str::to_owned));
+        let queues = entries(&folder.join("queues"));
+        Some(Interface {
+            name,
+            up: flags.map(|flags| flags & UP != 0),
+            mtu,
+            carrier: line(&folder.join("carrier")).parse::<u8>().ok().map(|carrier| carrier == 1),
+            rate_mbit: line(&folder.join("speed")).parse().ok(), // -1 without a link
+            below: below.collect(),
+            queues: queues.iter().filter(|queue| queue.starts_with("rx-")).count(),
+        })
     };
     text.lines().skip(2).filter_map(interface).collect()
 }
@@ -101,14 +134,24 @@ fn pci(root: &Path) -> Vec<PciNic> {
         (class >> 16 == PCI_NETWORK).then_some(())?;
         Some(PciNic {
             address: PciAddress::parse(&name)?,
+            class: class >> 8,
             driver: link_name(&folder.join("driver")),
             node: line(&folder.join("numa_node")).parse().ok(), // -1 where the firmware does not say
-            interfaces: entries(&folder.join("net")),
+            interfaces: interfaces_on(&folder),
         })
     };
     let mut nics: Vec<_> = entries(&devices).into_iter().filter_map(nic).collect();
     nics.sort_by_key(|nic| nic.address);
     nics
+}
+
+/// Kernel interfaces of a PCI function: its own, or those of a device on it, as virtio's is.
+fn interfaces_on(folder: &Path) -> Vec<String> {
+    let below = entries(folder).into_iter().filter(|name| name.starts_with("virtio"));
+    let folders = below.map(|name| folder.join(name)).chain([folder.to_owned()]);
+    let mut names: Vec<_> = folders.flat_map(|folder| entries(&folder.join("net"))).collect();
+    names.sort();
+    names
 }
 
 /// The trie prints an address on one line and below it what it is: `/32 host LOCAL` is one of our own.

@@ -161,7 +161,10 @@ pub(super) fn parse(
     };
     let draft = read(root);
     check(&context, &draft, usable);
-    let wanted = wanted(draft.nic.as_ref(), &draft.cores);
+    let listen = draft.cluster.iter().flat_map(|cluster| &cluster.listen);
+    let links = listen.chain(draft.peers.iter().map(|(_, peer)| &peer.address));
+    let links = links.chain(draft.nodes.iter().filter_map(|(_, node)| node.link.as_ref()));
+    let wanted = wanted(draft.nic.as_ref(), &draft.cores, links);
     let (problems, _) = context.into_parts();
     match draft.finish(file) {
         Some(config) if problems.is_empty() => (Ok(config), wanted),

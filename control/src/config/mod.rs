@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use keyferry_decide::Policy;
 use keyferry_nic_config::{Host, Wanted};
 
+use crate::links::Address;
 pub use crate::links::Peer;
 pub use admin::Admin;
 pub use app::{App, Distribution, Synthetic};
@@ -286,26 +287,37 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
     }
 }
 
-/// What a port and its workers want of the host.
-fn wanted(nic: Option<&Nic>, cores: &Cores) -> Wanted {
+/// What a port, its workers and the ends of control links want of the host.
+fn wanted<'a>(nic: Option<&Nic>, cores: &Cores, links: impl Iterator<Item = &'a Address>) -> Wanted {
     Wanted {
         device: nic.map(|nic| nic.device.clone()),
+        driver: None,
+        control: Some(cores.control.0),
         workers: cores.workers.iter().map(|core| core.0).collect(),
+        apps: cores.apps.iter().map(|core| core.0).collect(),
         spin: cores.idle == Idle::Spin,
         addresses: nic
             .map(|nic| nic.addresses.iter().map(|cidr| cidr.address()).collect())
             .unwrap_or_default(),
         mtu: nic.map_or(0, |nic| nic.mtu),
         memory_mib: nic.map_or(0, |nic| nic.memory_mib.into()),
+        links: links.filter_map(Address::ip).filter(|ip| keyferry_nic_config::is_carried(*ip)).collect(),
         hugepages: nic.map(|nic| nic.hugepages).unwrap_or_default(),
         verbs: false,
+        fabric: None,
     }
 }
 
 impl Draft {
     /// What the host is to offer.
     fn wanted(&self) -> Wanted {
-        Wanted { verbs: self.fabric.driver == Driver::Verbs, ..wanted(self.nic.as_ref(), &self.cores) }
+        let listen = self.cluster.iter().flat_map(|cluster| &cluster.listen);
+        let links = listen.chain(self.peers.iter().map(|(_, peer)| &peer.address));
+        Wanted {
+            verbs: self.fabric.driver == Driver::Verbs,
+            fabric: self.fabric.address.as_ref().map(ToString::to_string),
+            ..wanted(self.nic.as_ref(), &self.cores, links)
+        }
     }
 
     fn finish(self, file: &Path) -> Option<Config> {

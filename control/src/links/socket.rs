@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -22,6 +22,16 @@ pub enum Address {
     Tcp(SocketAddr),
     /// `unix:PATH`, between nodes of one machine.
     Unix(PathBuf),
+}
+
+impl Address {
+    /// The IP address of it, if it has one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Address::Tcp(address) => Some(address.ip()),
+            Address::Unix(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Address {
