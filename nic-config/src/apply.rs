@@ -42,7 +42,9 @@ pub enum ApplyError {
     #[error("{0} cannot be written ({1}): free its disk, be root, or name another with --state")]
     Unwritable(PathBuf, io::Error),
     /// The state file is there and cannot be understood.
-    #[error("{0} cannot be read ({1}): it says what was there before; move it away only if nothing is to be undone")]
+    #[error(
+        "{0} cannot be read ({1}): it says what was there before; move it away only if nothing is to be undone"
+    )]
     Unreadable(PathBuf, String),
     /// Some of it could not be undone, and stays in the state file.
     #[error("{} of the changes could not be undone and stay in {}: {}", .0.len(), .1.display(), .0.join("; "))]

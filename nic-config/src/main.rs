@@ -162,16 +162,24 @@ fn as_json(value: &impl serde::Serialize) -> String {
 
 impl Map {
     fn read(&self) -> Result<Wanted, Failure> {
-        let failure = |what: String| Failure { code: USAGE, what: format!("{}: {what}", self.config.display()) };
-        let text = fs::read_to_string(&self.config)
-            .map_err(|error| failure(format!("it cannot be read ({error}): name the node's file with --config")))?;
+        let failure =
+            |what: String| Failure { code: USAGE, what: format!("{}: {what}", self.config.display()) };
+        let text = fs::read_to_string(&self.config).map_err(|error| {
+            failure(format!("it cannot be read ({error}): name the node's file with --config"))
+        })?;
         let wanted = Wanted::read(&text).map_err(|error| failure(error.to_string()))?;
         Ok(Wanted { driver: self.driver.clone(), ..wanted })
     }
 }
 
 /// Applies; what is left to the operator is the text.
-fn make(root: &Path, host: &Host, plan: &Plan, state: &Path, out: &mut impl Write) -> Result<String, Failure> {
+fn make(
+    root: &Path,
+    host: &Host,
+    plan: &Plan,
+    state: &Path,
+    out: &mut impl Write,
+) -> Result<String, Failure> {
     if !plan.refusals.is_empty() {
         let _ = out.write_all(show::plan(plan).as_bytes());
         return Err(problem("the plan is refused, and nothing was changed"));
@@ -194,7 +202,9 @@ fn make(root: &Path, host: &Host, plan: &Plan, state: &Path, out: &mut impl Writ
         text += "nothing has to be done\n";
     }
     if left_alone > 0 {
-        text += &format!("{left_alone} interrupts stay where the kernel keeps them: that is no harm where they are rare\n");
+        text += &format!(
+            "{left_alone} interrupts stay where the kernel keeps them: that is no harm where they are rare\n"
+        );
     }
     for step in &plan.steps {
         if let Some(by_hand) = &step.by_hand {
@@ -240,7 +250,12 @@ fn lock(state: &Path) -> Result<File, Failure> {
     let folder = state.parent().unwrap_or(Path::new("/"));
     let path = state.with_extension("lock");
     let file = fs::create_dir_all(folder).and_then(|()| File::create(&path));
-    let file = file.map_err(|error| problem(&format!("{} cannot be made ({error}): be root, or name another with --state", path.display())))?;
+    let file = file.map_err(|error| {
+        problem(&format!(
+            "{} cannot be made ({error}): be root, or name another with --state",
+            path.display()
+        ))
+    })?;
     file.try_lock().map_err(|_| problem("another keyferry-nic-config is at work: wait for it"))?;
     Ok(file)
 }

@@ -88,8 +88,10 @@ impl Network {
         let mut above = BTreeSet::from([name]);
         // Each turn adds one, or is the last: there are no more than interfaces.
         for _ in 0..self.interfaces.len() {
-            let part = |interface: &&Interface| interface.below.iter().any(|below| above.contains(below.as_str()));
-            let next: Vec<_> = self.interfaces.iter().filter(part).map(|interface| interface.name.as_str()).collect();
+            let part =
+                |interface: &&Interface| interface.below.iter().any(|below| above.contains(below.as_str()));
+            let next: Vec<_> =
+                self.interfaces.iter().filter(part).map(|interface| interface.name.as_str()).collect();
             above.extend(next);
         }
         above
@@ -111,7 +113,8 @@ fn interfaces(root: &Path) -> Vec<Interface> {
         let flags = line(&folder.join("flags"));
         let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).ok();
         let mtu = line(&folder.join("mtu")).parse().ok();
-        let below = entries(&folder).into_iter().filter_map(|entry| entry.strip_prefix("lower_").map(str::to_owned));
+        let below =
+            entries(&folder).into_iter().filter_map(|entry| entry.strip_prefix("lower_").map(str::to_owned));
         let queues = entries(&folder.join("queues"));
         Some(Interface {
             name,

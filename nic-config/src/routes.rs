@@ -66,11 +66,13 @@ impl Route {
 
 impl Routes {
     pub(crate) fn read(root: &Path) -> Routes {
-        let text =
-            |name: &str| std::fs::read_to_string(root.join("proc/net").join(name)).unwrap_or_default();
+        let text = |name: &str| std::fs::read_to_string(root.join("proc/net").join(name)).unwrap_or_default();
         Routes {
             routes: [routes_v4(&text("route")), routes_v6(&text("ipv6_route"))].concat(),
-            connections: [connections(&text("tcp")), connections(&text("tcp6"))].into_iter().flatten().collect(),
+            connections: [connections(&text("tcp")), connections(&text("tcp6"))]
+                .into_iter()
+                .flatten()
+                .collect(),
         }
     }
 
@@ -79,7 +81,10 @@ impl Routes {
     pub fn interfaces_to(&self, address: IpAddr) -> BTreeSet<&str> {
         let fitting = || self.routes.iter().filter(|route| route.covers(address));
         let longest = fitting().map(|route| route.prefix).max();
-        fitting().filter(|route| Some(route.prefix) == longest).map(|route| route.interface.as_str()).collect()
+        fitting()
+            .filter(|route| Some(route.prefix) == longest)
+            .map(|route| route.interface.as_str())
+            .collect()
     }
 }
 

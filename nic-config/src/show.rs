@@ -90,10 +90,8 @@ impl Listing {
 fn ports(host: &Host) -> Vec<PortRow> {
     let row = |nic: &crate::network::PciNic| {
         let interfaces = nic.interfaces.iter().filter_map(|name| host.network.interface(name));
-        let uses: BTreeSet<_> = guard::uses(host, &Wanted::default(), &nic.interfaces)
-            .into_iter()
-            .map(|use_| use_.by)
-            .collect();
+        let uses: BTreeSet<_> =
+            guard::uses(host, &Wanted::default(), &nic.interfaces).into_iter().map(|use_| use_.by).collect();
         PortRow {
             device: nic.address.to_string(),
             interfaces: nic.interfaces.clone(),
@@ -148,7 +146,8 @@ fn nodes(host: &Host) -> Vec<NodeRow> {
     let row = |node: Option<usize>| {
         let all: BTreeSet<_> =
             cores.online.iter().copied().filter(|core| cores.nodes.get(core).copied() == node).collect();
-        let first: BTreeSet<_> = all.iter().copied().filter(|core| cores.first_thread(*core) == *core).collect();
+        let first: BTreeSet<_> =
+            all.iter().copied().filter(|core| cores.first_thread(*core) == *core).collect();
         let pools = host.memory.huge.iter().filter(|pool| pool.node == node);
         NodeRow {
             node,
@@ -191,7 +190,8 @@ impl fmt::Display for Listing {
                 or_dash(port.uses.join(", ")),
             ]
         });
-        let head = ["port", "interface", "driver", "whose", "node", "Mbit/s", "link", "the kernel's use of it"];
+        let head =
+            ["port", "interface", "driver", "whose", "node", "Mbit/s", "link", "the kernel's use of it"];
         writeln!(f, "{}", table(&head, rows))?;
         let rows = self.rdma.iter().map(|port| {
             vec![
@@ -247,7 +247,8 @@ pub fn plan(plan: &Plan) -> String {
                 text += &format!("  apply    {operation}\n");
             }
             if step.operations.len() > OPERATIONS_SHOWN {
-                text += &format!("  apply    and {} more like these\n", step.operations.len() - OPERATIONS_SHOWN);
+                text +=
+                    &format!("  apply    and {} more like these\n", step.operations.len() - OPERATIONS_SHOWN);
             }
             if let Some(by_hand) = &step.by_hand {
                 text += &format!("  you      {by_hand}\n");
@@ -263,7 +264,10 @@ pub fn plan(plan: &Plan) -> String {
 
 /// Findings, worst first, each with what mends it below.
 pub fn findings(findings: &[Finding]) -> String {
-    findings.iter().map(|finding| format!("{}: {}\n  -> {}\n", finding.severity, finding.what, finding.fix)).collect()
+    findings
+        .iter()
+        .map(|finding| format!("{}: {}\n  -> {}\n", finding.severity, finding.what, finding.fix))
+        .collect()
 }
 
 /// Rows below a head, in columns of equal width; empty without rows, but for the head.

@@ -72,12 +72,13 @@ pub fn suggest(host: &Host, workers_max: Option<usize>) -> Suggestion {
 /// The fastest port that may be taken: one that shares itself with the kernel before others, as nothing has to be bound.
 fn device(host: &Host) -> (String, String, Option<usize>) {
     let ports = host.network.pci.iter().filter(|nic| nic.class == PCI_ETHERNET && is_free(host, nic));
-    let rate = |nic: &PciNic| nic.interfaces.iter().filter_map(|name| host.network.interface(name)?.rate_mbit).max();
-    let is_shared = |nic: &PciNic| nic.driver.as_deref().is_some_and(|driver| drivers::shared(driver).is_some());
+    let rate =
+        |nic: &PciNic| nic.interfaces.iter().filter_map(|name| host.network.interface(name)?.rate_mbit).max();
+    let is_shared =
+        |nic: &PciNic| nic.driver.as_deref().is_some_and(|driver| drivers::shared(driver).is_some());
     let is_user = |nic: &PciNic| nic.driver.as_deref().is_some_and(drivers::is_user);
-    let best = ports.max_by_key(|nic| {
-        (is_user(nic), rate(nic), is_shared(nic), std::cmp::Reverse(nic.address))
-    });
+    let best =
+        ports.max_by_key(|nic| (is_user(nic), rate(nic), is_shared(nic), std::cmp::Reverse(nic.address)));
     if let Some(nic) = best {
         let driver = nic.driver.as_deref().unwrap_or("no driver");
         let what = match rate(nic) {
@@ -86,7 +87,9 @@ fn device(host: &Host) -> (String, String, Option<usize>) {
         };
         let why = match (is_user(nic), is_shared(nic)) {
             (true, _) => format!("{what}: it is given to user space already"),
-            (_, true) => format!("{what}: it shares itself with DPDK, and the kernel's use does not forbid it"),
+            (_, true) => {
+                format!("{what}: it shares itself with DPDK, and the kernel's use does not forbid it")
+            }
             _ => format!("{what}: the kernel does not use it, so keyferry-nic-config apply can take it"),
         };
         return (nic.address.to_string(), why, nic.node);
@@ -122,13 +125,20 @@ fn with_queues(device: String, workers: usize) -> String {
 }
 
 impl Suggestion {
+    /// `[nic] memory_mib`.
+    pub fn memory_mib(&self) -> usize {
+        MEMORY_MIB_MIN.max(WORKER_MIB * self.workers.len())
+    }
+
     /// The tables `[cores]` and `[nic]` of a configuration file.
     pub fn toml(&self) -> String {
         let workers: Vec<_> = self.workers.iter().map(usize::to_string).collect();
         let mut text = String::new();
         let node = self.node.map_or("a machine without NUMA".to_owned(), |node| format!("NUMA node {node}"));
         let mut line = |row: &str| writeln!(text, "{row}").expect("a String takes all");
-        line("# Suggested by keyferry-nic-config for this machine; docs/examples/keyferry.toml has the other tables.");
+        line(
+            "# Suggested by keyferry-nic-config for this machine; docs/examples/keyferry.toml has the other tables.",
+        );
         line("[cores]");
         line(&format!("control = {}", self.control));
         line(&format!("workers = [{}]  # of {node}, one thread a physical core", workers.join(", ")));
@@ -139,10 +149,11 @@ impl Suggestion {
         line(&format!("idle = \"{}\"", if self.spin { "spin" } else { "yield" }));
         line("");
         line("[nic]");
-        line(&format!("device = \"{}\"  # {}", self.device, self.why));
+        line(&format!("# {}", self.why));
+        line(&format!("device = \"{}\"", self.device));
         line("addresses = [\"192.0.2.10/24\"]  # yours");
         line("hugepages = \"require\"");
-        line(&format!("memory_mib = {}", MEMORY_MIB_MIN.max(WORKER_MIB * self.workers.len())));
+        line(&format!("memory_mib = {}", self.memory_mib()));
         line(&format!("packets = {}", PACKETS_MIN.max(WORKER_PACKETS * self.workers.len())));
         text
     }

@@ -187,12 +187,7 @@ impl Default for NodeText {
 
 impl Default for CoresText {
     fn default() -> CoresText {
-        CoresText {
-            control: 0,
-            workers: BTreeSet::from([1]),
-            apps: BTreeSet::new(),
-            idle: "spin".to_owned(),
-        }
+        CoresText { control: 0, workers: BTreeSet::from([1]), apps: BTreeSet::new(), idle: "spin".to_owned() }
     }
 }
 
@@ -220,10 +215,7 @@ mod tests {
                     [[peer]]\nname = \"b\"\naddress = \"10.0.0.2:7411\"\n[limits]\nconnections = 5\n";
         let wanted = Wanted::read(node).unwrap();
         assert_eq!((wanted.workers, wanted.spin), (BTreeSet::from([2, 3]), false));
-        assert_eq!(
-            wanted.links,
-            BTreeSet::from(["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()])
-        );
+        assert_eq!(wanted.links, BTreeSet::from(["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()]));
         assert_eq!((wanted.mtu, wanted.memory_mib, wanted.control), (1500, 256, Some(0)));
 
         let distributor = "[distributor]\nname = \"d\"\n[[node]]\nname = \"a\"\nlink = \"10.0.0.3:7411\"\n[[node]]\nname = \"w\"\n";

@@ -31,21 +31,31 @@ fn isolation(host: &Host, wanted: &Wanted, findings: &mut Vec<Finding>) {
     let shared = &wanted.spinning() - &host.cores.isolated;
     if !shared.is_empty() {
         findings.push(Finding::note(
-            format!("the kernel runs other work on spinning cores {}, which costs tail latency", named(&shared)),
-            format!("keep them free: kernel argument isolcpus=managed_irq,domain,{}", list::write(&wanted.spinning())),
+            format!(
+                "the kernel runs other work on spinning cores {}, which costs tail latency",
+                named(&shared)
+            ),
+            format!(
+                "keep them free: kernel argument isolcpus=managed_irq,domain,{}",
+                list::write(&wanted.spinning())
+            ),
         ));
     }
 }
 
 fn ticks(host: &Host, wanted: &Wanted, findings: &mut Vec<Finding>) {
     // The first core keeps the clock and always ticks.
-    let ticking: BTreeSet<_> = (&wanted.spinning() - &host.cores.tickless).into_iter().filter(|core| *core != 0).collect();
+    let ticking: BTreeSet<_> =
+        (&wanted.spinning() - &host.cores.tickless).into_iter().filter(|core| *core != 0).collect();
     if host.kernel.arguments.is_none() || ticking.is_empty() {
         return;
     }
     let cores = list::write(&wanted.spinning().into_iter().filter(|core| *core != 0).collect());
     findings.push(Finding::note(
-        format!("the kernel's timer stops spinning cores {} up to a thousand times a second", named(&ticking)),
+        format!(
+            "the kernel's timer stops spinning cores {} up to a thousand times a second",
+            named(&ticking)
+        ),
         format!("kernel arguments nohz_full={cores} rcu_nocbs={cores}"),
     ));
 }
@@ -84,7 +94,8 @@ fn twins(host: &Host, wanted: &Wanted, findings: &mut Vec<Finding>) {
 }
 
 fn governors(host: &Host, wanted: &Wanted, findings: &mut Vec<Finding>) {
-    let is_slow = |core: &usize| host.cores.governors.get(core).is_some_and(|governor| governor != PERFORMANCE);
+    let is_slow =
+        |core: &usize| host.cores.governors.get(core).is_some_and(|governor| governor != PERFORMANCE);
     let slow: BTreeSet<_> = (&wanted.workers | &wanted.apps).into_iter().filter(is_slow).collect();
     let Some(first) = slow.first() else { return };
     findings.push(Finding::slows(

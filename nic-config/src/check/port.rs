@@ -110,7 +110,10 @@ fn queues(host: &Host, wanted: &Wanted, vdev: &Vdev, name: &str, findings: &mut 
     let workers = wanted.workers.len();
     if vdev.driver() == "net_af_xdp" && interface.queues > workers {
         findings.push(Finding::blocks(
-            format!("{name} has {} queues and {workers} of them have workers: what comes by the others is lost", interface.queues),
+            format!(
+                "{name} has {} queues and {workers} of them have workers: what comes by the others is lost",
+                interface.queues
+            ),
             format!("ethtool -L {name} combined {workers}"),
         ));
     }

@@ -53,7 +53,10 @@ fn roce(host: &Host, device: &str, port: &RdmaPort, findings: &mut Vec<Finding>)
     if !port.gids.iter().any(|gid| gid.is_roce_v2) {
         findings.push(Finding::slows(
             format!("port {} of {device} has no GID of RoCE v2, and routers forward no other", port.number),
-            format!("cma_roce_mode -d {device} -p {} -m 2, and give its interface an IP address", port.number),
+            format!(
+                "cma_roce_mode -d {device} -p {} -m 2, and give its interface an IP address",
+                port.number
+            ),
         ));
     }
     let interface = port.interface().and_then(|name| host.network.interface(name));

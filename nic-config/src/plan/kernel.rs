@@ -49,7 +49,9 @@ pub(super) fn plan(host: &Host, wanted: &Wanted, plan: &mut Plan) {
     let text = file(&words);
     let mut operations = Vec::new();
     if !host.kernel.has_grub {
-        by_hand.push(format!("add to the kernel's arguments, where this machine's boot loader has them: {words}"));
+        by_hand.push(format!(
+            "add to the kernel's arguments, where this machine's boot loader has them: {words}"
+        ));
     } else if ours.iter().any(|argument| !argument.is_there) {
         if host.kernel.arguments_file.as_deref() != Some(&text) {
             operations.push(Operation::Write { path: ARGUMENTS_FILE.to_owned(), text });
@@ -59,7 +61,8 @@ pub(super) fn plan(host: &Host, wanted: &Wanted, plan: &mut Plan) {
     by_hand.push("reboot".to_owned());
     plan.steps.push(Step {
         what: "kernel arguments".to_owned(),
-        why: "spinning cores are to themselves, and a port is given to user space through the IOMMU".to_owned(),
+        why: "spinning cores are to themselves, and a port is given to user space through the IOMMU"
+            .to_owned(),
         now: match host.kernel.arguments_file {
             Some(_) if operations.is_empty() && host.kernel.has_grub => {
                 format!("/{ARGUMENTS_FILE} is written; the kernel was started without it")
@@ -111,7 +114,10 @@ pub(super) fn needs_iommu(host: &Host, wanted: &Wanted) -> bool {
     let Some(nic) = host.network.pci_nic(address) else { return false };
     let is_shared = nic.driver.as_deref().is_some_and(|driver| drivers::shared(driver).is_some());
     let is_vfio = wanted.driver.as_deref().is_none_or(|driver| driver == "vfio-pci");
-    is_vfio && !is_shared && host.network.iommu_groups == 0 && !host.kernel.is_guest
+    is_vfio
+        && !is_shared
+        && host.network.iommu_groups == 0
+        && !host.kernel.is_guest
         && !host.network.vfio_without_iommu
 }
 
@@ -132,7 +138,9 @@ fn cores(host: &Host, wanted: &Wanted) -> Result<Vec<Argument>, Finding> {
     let argument = |name, value: String, is_there| Argument { name, value, is_there };
     let offloaded = host.kernel.argument("rcu_nocbs").unwrap_or_default();
     // Tickless cores are offloaded with it (kernel-parameters.txt, nohz_full).
-    let is_offloaded = |core: &usize| offloaded == "all" || list::parse(offloaded).contains(core) || host.cores.tickless.contains(core);
+    let is_offloaded = |core: &usize| {
+        offloaded == "all" || list::parse(offloaded).contains(core) || host.cores.tickless.contains(core)
+    };
     let affinity = host.kernel.argument("irqaffinity");
     let is_affine = affinity.is_some_and(|text| list::parse(text).is_disjoint(&spinning));
     Ok(vec![

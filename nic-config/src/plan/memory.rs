@@ -15,7 +15,8 @@ pub(super) fn plan(host: &Host, wanted: &Wanted, plan: &mut Plan) {
         return;
     }
     for node in nodes(host, wanted) {
-        let free: u64 = host.memory.huge.iter().filter(|pool| pool.node == node).map(HugePool::free_mib).sum();
+        let free: u64 =
+            host.memory.huge.iter().filter(|pool| pool.node == node).map(HugePool::free_mib).sum();
         if free >= wanted.memory_mib {
             continue;
         }
@@ -32,7 +33,10 @@ pub(super) fn plan(host: &Host, wanted: &Wanted, plan: &mut Plan) {
         let path = file(node, pool.page_kib);
         plan.steps.push(Step {
             what: format!("hugepages of {place}"),
-            why: format!("{} MiB of packet memory are wanted there, and {free} MiB are free", wanted.memory_mib),
+            why: format!(
+                "{} MiB of packet memory are wanted there, and {free} MiB are free",
+                wanted.memory_mib
+            ),
             now: format!("{} of {} KiB", pool.total, pool.page_kib),
             wanted: format!("{pages} of {} KiB", pool.page_kib),
             reboot: Reboot::No,
@@ -59,7 +63,9 @@ pub(crate) fn nodes(host: &Host, wanted: &Wanted) -> BTreeSet<Option<usize>> {
 /// The pool pages are added to: that of the kernel's usual size, or the smallest.
 pub(crate) fn pool(host: &Host, node: Option<usize>) -> Option<&HugePool> {
     let pools = || host.memory.huge.iter().filter(|pool| pool.node == node);
-    pools().find(|pool| Some(pool.page_kib) == host.memory.huge_page_kib).or_else(|| pools().min_by_key(|pool| pool.page_kib))
+    pools()
+        .find(|pool| Some(pool.page_kib) == host.memory.huge_page_kib)
+        .or_else(|| pools().min_by_key(|pool| pool.page_kib))
 }
 
 /// The file that reserves pages.

@@ -30,14 +30,18 @@ pub(crate) fn refusals(host: &Host, wanted: &Wanted) -> Vec<Finding> {
             None => return vec![no_device(host, *address)],
             Some(nic) if nic.class != PCI_ETHERNET => {
                 return vec![Finding::blocks(
-                    format!("{address} is no Ethernet controller (Wi-Fi, perhaps), and DPDK drives none such"),
+                    format!(
+                        "{address} is no Ethernet controller (but Wi-Fi or InfiniBand), and DPDK drives none such"
+                    ),
                     "name another port, or a virtual one on it: net_af_packet0,iface=INTERFACE",
                 )];
             }
             Some(nic) if is_hidden(nic) => {
                 return vec![Finding::blocks(
-                    format!("{address} belongs to the kernel, and its interface is not to be seen: it may be in another \
-                             network namespace, and in use"),
+                    format!(
+                        "{address} belongs to the kernel, and its interface is not to be seen: it may be in another \
+                             network namespace, and in use"
+                    ),
                     "look with ip netns, and bring it back: ip netns exec NAMESPACE ip link set INTERFACE netns 1",
                 )];
             }
