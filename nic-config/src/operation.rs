@@ -188,9 +188,9 @@ impl Before {
             },
             Before::Written { path, text: Some(text) } => system.create(path, text).map_err(refused(path)),
             Before::Written { path, text: None } => system.remove(path).map_err(refused(path)),
+            // Where another one has come to need it, it stays written down, and is of no harm.
             Before::NotLoaded { module } => match system.is_loaded(module) {
-                // Another one may have come to need it: then it stays, and is of no harm.
-                true => system.unload(module).or(Ok(())),
+                true => system.unload(module).map_err(refused(&format!("modprobe --remove {module}"))),
                 false => Ok(()),
             },
             Before::Bound { address, driver, preferred } => {

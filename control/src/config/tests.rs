@@ -1,6 +1,7 @@
 //! The example is complete and true, every mistake is named, and nothing panics.
 
 mod distributor;
+mod host;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -210,7 +210,7 @@ fn a_crash_anywhere_is_undone() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Any core map, on hosts with and without an IOMMU: apply stops anywhere, is run again, stops anywhere, and so on;
     /// then undo.
