@@ -16,16 +16,22 @@ const STATE_BYTES_MAX: u64 = 16 << 20;
 /// What the state file's form is called; another one is refused.
 const VERSION: u32 = 1;
 
+/// Where the kernel says which of its starts this is.
+pub const BOOT: &str = "proc/sys/kernel/random/boot_id";
+
 /// What was there before each change, oldest first; in a file.
 #[derive(Debug)]
 pub struct State {
     file: PathBuf,
+    boot: String,
     before: Vec<Before>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct StateText {
     version: u32,
+    /// The start of the kernel it is of.
+    boot: String,
     before: Vec<Before>,
 }
 
@@ -52,13 +58,14 @@ pub enum ApplyError {
 }
 
 impl State {
-    /// Reads a state file; one that is not there is empty.
+    /// Reads a state file; one that is not there is empty. Of an earlier start of the kernel than `boot` (what is in
+    /// [`BOOT`]) only files count: a reboot has undone the rest, and interrupts may have other numbers now.
     ///
     /// # Errors
     /// It is there and cannot be understood.
-    pub fn open(file: &Path) -> Result<State, ApplyError> {
+    pub fn open(file: &Path, boot: &str) -> Result<State, ApplyError> {
         let unreadable = |why: String| ApplyError::Unreadable(file.to_owned(), why);
-        let mut state = State { file: file.to_owned(), before: Vec::new() };
+        let mut state = State { file: file.to_owned(), boot: boot.to_owned(), before: Vec::new() };
         match fs::metadata(file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(state),
             Err(error) => return Err(unreadable(error.to_string())),
@@ -70,7 +77,9 @@ impl State {
         if text.version != VERSION {
             return Err(unreadable(format!("its version is {}, and this program's {VERSION}", text.version)));
         }
-        state.before = text.before;
+        let is_same = text.boot == boot;
+        let counts = |before: &Before| is_same || matches!(before, Before::Written { .. });
+        state.before = text.before.into_iter().filter(counts).collect();
         Ok(state)
     }
 
@@ -96,7 +105,7 @@ impl State {
                 _ => Ok(()),
             };
         }
-        let text = StateText { version: VERSION, before: self.before.clone() };
+        let text = StateText { version: VERSION, boot: self.boot.clone(), before: self.before.clone() };
         let text = serde_json::to_string_pretty(&text).expect("it is plain data");
         replace(&self.file, &text).map_err(unwritable)
     }
@@ -145,6 +154,7 @@ pub fn undo(
                 // Not before it is restored: a crash in between restores it once more, which changes nothing.
                 let rest = State {
                     file: state.file.clone(),
+                    boot: state.boot.clone(),
                     before: state.before.iter().chain(kept.iter().rev()).cloned().collect(),
                 };
                 rest.save()?;
@@ -157,6 +167,8 @@ pub fn undo(
     }
     kept.reverse();
     state.before = kept;
+    // One of an earlier start, with nothing left that counts, goes too.
+    state.save()?;
     match left.is_empty() {
         true => Ok(()),
         false => Err(ApplyError::Left(left, state.file.clone())),

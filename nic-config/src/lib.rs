@@ -29,7 +29,7 @@ mod suggest;
 mod system;
 mod wanted;
 
-pub use apply::{ApplyError, State, apply, undo};
+pub use apply::{ApplyError, BOOT, State, apply, undo};
 pub use check::check;
 pub use cpu::{Cores, Features};
 pub use device::{Device, DeviceError, PciAddress, Vdev};

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use keyferry_nic_config::{
-    Host, Live, Plan, Severity, State, Wanted, apply, check, plan, show, suggest, undo,
+    BOOT, Host, Live, Plan, Severity, State, Wanted, apply, check, plan, show, suggest, undo,
 };
 
 /// Exit codes.
@@ -189,7 +189,7 @@ fn make(
         return Err(problem("only root can change this: run it with sudo"));
     }
     let lock = lock(state)?;
-    let mut state = State::open(state).map_err(|error| problem(&error.to_string()))?;
+    let mut state = open(state)?;
     let mut left_alone = 0;
     let result = apply(plan, &mut Live::new(root), &mut state, |operation, made| {
         left_alone += usize::from(!made);
@@ -219,7 +219,7 @@ fn make(
 
 fn unmake(root: &Path, file: &Path, dry_run: bool, out: &mut impl Write) -> Result<String, Failure> {
     let lock = if dry_run { None } else { Some(lock(file)?) };
-    let mut state = State::open(file).map_err(|error| problem(&error.to_string()))?;
+    let mut state = open(file)?;
     let steps: Vec<_> = state.undoes().map(ToString::to_string).collect();
     if steps.is_empty() {
         return Ok("nothing has to be undone\n".to_owned());
@@ -236,6 +236,11 @@ fn unmake(root: &Path, file: &Path, dry_run: bool, out: &mut impl Write) -> Resu
     drop(lock);
     result.map_err(|error| problem(&error.to_string()))?;
     Ok(if is_kernel { "left to you: update-grub; reboot\n".to_owned() } else { String::new() })
+}
+
+fn open(state: &Path) -> Result<State, Failure> {
+    let boot = fs::read_to_string(Path::new("/").join(BOOT)).unwrap_or_default();
+    State::open(state, boot.trim()).map_err(|error| problem(&error.to_string()))
 }
 
 fn live(root: &Path) -> Result<(), Failure> {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use keyferry_nic_config::{ApplyError, OperationError, Plan, State, Wanted, apply, plan, undo};
+use keyferry_nic_config::{
+    ARGUMENTS_FILE, ApplyError, OperationError, Plan, State, Wanted, apply, plan, undo,
+};
 use proptest::prelude::*;
 
 use super::{host, wanted};
@@ -22,6 +24,9 @@ fn everything() -> Wanted {
     Wanted { spin: true, workers: BTreeSet::from([1, 2]), apps: BTreeSet::from([3]), ..wanted("18:00.0") }
 }
 
+/// The kernel's start these tests are of.
+const BOOT: &str = "5a3f";
+
 /// Where a state is, beside the tree.
 fn state_file() -> (tempfile::TempDir, PathBuf) {
     let folder = folder();
@@ -30,12 +35,12 @@ fn state_file() -> (tempfile::TempDir, PathBuf) {
 }
 
 /// Each of these is a process of its own: the state is read from its file.
-fn apply_once(fake: &mut Fake<'_>, plan: &Plan, file: &PathBuf) -> Result<(), ApplyError> {
-    apply(plan, fake, &mut State::open(file).unwrap(), |_, _| {})
+fn apply_once(fake: &mut Fake<'_>, plan: &Plan, file: &Path) -> Result<(), ApplyError> {
+    apply(plan, fake, &mut State::open(file, BOOT).unwrap(), |_, _| {})
 }
 
-fn undo_once(fake: &mut Fake<'_>, file: &PathBuf) -> Result<(), ApplyError> {
-    undo(fake, &mut State::open(file).unwrap(), |_| {})
+fn undo_once(fake: &mut Fake<'_>, file: &Path) -> Result<(), ApplyError> {
+    undo(fake, &mut State::open(file, BOOT).unwrap(), |_| {})
 }
 
 #[test]
@@ -114,12 +119,32 @@ fn what_waits_for_a_reboot_waits() {
     assert_eq!((nic.address.to_string().as_str(), nic.driver.as_deref()), ("0000:18:00.0", Some("ice")));
 }
 
+/// The port is the kernel's again and interrupts have other numbers; only the file of arguments is still there.
+#[test]
+fn after_a_reboot_only_files_are_undone() {
+    let tree = server();
+    let (_folder, file) = state_file();
+    apply_once(&mut Fake::new(&tree), &plan(&host(&tree), &everything()), &file).unwrap();
+    let written = fs::read(&file).unwrap();
+
+    let rebooted = server();
+    rebooted.file(ARGUMENTS_FILE, "theirs");
+    rebooted.file("proc/irq/30/smp_affinity_list", "7\n");
+    let mut state = State::open(&file, "another").unwrap();
+    let undone: Vec<_> = state.undoes().map(ToString::to_string).collect();
+    assert_eq!(undone, [format!("remove /{ARGUMENTS_FILE}")]);
+    assert_eq!(fs::read(&file).unwrap(), written, "reading it changes nothing");
+    undo(&mut Fake::new(&rebooted), &mut state, |_| {}).unwrap();
+    assert!(!rebooted.path(ARGUMENTS_FILE).exists() && !file.exists());
+    assert_eq!(fs::read_to_string(rebooted.path("proc/irq/30/smp_affinity_list")).unwrap(), "7\n");
+}
+
 #[test]
 fn nothing_changes_that_cannot_be_written_down() {
     let tree = server();
     let before = snapshot(&tree);
     let (_folder, file) = state_file();
-    let mut state = State::open(&file).unwrap();
+    let mut state = State::open(&file, BOOT).unwrap();
     fs::write(file.parent().unwrap(), "in the way of the folder").unwrap();
     let error = apply(&plan(&host(&tree), &everything()), &mut Fake::new(&tree), &mut state, |_, _| {});
     assert!(matches!(error, Err(ApplyError::Unwritable(..))), "{error:?}");
@@ -130,9 +155,9 @@ fn nothing_changes_that_cannot_be_written_down() {
 fn a_state_that_is_not_understood_is_not_written_over() {
     let (folder, _) = state_file();
     let file = folder.path().join("state");
-    for (text, why) in [("{", "EOF"), ("{\"version\":2,\"before\":[]}", "its version is 2")] {
+    for (text, why) in [("{", "EOF"), ("{\"version\":2,\"boot\":\"\",\"before\":[]}", "its version is 2")] {
         fs::write(&file, text).unwrap();
-        let error = State::open(&file).unwrap_err().to_string();
+        let error = State::open(&file, BOOT).unwrap_err().to_string();
         assert!(error.contains(why) && error.contains("move it away only if"), "{error}");
     }
 }
@@ -173,7 +198,7 @@ fn interrupts_the_kernel_keeps_stay() {
     let mut fake = Fake::new(&tree);
     fake.managed = vec!["31"];
     let mut left = Vec::new();
-    let mut state = State::open(&file).unwrap();
+    let mut state = State::open(&file, BOOT).unwrap();
     apply(&plan(&host(&tree), &everything()), &mut fake, &mut state, |operation, made| {
         left.extend((!made).then(|| operation.to_string()));
     })
