@@ -29,6 +29,8 @@ pub struct Fake<'t> {
     pub managed: Vec<&'static str>,
     /// Changes made.
     pub changes: usize,
+    /// It has stopped once.
+    pub has_stopped: bool,
 }
 
 impl<'t> Fake<'t> {
@@ -47,6 +49,7 @@ impl<'t> Fake<'t> {
             pages_max: 1 << 20,
             managed: Vec::new(),
             changes: 0,
+            has_stopped: false,
         }
     }
 
@@ -57,7 +60,10 @@ impl<'t> Fake<'t> {
 
     fn change(&mut self) -> io::Result<()> {
         match self.fuse.get() {
-            Some(0) => return Err(io::Error::other("stopped")),
+            Some(0) => {
+                self.has_stopped = true;
+                return Err(io::Error::other("stopped"));
+            }
             Some(left) => self.fuse.set(Some(left - 1)),
             None => {}
         }
