@@ -49,9 +49,8 @@ impl Kernel {
 
     /// The last value of an argument.
     pub fn argument(&self, name: &str) -> Option<&str> {
-        let value = |argument: &'_ String| argument.strip_prefix(name)?.strip_prefix('=').map(str::len);
-        let last = self.arguments.iter().flatten().rev().find(|argument| value(argument).is_some())?;
-        last.split_once('=').map(|(_, value)| value)
+        let mut arguments = self.arguments.iter().flatten().rev();
+        arguments.find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='))
     }
 
     /// Whether a module is there; the kernel takes `-` for `_` in its name.

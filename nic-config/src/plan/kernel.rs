@@ -25,6 +25,12 @@ pub(super) fn plan(host: &Host, wanted: &Wanted, plan: &mut Plan) {
         return;
     }
     let mut arguments = iommu(host, wanted);
+    if needs_iommu(host, wanted) && arguments.iter().all(|argument| argument.is_there) {
+        plan.notes.push(Finding::note(
+            "the kernel was told to use the IOMMU, and finds none",
+            "turn it on in the firmware's setup (VT-d, AMD-Vi); without one: --driver uio_pci_generic",
+        ));
+    }
     match cores(host, wanted) {
         Ok(cores) => arguments.extend(cores),
         Err(finding) => plan.notes.push(finding),
@@ -44,15 +50,15 @@ pub(super) fn plan(host: &Host, wanted: &Wanted, plan: &mut Plan) {
             argument.value
         ));
     }
-    let words: Vec<_> = ours.iter().map(|argument| format!("{}={}", argument.name, argument.value)).collect();
-    let words = words.join(" ");
-    let text = file(&words);
+    let added = words(ours.iter().copied());
+    let text = file(&added);
     let mut operations = Vec::new();
-    if !host.kernel.has_grub {
+    let is_missing = ours.iter().any(|argument| !argument.is_there);
+    if is_missing && !host.kernel.has_grub {
         by_hand.push(format!(
-            "add to the kernel's arguments, where this machine's boot loader has them: {words}"
+            "add to the kernel's arguments, where this machine's boot loader has them: {added}"
         ));
-    } else if ours.iter().any(|argument| !argument.is_there) {
+    } else if is_missing {
         if host.kernel.arguments_file.as_deref() != Some(&text) {
             operations.push(Operation::Write { path: ARGUMENTS_FILE.to_owned(), text });
         }
@@ -69,12 +75,16 @@ pub(super) fn plan(host: &Host, wanted: &Wanted, plan: &mut Plan) {
             }
             _ => format!("without {}", names(&missing)),
         },
-        wanted: words,
+        wanted: words(arguments.iter()),
         reboot: Reboot::After,
         undo: format!("undo puts /{ARGUMENTS_FILE} back as it was; then update-grub, and reboot"),
         operations,
         by_hand: Some(by_hand.join("; ")),
     });
+}
+
+fn words<'a>(arguments: impl Iterator<Item = &'a Argument>) -> String {
+    arguments.map(|argument| format!("{}={}", argument.name, argument.value)).collect::<Vec<_>>().join(" ")
 }
 
 fn names(arguments: &[&Argument]) -> String {
@@ -92,20 +102,29 @@ fn file(words: &str) -> String {
 /// Whether the kernel has an argument from elsewhere than our file.
 fn is_foreign(host: &Host, name: &str) -> bool {
     host.kernel.argument(name).is_some_and(|value| {
-        let word = format!("{name}={value}");
-        let ours = host.kernel.arguments_file.as_deref().unwrap_or_default();
-        !ours.split([' ', '"']).any(|ours| ours == word)
+        let file = host.kernel.arguments_file.as_deref().unwrap_or_default();
+        !has_word(file, &format!("{name}={value}"))
     })
 }
 
-/// `iommu=pt`: the kernel's own devices do not pay for it.
+/// `iommu=pt`: the kernel's own devices do not pay for it. What our file has of these stays in it.
 fn iommu(host: &Host, wanted: &Wanted) -> Vec<Argument> {
-    if !needs_iommu(host, wanted) {
-        return Vec::new();
-    }
-    let argument = |name, value: &str| Argument { name, value: value.to_owned(), is_there: false };
-    let intel = (!host.kernel.is_amd).then(|| argument("intel_iommu", "on"));
-    intel.into_iter().chain([argument("iommu", "pt")]).collect()
+    let is_needed = needs_iommu(host, wanted);
+    let file = host.kernel.arguments_file.as_deref().unwrap_or_default();
+    let argument = |(name, value): (&'static str, &str)| Argument {
+        name,
+        value: value.to_owned(),
+        is_there: host.kernel.argument(name) == Some(value),
+    };
+    let is_wanted = |(name, value): &(&'static str, &str)| {
+        let suits = *name != "intel_iommu" || !host.kernel.is_amd;
+        suits && (is_needed || has_word(file, &format!("{name}={value}")))
+    };
+    [("intel_iommu", "on"), ("iommu", "pt")].into_iter().filter(is_wanted).map(argument).collect()
+}
+
+fn has_word(file: &str, word: &str) -> bool {
+    file.split([' ', '"']).any(|other| other == word)
 }
 
 /// VFIO is to drive a port of a machine whose IOMMU is off. A virtual machine mostly has none.

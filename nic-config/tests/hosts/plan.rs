@@ -141,6 +141,28 @@ fn arguments_follow_the_core_map_and_spare_the_machines_own() {
 }
 
 #[test]
+fn the_iommu_stays_on() {
+    let tree = Tree::of("e810");
+    let first = plan(&host(&tree), &spinning("18:00.0", &[1]));
+    let [Operation::Write { path, text }] = &step(&first, "kernel").operations[..] else {
+        panic!("{first:?}")
+    };
+    tree.file(path, text);
+    tree.file("proc/cmdline", text.split('"').nth(1).unwrap());
+    // The firmware has it off: then the port waits, and the plan says for what.
+    let off = plan(&host(&tree), &spinning("18:00.0", &[1]));
+    assert!(off.notes.iter().any(|note| note.what.contains("finds none")), "{off:#?}");
+    assert_eq!(step(&off, "driver").reboot, Reboot::Before);
+
+    std::fs::create_dir_all(tree.path("sys/kernel/iommu_groups/0")).unwrap();
+    let other = plan(&host(&tree), &spinning("18:00.0", &[1, 2]));
+    assert!(
+        step(&other, "kernel").wanted.starts_with("iommu=pt isolcpus=managed_irq,domain,1-2 "),
+        "{other:#?}"
+    );
+}
+
+#[test]
 fn a_core_is_left_to_the_kernel() {
     let plan = plan(&host(&Tree::of("virtual")), &spinning("net_null0", &[0, 1]));
     assert_eq!(whats(&plan), [] as [&str; 0]);
