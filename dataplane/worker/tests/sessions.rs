@@ -175,7 +175,8 @@ fn more_clients_than_may_wait() {
     assert!(world.total("sessions_put") > 2 * WAITING_MAX / 2, "{:#?}", world.counted());
     hoard.open();
     let (mut most, first) = (0, world.clients.len());
-    for _ in 0..15 {
+    // About half of them have a session that lives there: names are random.
+    while world.total("takes_skipped") == 0 && world.clients.len() < first + 1000 {
         world.join_many(40, Habit::Idles);
         step(&mut world, &mut peer);
         most = most.max(world.total("handshakes_waiting"));
