@@ -163,6 +163,9 @@ mod tests {
         whole.each_segment(|one| {
             let mut packet = vec![0; one.len()];
             one.write(&mut packet);
+            let mut headers = vec![0; one.header_bytes()];
+            one.write_headers(&mut headers);
+            assert_eq!(headers, packet[..headers.len()], "alone they have the same sum of the payload");
             let ip = Ipv4Packet::new_checked(&packet).expect("a packet");
             let tcp = TcpPacket::new_checked(ip.payload()).expect("a segment");
             assert!(ip.verify_checksum());
