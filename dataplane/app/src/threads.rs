@@ -136,7 +136,7 @@ pub fn start<A: App>(
                 core_affinity::set_for_current(core_affinity::CoreId { id });
             }
             let clock = SystemClock::default();
-            let mut runner = Runner::new(app, jobs, Box::new(clock)).with_slots(slots);
+            let mut runner = Runner::new(app, jobs, Box::new(clock.clone())).with_slots(slots);
             serve(&mut runner, &inbox, &outboxes, idle, &clock, &stop);
         })?;
         handles.push(thread);

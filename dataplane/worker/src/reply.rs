@@ -28,7 +28,7 @@ fn facts(conn: &Conn, message_bytes: usize) -> Facts {
     let (head, body) = request.wire();
     let fits = grant_bytes(head.len(), body.len()) <= message_bytes;
     let lendable = lasting && framed && fits && !request.upgrade() && !conn.eof;
-    Facts { lendable, pinned: request.target().windows(6).any(|part| part == b"lend=0") }
+    Facts { lendable, pinned: request.query().windows(6).any(|part| part == b"lend=0") }
 }
 
 impl<N: Nic, A: App> Worker<N, A> {

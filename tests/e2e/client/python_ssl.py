@@ -21,7 +21,8 @@ def splitmix64(x):
 
 
 def pattern(seed, size):
-    words = (splitmix64((seed + i) & MASK) for i in range((size + 7) // 8))
+    blocks = (splitmix64((seed + i) & MASK) for i in range((size + 63) // 64))
+    words = ((block + i * 0x9E3779B97F4A7C15) & MASK for block in blocks for i in range(8))
     return b"".join(struct.pack("<Q", word) for word in words)[:size]
 
 

@@ -182,10 +182,11 @@ mod tests {
     fn pattern_is_the_published_one() {
         // The first output of splitmix64 for state 0, as in its authors' reference.
         assert_eq!(splitmix64(0), 0xe220_a839_7b1d_cdaf);
-        let mut out = [0; 9];
+        let mut out = [0; 72];
         fill(0, 0, &mut out);
         assert_eq!(out[..8], 0xe220_a839_7b1d_cdaf_u64.to_le_bytes());
-        assert_eq!(out[8], splitmix64(1).to_le_bytes()[0]);
+        assert_eq!(out[8..16], 0x8058_21f2_fa68_49c4_u64.to_le_bytes());
+        assert_eq!(out[64..], splitmix64(1).to_le_bytes());
     }
 
     proptest! {
