@@ -343,6 +343,7 @@ fn figures(port: &PortOptions, connections: u32, acks: Acks) -> Figures {
 }
 
 fn main() {
+    keyferry_control::memory::heap_in_hugepages();
     let named: Vec<u32> = std::env::args().skip(1).filter_map(|size| size.parse().ok()).collect();
     let sizes = if named.is_empty() { vec![1, 64] } else { named };
     let every = PortOptions { mac: node::MAC, packets: 8192, descriptors: 4096, ..PortOptions::default() };

@@ -87,6 +87,7 @@ fn open(crowd: &mut Crowd, connections: u32) {
 }
 
 fn main() {
+    keyferry_control::memory::heap_in_hugepages();
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "start") {
         return start(arguments[at + 1].parse().expect("places"));

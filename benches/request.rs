@@ -160,6 +160,7 @@ fn name(connections: u32) -> String {
 }
 
 fn main() {
+    keyferry_control::memory::heap_in_hugepages();
     let named: Vec<u32> = std::env::args().skip(1).filter_map(|size| size.parse().ok()).collect();
     let sizes = if named.is_empty() { vec![1, 1_000, 1_000_000] } else { named };
     let mut line = String::new();

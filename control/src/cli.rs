@@ -11,6 +11,7 @@ use crate::check::Report;
 use crate::config::{Config, Distributor};
 use crate::ctl;
 use crate::drain::DRAIN_MAX;
+use crate::memory;
 
 /// A TLS front end that bypasses the kernel and lends requests, with the key to answer them, to less loaded nodes
 #[derive(Parser)]
@@ -114,7 +115,10 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
     let matches = Arguments::command().version(version).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match arguments.command {
-        Command::Node { config } => load(&config).and_then(node),
+        Command::Node { config } => {
+            memory::heap_in_hugepages();
+            load(&config).and_then(node)
+        }
         Command::Distributor { config } => distribute(&config, version),
         Command::Check { config, json } => return check(&config, json),
         Command::Ctl { command, config: Some(config), json } => ctl::run(&config, command.into(), json),
@@ -137,6 +141,7 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
 }
 
 fn distribute(file: &Path, version: &'static str) -> anyhow::Result<()> {
+    memory::heap_in_hugepages();
     crate::distributor::run(&Distributor::load(file)?, version)
 }
 
