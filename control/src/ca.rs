@@ -21,7 +21,7 @@ pub const CA_DAYS: u16 = 3650;
 /// How long a node's certificate lasts, in days, unless it is said otherwise.
 pub const NODE_DAYS: u16 = 365;
 /// Certificates are valid a little before they were made: clocks differ.
-const CLOCKS_DIFFER: Duration = Duration::hours(1);
+pub(crate) const CLOCKS_DIFFER: Duration = Duration::hours(1);
 /// Largest file read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -129,7 +129,7 @@ fn issuer(folder: &Path) -> anyhow::Result<Issuer<'static, KeyPair>> {
     Issuer::from_ca_cert_pem(&certificate, pair).context("ca.pem is no certificate")
 }
 
-fn refuse_existing(paths: &[&Path]) -> anyhow::Result<()> {
+pub(crate) fn refuse_existing(paths: &[&Path]) -> anyhow::Result<()> {
     match paths.iter().find(|path| path.symlink_metadata().is_ok()) {
         Some(path) => {
             anyhow::bail!("{} exists already and is left as it is: move it away first", path.display())
@@ -138,7 +138,7 @@ fn refuse_existing(paths: &[&Path]) -> anyhow::Result<()> {
     }
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let unwritable = || format!("{} cannot be written", path.display());
     let mut file: File =
         OpenOptions::new().write(true).create_new(true).mode(mode).open(path).with_context(unwritable)?;

@@ -1,16 +1,18 @@
-//! The command line: `keyferry node`, `distributor`, `check`, `ctl`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong usage.
+//! The command line: `keyferry init`, `node`, `distributor`, `check`, `ctl`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong usage.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use keyferry_link::Cidr;
 
 use crate::ca;
 use crate::check::Report;
 use crate::config::{Config, Distributor};
 use crate::ctl;
 use crate::drain::DRAIN_MAX;
+use crate::init;
 use crate::memory;
 
 /// A TLS front end that bypasses the kernel and lends requests, with the key to answer them, to less loaded nodes
@@ -23,6 +25,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a first configuration for this machine, with a certificate to try it with, and say what to do next
+    Init {
+        /// Where to; nothing there is overwritten
+        #[arg(long, value_name = "DIR", default_value = init::FOLDER)]
+        dir: PathBuf,
+        /// The name clients ask for
+        #[arg(long, value_name = "NAME", default_value = "first.test")]
+        host: String,
+        /// The node's address on the network of the port that is taken; without it no port is, for a first look
+        #[arg(long, value_name = "IP/PREFIX")]
+        address: Option<Cidr>,
+    },
     /// Run a node until SIGTERM or SIGINT
     Node {
         /// The node's configuration; docs/examples/keyferry.toml describes every key
@@ -109,12 +123,18 @@ enum CaCommand {
     },
 }
 
+/// What its arguments may be, for its manual.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Reads the process's arguments and does what they say. `node` runs a node until it is told to end.
 pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
     // clap prints help and usage errors itself and leaves with 0 and 2.
     let matches = Arguments::command().version(version).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match arguments.command {
+        Command::Init { dir, host, address } => say(init::init(&dir, &host, address)),
         Command::Node { config } => {
             memory::heap_in_hugepages();
             load(&config).and_then(node)
@@ -159,11 +179,14 @@ fn check(file: &Path, json: bool) -> ExitCode {
 }
 
 fn certify(command: &CaCommand) -> anyhow::Result<()> {
-    let said = match command {
+    say(match command {
         CaCommand::Init { dir, days } => ca::init(dir, *days),
         CaCommand::Node { dir, names, days } => ca::node(dir, names, *days),
-    };
-    println!("{}", said?);
+    })
+}
+
+fn say(said: anyhow::Result<String>) -> anyhow::Result<()> {
+    println!("{}", said?.trim_end());
     Ok(())
 }
 

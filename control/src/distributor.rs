@@ -34,7 +34,7 @@ use crate::membership::Membership;
 use crate::metrics::{Exporter, Metrics, export};
 use crate::places::tend;
 use crate::runtime::Control;
-use crate::{node, port};
+use crate::{node, port, service};
 
 /// Runs a distributor of this release until SIGINT or SIGTERM.
 ///
@@ -102,6 +102,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         let meet = async {
             meet.await;
             eprintln!("keyferry: distributor {} ready", config.name);
+            service::ready(&format!("distributor {} serves", config.name));
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -110,8 +111,10 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
             () = export(exporter, metrics) => {}
             () = follow(Membership::new(config, &nodes, &companions, vacated, &registry), &members, &mut links) => {}
             () = tend(&nodes) => {}
+            () = service::watched(&registry) => {}
             () = signals.end() => {}
         }
+        service::stopping();
         admin.end().await;
         if let Some(members) = members {
             members.leave().await;

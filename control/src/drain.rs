@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::counters::Registry;
+use crate::service;
 
 /// Longest time a drain may have: an hour.
 pub const DRAIN_MAX: Duration = Duration::from_secs(3600);
@@ -101,7 +102,9 @@ impl Drain {
         }
         self.untold.replace((0..self.mailboxes.len()).collect());
         self.tell();
-        self.phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Draining) == Phase::Serving);
+        if self.phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Draining) == Phase::Serving) {
+            service::stopping();
+        }
     }
 
     /// Tells the workers that have not been told, when it is time.

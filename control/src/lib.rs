@@ -15,7 +15,8 @@
 //! - [`members`]: who is in the cluster, as etcd has it; `peers`, `membership`: what a node and a
 //!   distributor do about it
 //! - `places`: keeps a distributor's tables of places up to date
-//! - [`ca`]: certificates for those links
+//! - `service`: what systemd is told
+//! - [`ca`]: certificates for those links; [`init`]: the first configuration of a machine
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +31,7 @@ pub mod ctl;
 pub mod desk;
 pub mod distributor;
 pub mod drain;
+pub mod init;
 pub mod key_log;
 pub mod links;
 pub mod members;
@@ -41,4 +43,5 @@ mod peers;
 mod places;
 pub mod port;
 pub mod runtime;
+mod service;
 pub mod socket;

@@ -44,7 +44,7 @@ use crate::members::{Member, Members, Role};
 use crate::metrics::{Exporter, Metrics, export};
 use crate::peers::Followed;
 use crate::runtime::{Control, Signals};
-use crate::{key_log, memory, port};
+use crate::{key_log, memory, port, service};
 
 /// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
 const BODIES_BYTES: usize = 64 << 20;
@@ -188,6 +188,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
     eprintln!("keyferry: node {} ready", config.node.name);
+    service::ready(&format!("node {} serves", config.node.name));
     let mut outcome = Ok(());
     control.run(async |mut signals| {
         let (mut links, etcd) = links.map(|(links, etcd)| (links.start(), etcd)).unzip();
@@ -215,6 +216,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
             () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
             () = export(exporter, metrics) => {}
             () = follow => {}
+            () = service::watched(&registry) => {}
             // The links live on meanwhile: their end would end the leases.
             () = end(&drain, &mut signals, config.admin.drain_timeout) => {}
         }

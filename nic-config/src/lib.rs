@@ -9,6 +9,7 @@
 
 mod apply;
 mod check;
+pub mod cli;
 mod cpu;
 mod device;
 mod drivers;

@@ -130,8 +130,17 @@ impl Suggestion {
         MEMORY_MIB_MIN.max(WORKER_MIB * self.workers.len())
     }
 
-    /// The tables `[cores]` and `[nic]` of a configuration file.
+    /// The tables `[cores]` and `[nic]` of a configuration file, with an address that has to be replaced.
     pub fn toml(&self) -> String {
+        self.toml_of("[\"192.0.2.10/24\"]  # yours")
+    }
+
+    /// The same with the node's address, which has its prefix.
+    pub fn toml_with(&self, address: &str) -> String {
+        self.toml_of(&format!("[\"{address}\"]"))
+    }
+
+    fn toml_of(&self, addresses: &str) -> String {
         let workers: Vec<_> = self.workers.iter().map(usize::to_string).collect();
         let mut text = String::new();
         let node = self.node.map_or("a machine without NUMA".to_owned(), |node| format!("NUMA node {node}"));
@@ -151,7 +160,7 @@ impl Suggestion {
         line("[nic]");
         line(&format!("# {}", self.why));
         line(&format!("device = \"{}\"", self.device));
-        line("addresses = [\"192.0.2.10/24\"]  # yours");
+        line(&format!("addresses = {addresses}"));
         line("hugepages = \"require\"");
         line(&format!("memory_mib = {}", self.memory_mib()));
         line(&format!("packets = {}", PACKETS_MIN.max(WORKER_PACKETS * self.workers.len())));
