@@ -16,10 +16,11 @@ mod request;
 pub use reader::{Progress, Reader};
 pub use refusal::{Reason, Refusal};
 pub use reply::{
-    CHUNK_OVERHEAD_BYTES, ChunkWriter, ERROR_BYTES_MAX, HeadTooLong, NoRoom, REDIRECT_BYTES_MAX, ReplyHead,
-    Seen, error, is_bodiless, reason, redirect, reply_head_bytes_max, write_head,
+    CHUNK_OVERHEAD_BYTES, ChunkWriter, ERROR_BYTES_MAX, FORWARDED_BYTES_MAX, HeadTooLong, NoRoom,
+    REDIRECT_BYTES_MAX, ReplyHead, Seen, error, is_bodiless, reason, redirect, reply_head_bytes_max,
+    write_head,
 };
-pub use request::{Method, Request};
+pub use request::{Ends, Method, Request};
 
 /// Header fields a request may have at most, whatever the configuration says.
 pub const HEADERS_MAX: usize = 128;

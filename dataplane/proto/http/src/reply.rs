@@ -9,8 +9,11 @@ use arrayvec::{ArrayString, ArrayVec};
 
 use crate::Request;
 
-/// Bytes of extra header fields a reply head can hold.
+/// Bytes of extra header fields a reply head holds in place.
 pub const FIELDS_BYTES_MAX: usize = 512;
+
+/// Bytes of header fields beyond those that a forwarded reply may have.
+pub const FORWARDED_BYTES_MAX: usize = 12 * 1024;
 
 /// Bytes a chunk's framing takes: a size line of up to 8 hex digits, and CR LF twice.
 pub const CHUNK_OVERHEAD_BYTES: usize = 8 + 2 + 2;
@@ -32,7 +35,7 @@ const FIXED_BYTES_MAX: usize = 384;
 
 /// Bytes [`write_head`] takes at most.
 pub const fn reply_head_bytes_max() -> usize {
-    FIXED_BYTES_MAX + FIELDS_BYTES_MAX
+    FIXED_BYTES_MAX + FIELDS_BYTES_MAX + FORWARDED_BYTES_MAX
 }
 
 /// The buffer is too short for what was to be written.
@@ -40,7 +43,8 @@ pub const fn reply_head_bytes_max() -> usize {
 #[error("no room for the reply head")]
 pub struct NoRoom;
 
-/// A header field that is not a valid one, is not the application's to write, or goes beyond [`FIELDS_BYTES_MAX`].
+/// A header field that is not a valid one, is not the application's to write, or goes beyond [`FIELDS_BYTES_MAX`], in a
+/// forwarded reply beyond [`FORWARDED_BYTES_MAX`] as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a header field is not valid, is not the application's to write, or the head is too long")]
 pub struct HeadTooLong;
@@ -57,6 +61,9 @@ const RESERVED: [&str; 8] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// Of them those that a forwarded reply has from its origin.
+const OF_ORIGIN: [&str; 3] = ["content-type", "date", "server"];
 
 /// RFC 9110 5.6.2.
 pub(crate) fn is_token_byte(byte: u8) -> bool {
@@ -87,6 +94,12 @@ pub struct ReplyHead {
     pub close: bool,
     content_type: ArrayString<CONTENT_TYPE_MAX>,
     fields: ArrayVec<u8, FIELDS_BYTES_MAX>,
+    /// Fields of a forwarded reply that have no room there.
+    more: Vec<u8>,
+    /// Made by an origin server, which says who and when itself.
+    forwarded: bool,
+    /// It has said when.
+    dated: bool,
 }
 
 impl Clone for ReplyHead {
@@ -95,7 +108,7 @@ impl Clone for ReplyHead {
         let mut fields = ArrayVec::new();
         // It fits: its room is the same.
         let _ = fields.try_extend_from_slice(&self.fields);
-        ReplyHead { fields, ..*self }
+        ReplyHead { fields, more: self.more.clone(), ..*self }
     }
 }
 
@@ -112,7 +125,24 @@ impl ReplyHead {
     pub fn chunked(status: u16, content_type: &str) -> ReplyHead {
         let content_type = Some(content_type).filter(|it| is_field_value(it.as_bytes()));
         let content_type = content_type.and_then(|it| ArrayString::from(it).ok()).unwrap_or_default();
-        ReplyHead { status, length: None, close: false, content_type, fields: ArrayVec::new() }
+        ReplyHead {
+            status,
+            length: None,
+            close: false,
+            content_type,
+            fields: ArrayVec::new(),
+            more: Vec::new(),
+            forwarded: false,
+            dated: false,
+        }
+    }
+
+    /// A reply of an origin server, whose content type, date and server are header fields like others; a date is added if it
+    /// has none (RFC 9110 6.6.1).
+    pub fn forwarded(status: u16, length: Option<u64>) -> ReplyHead {
+        let mut head = ReplyHead::chunked(status, "");
+        (head.length, head.forwarded) = (length, true);
+        head
     }
 
     /// Adds a header field.
@@ -121,16 +151,21 @@ impl ReplyHead {
     /// [`HeadTooLong`] if it is not valid (RFC 9110 5.1, 5.5), is written by [`write_head`] itself, or does not fit;
     /// nothing was added then.
     pub fn header(&mut self, name: &str, value: &[u8]) -> Result<(), HeadTooLong> {
-        let is_ours = RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
-        if is_ours
-            || !is_token(name)
-            || !is_field_value(value)
-            || self.fields.remaining_capacity() < name.len() + value.len() + 4
-        {
+        let is_one_of = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known));
+        let is_ours = is_one_of(&RESERVED) && !(self.forwarded && is_one_of(&OF_ORIGIN));
+        let bytes = name.len() + value.len() + 4;
+        let fits = self.more.is_empty() && bytes <= self.fields.remaining_capacity();
+        let fits_behind = self.forwarded && self.more.len() + bytes <= FORWARDED_BYTES_MAX;
+        if is_ours || !is_token(name) || !is_field_value(value) || !(fits || fits_behind) {
             return Err(HeadTooLong);
         }
+        self.dated |= name.eq_ignore_ascii_case("date");
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-            self.fields.try_extend_from_slice(part).map_err(|_| HeadTooLong)?;
+            if fits {
+                self.fields.try_extend_from_slice(part).map_err(|_| HeadTooLong)?;
+            } else {
+                self.more.extend_from_slice(part);
+            }
         }
         Ok(())
     }
@@ -216,8 +251,8 @@ pub fn write_head(head: &ReplyHead, seen: Seen, date: &str, out: &mut [u8]) -> R
     cursor.number(u64::from(head.status));
     cursor.put(b" ");
     cursor.put(reason(head.status).as_bytes());
-    cursor.put(b"\r\nServer: keyferry\r\n");
-    if !date.is_empty() {
+    cursor.put(if head.forwarded { b"\r\n" } else { b"\r\nServer: keyferry\r\n" });
+    if !date.is_empty() && !head.dated {
         cursor.put(b"Date: ");
         cursor.put(date.as_bytes());
         cursor.put(b"\r\n");
@@ -243,6 +278,7 @@ pub fn write_head(head: &ReplyHead, seen: Seen, date: &str, out: &mut [u8]) -> R
         cursor.put(b"Connection: keep-alive\r\n");
     }
     cursor.put(&head.fields);
+    cursor.put(&head.more);
     cursor.put(b"\r\n");
     cursor.done()
 }

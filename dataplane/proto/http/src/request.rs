@@ -1,5 +1,6 @@
 //! One whole request in one reusable buffer: the head as received, and the decoded body.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::body::Body;
@@ -51,6 +52,15 @@ impl Method {
     }
 }
 
+/// The two ends of the connection a request came over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The client's.
+    pub client: SocketAddr,
+    /// Where it was served.
+    pub local: SocketAddr,
+}
+
 /// One whole request.
 #[derive(Default)]
 pub struct Request {
@@ -59,6 +69,8 @@ pub struct Request {
     /// How far the body is while it is read.
     pub(crate) coming: Body,
     pub(crate) facts: Facts,
+    /// As far as they are known.
+    ends: Option<Ends>,
 }
 
 impl Request {
@@ -75,6 +87,7 @@ impl Request {
         self.body.clear();
         self.body.shrink_to(KEPT_BODY_BYTES);
         self.facts = Facts::default();
+        self.ends = None;
     }
 
     /// The method.
@@ -154,6 +167,16 @@ impl Request {
     /// The connection carries no other request, whatever the client asks for: the reply says so.
     pub fn ends_connection(&mut self) {
         self.facts.keep_alive = false;
+    }
+
+    /// Whose request it is; `None`: nobody has said.
+    pub fn ends(&self) -> Option<Ends> {
+        self.ends
+    }
+
+    /// Says whose request it is.
+    pub fn came_over(&mut self, ends: Ends) {
+        self.ends = Some(ends);
     }
 
     /// Whether the method is safe.

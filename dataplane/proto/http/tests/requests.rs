@@ -299,3 +299,31 @@ proptest! {
         let _ = Request::default().read_wire(&bytes, b"", &Limits::default());
     }
 }
+
+#[test]
+fn a_forwarded_reply_says_who_and_when_itself() {
+    let seen = Seen { head_only: false, keep_alive: true, minor: 1 };
+    let text_of = |head: &ReplyHead| {
+        let mut out = [0; reply_head_bytes_max()];
+        let len = write_head(head, seen, "Sun, 06 Nov 1994 08:49:37 GMT", &mut out).unwrap();
+        String::from_utf8(out[..len].to_vec()).unwrap()
+    };
+    let mut head = ReplyHead::forwarded(200, Some(2));
+    assert!(text_of(&head).contains("\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"));
+    head.header("Date", b"Mon, 07 Nov 1994 08:49:37 GMT").unwrap();
+    head.header("Server", b"o/1").unwrap();
+    head.header("content-type", b"a/b").unwrap();
+    for ours in ["Connection", "Content-Length", "Keep-Alive", "Transfer-Encoding", "Upgrade"] {
+        assert!(head.header(ours, b"1").is_err(), "{ours}");
+    }
+    let text = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: Mon, 07 Nov 1994 08:49:37 GMT\r\nServer: o/1\r\ncontent-type: a/b\r\n\r\n";
+    assert_eq!(text_of(&head), text);
+    // Beyond what has room in place, in order, up to a bound.
+    head.header("X-Long", &[b'l'; 600]).unwrap();
+    head.header("X-Short", b"s").unwrap();
+    let clone = text_of(&head.clone());
+    assert!(clone.ends_with("lll\r\nX-Short: s\r\n\r\n") && clone == text_of(&head));
+    assert!(head.header("X-Longer", &[b'l'; 12 * 1024]).is_err());
+    while head.header("A", b"b").is_ok() {}
+    assert!(text_of(&head).len() < reply_head_bytes_max());
+}
