@@ -6,23 +6,27 @@
 //!
 //! - [`Job`], [`Part`], [`Chunk`]: what travels between worker and application
 //! - [`runner`]: drives an [`App`], many requests at a time, and writes HTTP around its bodies
+//! - [`bells`]: how a task that waits for something other than a time is asked again
 //! - [`port`]: what a worker holds: a runner inside the worker, or queues to app threads
 //! - [`threads`]: the app threads
 //! - [`synthetic`], [`static_files`], [`builtin`]: the applications that come with keyferry
+//! - [`routes`]: several applications as one, by host and path
 
 #![forbid(unsafe_code)]
 
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use keyferry_http::{ReplyHead, Request};
 use keyferry_time::Time;
 
+pub mod bells;
 pub mod builtin;
 pub mod chunk;
 pub mod clock;
 mod job;
 pub mod port;
 mod reply;
+pub mod routes;
 pub mod runner;
 pub mod static_files;
 pub mod synthetic;
@@ -38,7 +42,7 @@ pub use runner::Runner;
 /// A request handler. One value runs on one app thread (or inside a worker), many requests at a time.
 ///
 /// No method may block for long. What has to wait answers [`Poll::Pending`] and names a time through
-/// [`App::deadline`]; others go on meanwhile. What needs more of the processor answers `Pending` without one: it is
+/// [`App::deadline`], or [`Time::NEVER`] if a waker will say when ([`App::wake_by`]); others go on meanwhile. What needs more of the processor answers `Pending` without one: it is
 /// asked again before any other, so that requests are served first come, first served, as by a core of its own.
 pub trait App: Send + 'static {
     /// One request under way.
@@ -46,6 +50,13 @@ pub trait App: Send + 'static {
 
     /// Starts a request. It is whole, body included, and stays readable until its reply ends.
     fn begin(&mut self, request: &Request, now: Time) -> Self::Task;
+
+    /// Called once, behind [`App::begin`]. Waking `waker`, from any thread, has a task whose deadline is [`Time::NEVER`]
+    /// asked again; it may be asked without as well. Where the application runs inside a worker nobody sleeps, so that the
+    /// next turn sees it.
+    fn wake_by(&mut self, task: &mut Self::Task, waker: &Waker) {
+        let _ = (task, waker);
+    }
 
     /// The reply's status, headers and length, once known. Called until it is ready, then not again. A status
     /// outside 200 to 599 is a fault of the application.
@@ -64,7 +75,7 @@ pub trait App: Send + 'static {
         None
     }
 
-    /// When a pending task wants to be asked again; `None`: at once, it is computing.
+    /// When a pending task wants to be asked again; `None`: at once, it is computing; [`Time::NEVER`]: when it is woken.
     fn deadline(&self, task: &Self::Task) -> Option<Time> {
         let _ = task;
         None

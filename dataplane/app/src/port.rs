@@ -127,7 +127,7 @@ impl<A: App> Port<A> {
             // Between what was told and the look at the flags; see `Inbox::sleep`.
             fence(Ordering::SeqCst);
             for inbox in &threads.inboxes {
-                inbox.wake();
+                inbox.rouse();
             }
         }
     }

@@ -13,12 +13,13 @@ use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::num::NonZeroUsize;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use keyferry_http::{Request, Seen};
 use keyferry_time::Time;
 
 use crate::App;
+use crate::bells::Bells;
 use crate::chunk::Chunk;
 use crate::clock::{Clock, Date};
 use crate::job::{ByJob, End, Job, JobId, Part, by_job};
@@ -56,6 +57,8 @@ enum Outcome {
     Busy,
     /// It waits until then.
     Until(Time),
+    /// It waits until it is woken.
+    Asleep,
     /// It has no chunk.
     Starved,
     /// It is over.
@@ -82,6 +85,8 @@ pub struct Runner<A: App> {
     waiting: BinaryHeap<Reverse<(Time, u64, u32)>>,
     /// Times waited for so far.
     waits: u64,
+    /// One for each slot, by which tasks that sleep are woken.
+    bells: Bells,
     date: Date,
 }
 
@@ -102,6 +107,7 @@ impl<A: App> Runner<A> {
             ready: VecDeque::with_capacity(jobs),
             waiting: BinaryHeap::with_capacity(jobs),
             waits: 0,
+            bells: Bells::new(count),
             date: Date::default(),
         }
     }
@@ -189,9 +195,14 @@ impl<A: App> Runner<A> {
         self.slots.len()
     }
 
+    /// Has whoever wakes a sleeping task wake `thread` too. The first one stays.
+    pub fn wake_thread_by(&self, thread: Waker) {
+        self.bells.wake_thread_by(thread);
+    }
+
     /// When a waiting request is due; [`Time::ZERO`] if one can run now.
     pub fn poll_at(&self) -> Option<Time> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.bells.have_rung() {
             return Some(Time::ZERO);
         }
         self.waiting.peek().map(|Reverse((at, _, _))| *at)
@@ -199,7 +210,7 @@ impl<A: App> Runner<A> {
 
     /// Runs what can run, until one of them wants the processor for longer. Returns whether anything ran.
     pub fn turn(&mut self, out: &mut impl FnMut(u16, Part)) -> bool {
-        if self.ready.is_empty() && self.waiting.is_empty() {
+        if self.ready.is_empty() && self.waiting.is_empty() && !self.bells.have_rung() {
             return false;
         }
         self.now = self.clock.now();
@@ -231,6 +242,11 @@ impl<A: App> Runner<A> {
                     self.waits += 1;
                     self.waiting.push(Reverse((at, self.waits, index)));
                 }
+                Outcome::Asleep => {
+                    if let Some(slot) = self.slots[index as usize].as_mut() {
+                        slot.queued = false;
+                    }
+                }
                 Outcome::Starved => {
                     if let Some(slot) = self.slots[index as usize].as_mut() {
                         slot.queued = false;
@@ -243,8 +259,16 @@ impl<A: App> Runner<A> {
         runs > 0
     }
 
-    /// Moves what is due from waiting to ready, in the order of their times.
+    /// Moves what is due from waiting to ready, in the order of their times, and what was woken.
     fn wake(&mut self) {
+        for _ in 0..self.slots.len() {
+            let Some(index) = self.bells.next() else { break };
+            // Nobody may sleep there any more.
+            if let Some(slot) = self.slots[index as usize].as_mut().filter(|slot| !slot.queued) {
+                slot.queued = true;
+                self.ready.push_back(index);
+            }
+        }
         while let Some(Reverse((at, _, index))) = self.waiting.peek().copied() {
             if !at.is_due(self.now) {
                 break;
@@ -266,7 +290,9 @@ impl<A: App> Runner<A> {
         }
         let task = slot.task.get_or_insert_with(|| {
             slot.began_at = now;
-            self.app.begin(&slot.request, now)
+            let mut task = self.app.begin(&slot.request, now);
+            self.app.wake_by(&mut task, self.bells.waker(index));
+            task
         });
         if !slot.reply.has_head() {
             // Looked at where it is, as it is large.
@@ -314,7 +340,7 @@ impl<A: App> Runner<A> {
                 Poll::Pending => {
                     let next = wait(self.app.deadline(task));
                     // What is there goes out while the rest is awaited, not while it is computed.
-                    if matches!(next, Outcome::Until(_)) {
+                    if matches!(next, Outcome::Until(_) | Outcome::Asleep) {
                         let chunk = slot.reply.give_early();
                         give(slot, chunk, out);
                     }
@@ -375,7 +401,11 @@ impl<A: App> Runner<A> {
 }
 
 fn wait(deadline: Option<Time>) -> Outcome {
-    deadline.map_or(Outcome::Busy, Outcome::Until)
+    match deadline {
+        None => Outcome::Busy,
+        Some(Time::NEVER) => Outcome::Asleep,
+        Some(at) => Outcome::Until(at),
+    }
 }
 
 /// Gives out reply bytes.

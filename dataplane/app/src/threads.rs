@@ -6,6 +6,7 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
+use std::task::{Wake, Waker};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -56,7 +57,8 @@ pub(crate) struct Inbox {
     /// Jobs of all workers on this thread.
     pub(crate) jobs: AtomicUsize,
     sleeping: AtomicBool,
-    thread: OnceLock<Thread>,
+    /// Ends the thread's sleep.
+    thread: OnceLock<Waker>,
 }
 
 impl Inbox {
@@ -70,25 +72,54 @@ impl Inbox {
     }
 
     /// Wakes the thread if it sleeps. The caller has put a SeqCst fence behind what it told it.
-    pub(crate) fn wake(&self) {
+    pub(crate) fn rouse(&self) {
         // The swap leaves one of several workers to make the system call.
         if self.sleeping.load(Ordering::Relaxed)
             && self.sleeping.swap(false, Ordering::Relaxed)
             && let Some(thread) = self.thread.get()
         {
-            thread.unpark();
+            thread.wake_by_ref();
         }
     }
 
-    /// Sleeps until woken. The worker writes the queue and then reads the flag, we write the flag and then read the
-    /// queue, each with a SeqCst fence between: one of the two sees what the other wrote, so no wake-up is lost.
-    fn sleep(&self, longest: Duration) {
+    /// Says that the thread is going to sleep; `false`: not now, there is something to do. The worker writes the queue and
+    /// then reads the flag, we write the flag and then read the queue, each with a SeqCst fence between: one of the two
+    /// sees what the other wrote, so no wake-up is lost.
+    fn falls_asleep(&self, has_work: impl Fn() -> bool) -> bool {
         self.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if self.queue.is_empty() {
-            std::thread::park_timeout(longest);
+        let sleeps = self.queue.is_empty() && !has_work();
+        if !sleeps {
+            self.wakes();
         }
+        sleeps
+    }
+
+    /// Nobody has to wake it.
+    fn wakes(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
+    }
+}
+
+/// For whoever rings a bell of the thread's runner.
+impl Wake for Inbox {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Between the bell and the look at the flag, as behind a command.
+        fence(Ordering::SeqCst);
+        self.rouse();
+    }
+}
+
+/// Ends [`std::thread::park`].
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 
@@ -120,6 +151,18 @@ pub fn start<A: App>(
     mut make: impl FnMut() -> A,
     stop: &Arc<AtomicBool>,
 ) -> std::io::Result<Started<A>> {
+    start_on(plan, || (make(), park::<A>), stop)
+}
+
+/// As [`start`], with what takes the turns of each thread: on it, until [`Turns::are_over`].
+///
+/// # Errors
+/// As [`start`].
+pub fn start_on<A: App, L: FnOnce(Turns<A>) + Send + 'static>(
+    plan: &Plan,
+    mut make: impl FnMut() -> (A, L),
+    stop: &Arc<AtomicBool>,
+) -> std::io::Result<Started<A>> {
     let jobs = plan.workers * plan.jobs_per_worker;
     let inboxes: Vec<Arc<Inbox>> =
         plan.cores.iter().map(|_| Arc::new(Inbox::new(COMMANDS_PER_JOB * jobs))).collect();
@@ -130,60 +173,104 @@ pub fn start<A: App>(
     let mut handles = Vec::new();
     for (number, (inbox, core)) in inboxes.iter().zip(&plan.cores).enumerate() {
         let (inbox, outboxes, stop) = (Arc::clone(inbox), outboxes.clone(), Arc::clone(stop));
-        let (app, idle, slots, core) = (make(), plan.idle, plan.slots, *core);
+        let ((app, take_turns), idle, slots, core) = (make(), plan.idle, plan.slots, *core);
         let thread = std::thread::Builder::new().name(format!("app {number}")).spawn(move || {
             if let Some(id) = core {
                 core_affinity::set_for_current(core_affinity::CoreId { id });
             }
             let clock = SystemClock::default();
-            let mut runner = Runner::new(app, jobs, Box::new(clock.clone())).with_slots(slots);
-            serve(&mut runner, &inbox, &outboxes, idle, &clock, &stop);
+            let runner = Runner::new(app, jobs, Box::new(clock.clone())).with_slots(slots);
+            runner.wake_thread_by(Waker::from(Arc::clone(&inbox)));
+            take_turns(Turns { runner, inbox, outboxes, idle, clock, stop });
         })?;
         handles.push(thread);
     }
     Ok((ports.into_iter().map(Port::Threads).collect(), handles))
 }
 
-fn serve<A: App>(
-    runner: &mut Runner<A>,
-    inbox: &Inbox,
-    outboxes: &[Arc<ArrayQueue<Part>>],
+/// What an app thread does, a turn at a time, for whoever decides what it does in between.
+pub struct Turns<A: App> {
+    runner: Runner<A>,
+    inbox: Arc<Inbox>,
+    outboxes: Vec<Arc<ArrayQueue<Part>>>,
     idle: Idle,
-    clock: &SystemClock,
-    stop: &AtomicBool,
-) {
-    let _ = inbox.thread.set(std::thread::current());
-    let mut out = |worker: u16, part: Part| {
-        if part.is_last() {
-            inbox.jobs.fetch_sub(1, Ordering::Relaxed);
-        }
-        let sent = outboxes[usize::from(worker)].push(part);
-        assert!(sent.is_ok(), "an outbox holds every part its jobs can have under way");
-    };
-    let mut idle_turns = 0u32;
-    while !stop.load(Ordering::Relaxed) {
+    clock: SystemClock,
+    stop: Arc<AtomicBool>,
+}
+
+impl<A: App> Turns<A> {
+    /// Takes what workers say and runs what can run. Returns whether there was any of either.
+    pub fn turn(&mut self) -> bool {
+        let Turns { runner, inbox, outboxes, .. } = self;
+        let mut out = |worker: u16, part: Part| {
+            if part.is_last() {
+                inbox.jobs.fetch_sub(1, Ordering::Relaxed);
+            }
+            let sent = outboxes[usize::from(worker)].push(part);
+            assert!(sent.is_ok(), "an outbox holds every part its jobs can have under way");
+        };
         let mut busy = false;
         for _ in 0..COMMANDS_A_TURN {
             let Some(command) = inbox.queue.pop() else { break };
             busy = true;
             take(runner, command, &mut out);
         }
-        busy |= runner.turn(&mut out);
-        if busy {
+        busy | runner.turn(&mut out)
+    }
+
+    /// What the thread is to do while it is idle.
+    pub fn idle(&self) -> Idle {
+        self.idle
+    }
+
+    /// The thread is to end.
+    pub fn are_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// What ends the thread's sleep: a worker says something, or a task is woken. The first one stays.
+    pub fn wake_by(&self, thread: Waker) {
+        let _ = self.inbox.thread.set(thread);
+    }
+
+    /// Says that the thread is going to sleep until its waker is woken; `false`: not now, there is something to do. Behind
+    /// the sleep: [`Turns::wake_up`].
+    pub fn fall_asleep(&self) -> bool {
+        self.inbox.falls_asleep(|| self.runner.poll_at() == Some(Time::ZERO))
+    }
+
+    /// The thread is awake.
+    pub fn wake_up(&self) {
+        self.inbox.wakes();
+    }
+
+    /// How long until a turn has something to do though nobody wakes the thread.
+    pub fn due_in(&self) -> Option<Duration> {
+        self.runner.poll_at().map(|at| at - self.clock.now())
+    }
+}
+
+/// Takes turns, and parks the thread in between.
+fn park<A: App>(mut turns: Turns<A>) {
+    turns.wake_by(Waker::from(Arc::new(Unpark(std::thread::current()))));
+    let mut idle_turns = 0u32;
+    while !turns.are_over() {
+        if turns.turn() {
             idle_turns = 0;
             continue;
         }
         idle_turns = idle_turns.saturating_add(1);
-        match idle {
+        match turns.idle {
             Idle::Spin => std::hint::spin_loop(),
-            Idle::Sleep if idle_turns > TURNS_BEFORE_SLEEP => inbox.sleep(until(runner.poll_at(), clock)),
+            Idle::Sleep if idle_turns > TURNS_BEFORE_SLEEP => {
+                if turns.fall_asleep() {
+                    std::thread::park_timeout(turns.due_in().map_or(SLEEP, |due| due.min(SLEEP)));
+                    turns.wake_up();
+                }
+            }
             Idle::Yield | Idle::Sleep => std::thread::yield_now(),
         }
     }
-}
-
-fn until(due: Option<Time>, clock: &SystemClock) -> Duration {
-    due.map_or(SLEEP, |at| (at - clock.now()).min(SLEEP))
 }
 
 fn take<A: App>(runner: &mut Runner<A>, command: Command, out: &mut impl FnMut(u16, Part)) {
@@ -208,7 +295,7 @@ mod tests {
         let inbox = Arc::new(Inbox::new(1));
         let reader = Arc::clone(&inbox);
         let thread = std::thread::spawn(move || {
-            let _ = reader.thread.set(std::thread::current());
+            let _ = reader.thread.set(Waker::from(Arc::new(Unpark(std::thread::current()))));
             let mut read = 0;
             while read < ROUNDS {
                 match reader.queue.pop() {
@@ -217,7 +304,12 @@ mod tests {
                         read += 1;
                     }
                     Some(_) => panic!("nobody sent that"),
-                    None => reader.sleep(Duration::from_secs(3600)),
+                    None => {
+                        if reader.falls_asleep(|| false) {
+                            std::thread::park_timeout(Duration::from_secs(3600));
+                            reader.wakes();
+                        }
+                    }
                 }
             }
         });
@@ -231,7 +323,7 @@ mod tests {
                 std::thread::yield_now();
             }
             fence(Ordering::SeqCst);
-            inbox.wake();
+            inbox.rouse();
         }
         thread.join().expect("the reader failed");
     }

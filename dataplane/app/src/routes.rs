@@ -1,0 +1,243 @@
+//! Several applications as one: a request goes to one of them by its host and by how its path begins.
+//!
+//! In: rules, and requests. Out: what the application of the rule that fits best says. Owned by the thread that runs them.
+
+use std::borrow::Cow;
+use std::task::{Poll, Waker};
+
+use keyferry_http::{ReplyHead, Request};
+use keyferry_time::Time;
+
+use crate::{App, Body, Shared};
+
+/// Which requests go to an application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Of this host, without its port; in any case. `None`: of every host.
+    pub host: Option<String>,
+    /// Whose path is this one or lies below it: `/a` takes `/a` and `/a/b`, not `/ab`.
+    pub path_prefix: String,
+    /// The application's place among all.
+    pub app: usize,
+}
+
+/// Applications and the rules that choose between them.
+pub struct Routes<A> {
+    apps: Vec<A>,
+    /// The best first: those of a host before those of all, then by the length of their paths.
+    rules: Vec<Rule>,
+    /// Where requests go that no rule fits.
+    default: usize,
+}
+
+/// One reply of one of them.
+pub struct Task<T> {
+    app: usize,
+    task: T,
+}
+
+impl<A: App> Routes<A> {
+    /// All requests go to one.
+    pub fn to(app: A) -> Routes<A> {
+        Routes { apps: vec![app], rules: Vec::new(), default: 0 }
+    }
+
+    /// Requests go where the rules say, else to `default`.
+    ///
+    /// # Panics
+    /// If there is no such application: a mistake of the caller.
+    pub fn new(apps: Vec<A>, mut rules: Vec<Rule>, default: usize) -> Routes<A> {
+        let is_one = |app: usize| app < apps.len();
+        assert!(is_one(default) && rules.iter().all(|rule| is_one(rule.app)), "a rule names an application");
+        rules.sort_by_key(|rule| (rule.host.is_none(), usize::MAX - rule.path_prefix.len()));
+        Routes { apps, rules, default }
+    }
+
+    /// The application of a request.
+    fn of(&self, request: &Request) -> usize {
+        if self.rules.is_empty() {
+            return self.default;
+        }
+        let (host, path) = (name_of(request.host()), settled(request.path()));
+        let fits = |rule: &&Rule| {
+            rule.host.as_ref().is_none_or(|name| name.as_bytes().eq_ignore_ascii_case(host))
+                && lies_below(&path, rule.path_prefix.as_bytes())
+        };
+        self.rules.iter().find(fits).map_or(self.default, |rule| rule.app)
+    }
+}
+
+impl<A: App> App for Routes<A> {
+    type Task = Task<A::Task>;
+
+    fn begin(&mut self, request: &Request, now: Time) -> Task<A::Task> {
+        let app = self.of(request);
+        Task { app, task: self.apps[app].begin(request, now) }
+    }
+
+    fn wake_by(&mut self, task: &mut Task<A::Task>, waker: &Waker) {
+        self.apps[task.app].wake_by(&mut task.task, waker);
+    }
+
+    fn head(&mut self, task: &mut Task<A::Task>, request: &Request, now: Time) -> Poll<ReplyHead> {
+        self.apps[task.app].head(&mut task.task, request, now)
+    }
+
+    fn body(&mut self, task: &mut Task<A::Task>, request: &Request, now: Time, out: &mut [u8]) -> Poll<Body> {
+        self.apps[task.app].body(&mut task.task, request, now, out)
+    }
+
+    fn share(&mut self, task: &mut Task<A::Task>, request: &Request, bytes_max: usize) -> Option<Shared> {
+        self.apps[task.app].share(&mut task.task, request, bytes_max)
+    }
+
+    fn deadline(&self, task: &Task<A::Task>) -> Option<Time> {
+        self.apps[task.app].deadline(&task.task)
+    }
+}
+
+/// A host without its port.
+fn name_of(host: &[u8]) -> &[u8] {
+    let literal_end = host.iter().rposition(|byte| *byte == b']').map_or(0, |at| at + 1);
+    let colon = host[literal_end..].iter().position(|byte| *byte == b':');
+    colon.map_or(host, |colon| &host[..literal_end + colon])
+}
+
+fn lies_below(path: &[u8], prefix: &[u8]) -> bool {
+    let Some(rest) = path.strip_prefix(prefix) else { return false };
+    rest.is_empty() || prefix.ends_with(b"/") || rest.starts_with(b"/")
+}
+
+/// The path as whoever resolves it would have it: `.` and `..` gone, unreserved characters not encoded, no slash twice (RFC
+/// 3986 6.2.2). Rules look at this one, so that none is got round by another way to write the same path.
+fn settled(path: &[u8]) -> Cow<'_, [u8]> {
+    let is_plain = !path.contains(&b'%') && !path.windows(2).any(|pair| matches!(pair, b"/." | b"//"));
+    if is_plain {
+        return Cow::Borrowed(path);
+    }
+    let decoded = decoded(path);
+    let mut segments: Vec<&[u8]> = Vec::new();
+    let mut ends_in_slash = false;
+    for segment in decoded.split(|byte| *byte == b'/') {
+        ends_in_slash = matches!(segment, b"" | b"." | b"..");
+        match segment {
+            b"" | b"." => {}
+            b".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    let mut out = Vec::with_capacity(decoded.len());
+    for segment in &segments {
+        out.push(b'/');
+        out.extend_from_slice(segment);
+    }
+    if ends_in_slash || out.is_empty() {
+        out.push(b'/');
+    }
+    Cow::Owned(out)
+}
+
+/// With unreserved characters in place of their codes (RFC 3986 2.3).
+fn decoded(path: &[u8]) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [byte, behind @ ..] = rest {
+        rest = behind;
+        if let (b'%', [high, low, behind @ ..]) = (byte, behind)
+            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+            && let code = (16 * high + low) as u8
+            && (code.is_ascii_alphanumeric() || b"-._~".contains(&code))
+        {
+            out.push(code);
+            rest = behind;
+        } else {
+            out.push(*byte);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use keyferry_http::{Limits, Progress, Reader};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Says nothing.
+    struct Silent;
+
+    impl App for Silent {
+        type Task = ();
+
+        fn begin(&mut self, _: &Request, _: Time) {}
+
+        fn head(&mut self, (): &mut (), _: &Request, _: Time) -> Poll<ReplyHead> {
+            Poll::Pending
+        }
+
+        fn body(&mut self, (): &mut (), _: &Request, _: Time, _: &mut [u8]) -> Poll<Body> {
+            Poll::Pending
+        }
+    }
+
+    fn request(host: &str, path: &str) -> Request {
+        let mut request = Request::default();
+        let bytes = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let fed = Reader::new().feed(bytes.as_bytes(), &mut request, &Limits::default());
+        assert_eq!(fed, Ok((bytes.len(), Progress::Complete)), "{bytes}");
+        request
+    }
+
+    #[test]
+    fn the_best_rule_wins() {
+        let rule = |host: Option<&str>, path_prefix: &str, app| Rule {
+            host: host.map(str::to_owned),
+            path_prefix: path_prefix.to_owned(),
+            app,
+        };
+        let rules = vec![
+            rule(None, "/", 1),
+            rule(None, "/a", 2),
+            rule(None, "/a/b/", 3),
+            rule(Some("h.net"), "/", 4),
+            rule(Some("h.net"), "/a", 5),
+        ];
+        let routes = Routes::new((0..6).map(|_| Silent).collect(), rules, 0);
+        for (host, path, app) in [
+            ("x", "/", 1),
+            ("x", "/ab", 1),
+            ("x", "/a", 2),
+            ("x", "/a?q", 2),
+            ("x", "/a/b", 2),
+            ("x", "/a/b/", 3),
+            ("x", "/a/b/c", 3),
+            ("x", "/%61//b/c", 3),
+            ("x", "/c/../a/./b/x", 3),
+            ("x", "/a/b/..", 2),
+            ("x", "/a/%2E%2e/c", 1),
+            ("H.net:443", "/a/b/c", 5),
+            ("h.NET", "/c", 4),
+            ("[::1]:443", "/c", 1),
+        ] {
+            assert_eq!(routes.of(&request(host, path)), app, "{host} {path}");
+        }
+        let only = Routes::new(vec![Silent, Silent], vec![rule(Some("h"), "/a", 1)], 0);
+        assert_eq!([only.of(&request("x", "/a")), only.of(&request("h", "/b"))], [0, 0]);
+        assert_eq!(Routes::to(Silent).of(&request("x", "/a")), 0);
+    }
+
+    proptest! {
+        /// What is settled stays as it is, and nothing is above its root.
+        #[test]
+        fn settled_once_for_all(path in "/[a./%2E-]{0,24}") {
+            let once = settled(path.as_bytes()).into_owned();
+            prop_assert!(once.starts_with(b"/"));
+            let is_dots = |segment: &[u8]| matches!(segment, b"." | b"..");
+            prop_assert!(!once.split(|byte| *byte == b'/').any(is_dots), "{}", String::from_utf8_lossy(&once));
+        }
+    }
+}
