@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::config::Driver;
 
 /// What both ends must speak.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The first bytes of a link.
 pub const MAGIC: [u8; 8] = *b"kf-link\0";
 /// Bytes before the hello's body.

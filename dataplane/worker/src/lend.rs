@@ -70,7 +70,8 @@ impl<N: Nic, A: App> Worker<N, A> {
             return false;
         }
         let Some(lease) = peer.lender.grant(index as u32, self.now) else { return false };
-        if peer.say(&Message::Grant { lease, head, body }).is_err() {
+        let (client, local) = (self.tcp.peer(conn.id), self.tcp.local(conn.id));
+        if peer.say(&Message::Grant { lease, client, local, head, body }).is_err() {
             peer.lender.undo_grant(lease);
             peer.queue_pair.fail();
             return false;

@@ -3,6 +3,7 @@
 
 use keyferry_app::{App, Chunk, Job, JobId};
 use keyferry_decide::{Facts, Reason, decide};
+use keyferry_http::Ends;
 use keyferry_lease::lender::Stage;
 use keyferry_nic::Nic;
 use keyferry_time::Time;
@@ -106,6 +107,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         };
         self.mark_last(index, &mut request);
         let Some(conn) = self.conns[index].as_mut() else { return };
+        request.came_over(Ends { client: self.tcp.peer(conn.id), local: self.tcp.local(conn.id) });
         let id = Owner::conn(conn.id).job();
         conn.reply = Reply::Local(id);
         (conn.in_app, conn.ahead) = (1, 0);

@@ -4,6 +4,7 @@
 use arrayvec::ArrayVec;
 use keyferry_app::{App, Chunk, Job};
 use keyferry_fabric::PostError;
+use keyferry_http::Ends;
 use keyferry_lease::helper::{Stage, Violation};
 use keyferry_lease::message::{Declined, Return};
 use keyferry_lease::{LeaseId, SlotList};
@@ -24,11 +25,12 @@ impl<N: Nic, A: App> Worker<N, A> {
         &mut self,
         peer_index: usize,
         lease: LeaseId,
+        ends: Ends,
         head: &[u8],
         body: &[u8],
     ) -> Result<(), Violation> {
         self.counters.leases_taken += 1;
-        match self.take_lent(peer_index, lease, head, body)? {
+        match self.take_lent(peer_index, lease, ends, head, body)? {
             None => {}
             Some(why) => {
                 self.counters.leases_declined += 1;
@@ -44,6 +46,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         &mut self,
         peer_index: usize,
         lease: LeaseId,
+        ends: Ends,
         head: &[u8],
         body: &[u8],
     ) -> Result<Option<Declined>, Violation> {
@@ -60,6 +63,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.pools.give_request(request);
             return Ok(Some(Declined::Malformed));
         }
+        request.came_over(ends);
         let Some(chunk) = self.pools.chunks.take() else {
             self.pools.give_request(request);
             return Ok(Some(Declined::Busy));

@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 use keyferry_app::App;
 use keyferry_fabric::{BURST as COMPLETIONS, Completion};
+use keyferry_http::Ends;
 use keyferry_lease::lender::Stage as LeaseStage;
 use keyferry_lease::{Breach, LeaseId, Message, helper, lender};
 use keyferry_nic::{BURST, Nic, prefetch};
@@ -364,8 +365,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         let opened = peer.channel.open(bytes).map_err(Broken::Message)?;
         let mut holds_secret = false;
         let outcome = match opened {
-            Message::Grant { lease, head, body } => {
-                self.granted(peer_index, lease, head, body).map_err(Broken::from)
+            Message::Grant { lease, client, local, head, body } => {
+                let ends = Ends { client, local };
+                self.granted(peer_index, lease, ends, head, body).map_err(Broken::from)
             }
             Message::Go { lease, key, ref slots } => {
                 holds_secret = true;

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use common::World;
 use common::client::Habit;
 use common::node::Options;
@@ -99,11 +101,17 @@ fn what_comes_late_is_dropped() {
     world.assert_all_gone();
 }
 
+/// A request of a client that does not exist.
+fn grant(lease: LeaseId) -> Message<'static> {
+    let end = SocketAddr::from(([192, 0, 2, 7], 50_000));
+    Message::Grant { lease, client: end, local: end, head: REQUEST, body: b"" }
+}
+
 #[test]
 fn a_lease_granted_twice() {
     breaks("violations_lease", |peer| {
-        peer.say(&Message::Grant { lease: LEASE, head: REQUEST, body: b"" });
-        peer.say(&Message::Grant { lease: LEASE, head: REQUEST, body: b"" });
+        peer.say(&grant(LEASE));
+        peer.say(&grant(LEASE));
     });
 }
 
@@ -129,7 +137,7 @@ fn a_flood_of_grants() {
     world.expect_progress(&honest, 40, 8, |_, _| {
         for _ in 0..A_STEP {
             let lease = LeaseId { index: granted, generation: 1 };
-            peer.say(&Message::Grant { lease, head: REQUEST, body: b"" });
+            peer.say(&grant(lease));
             granted += 1;
         }
     });

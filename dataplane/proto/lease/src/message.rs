@@ -3,6 +3,8 @@
 //! Fixed little-endian layout: a 12-byte header (kind, lease, receives given back), then the kind's fields.
 //! Decoding checks every length; it never panics on a peer's bytes.
 
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 use arrayvec::ArrayVec;
 
 use crate::CREDITS_MAX;
@@ -10,8 +12,11 @@ use crate::CREDITS_MAX;
 /// Bytes before the kind's own fields.
 pub const HEADER_BYTES: usize = 12;
 
+/// Bytes of an address and port; an IPv4 one is mapped (RFC 4291 2.5.5.2).
+const SOCKET_BYTES: usize = 16 + 2;
+
 /// Bytes of a grant besides the request itself.
-pub const GRANT_BYTES: usize = HEADER_BYTES + 4;
+pub const GRANT_BYTES: usize = HEADER_BYTES + 2 * SOCKET_BYTES + 4;
 
 /// Largest encoded record key a *go* carries, in bytes.
 pub const KEY_BYTES_MAX: usize = 96;
@@ -77,6 +82,10 @@ pub enum Message<'a> {
     Grant {
         /// The new lease.
         lease: LeaseId,
+        /// The client's end of its connection.
+        client: SocketAddr,
+        /// The lender's end of it.
+        local: SocketAddr,
         /// Request line and header fields as received.
         head: &'a [u8],
         /// Decoded body.
@@ -201,6 +210,15 @@ impl Writer<'_> {
         self.put(value)
     }
 
+    fn socket(&mut self, socket: SocketAddr) -> Result<(), NoRoom> {
+        let address = match socket.ip() {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        self.put(&address.octets())?;
+        self.put(&socket.port().to_le_bytes())
+    }
+
     fn slots(&mut self, slots: &SlotList) -> Result<(), NoRoom> {
         self.put(&[slots.len() as u8])?;
         slots.iter().try_for_each(|slot| self.put(&slot.to_le_bytes()))
@@ -243,6 +261,11 @@ impl<'a> Reader<'a> {
         (1..=SESSION_BYTES_MAX).contains(&value.len()).then_some((once, value))
     }
 
+    fn socket(&mut self) -> Option<SocketAddr> {
+        let octets: [u8; 16] = self.take(16)?.try_into().ok()?;
+        Some(SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), self.u16()?))
+    }
+
     fn slots(&mut self) -> Option<SlotList> {
         let count = usize::from(self.u8()?);
         let mut slots = SlotList::new();
@@ -263,8 +286,10 @@ impl<'a> Message<'a> {
     pub fn encode(&self, given_back: u32, out: &mut [u8]) -> Result<usize, NoRoom> {
         let mut writer = Writer { bytes: out, at: 0 };
         match self {
-            Message::Grant { lease, head, body } => {
+            Message::Grant { lease, client, local, head, body } => {
                 writer.header(1, *lease, given_back)?;
+                writer.socket(*client)?;
+                writer.socket(*local)?;
                 writer.put(&u32::try_from(head.len()).map_err(|_| NoRoom)?.to_le_bytes())?;
                 writer.put(head)?;
                 writer.put(body)?;
@@ -329,8 +354,10 @@ impl<'a> Message<'a> {
         let given_back = reader.u32()?;
         let message = match kind {
             1 => {
+                let (client, local) = (reader.socket()?, reader.socket()?);
                 let head = usize::try_from(reader.u32()?).ok()?;
-                Message::Grant { lease, head: reader.take(head)?, body: std::mem::take(&mut reader.0) }
+                let (head, body) = (reader.take(head)?, std::mem::take(&mut reader.0));
+                Message::Grant { lease, client, local, head, body }
             }
             2 => {
                 let slots = reader.slots()?;
@@ -389,9 +416,11 @@ mod tests {
     fn every_kind_survives_the_wire() {
         let lease = LeaseId { index: 7, generation: 0x0102_0304 };
         let slots: SlotList = [3, 1, 2].into_iter().collect();
+        let (client, local) = ("192.0.2.7:50000".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap());
         let outcome = Return { records: 9, bytes: 1 << 40, status: 206, keep_alive: true, complete: true };
         let messages = [
-            Message::Grant { lease, head: b"GET / HTTP/1.1\r\n\r\n", body: b"body" },
+            Message::Grant { lease, client, local, head: b"GET / HTTP/1.1\r\n\r\n", body: b"body" },
+            Message::Grant { lease, client: local, local: client, head: b"", body: b"" },
             Message::Go { lease, key: &[5; KEY_BYTES_MAX], slots: slots.clone() },
             Message::Slots { lease, slots },
             Message::Revoke { lease },
@@ -417,7 +446,9 @@ mod tests {
     #[test]
     fn a_short_buffer_is_refused() {
         let lease = LeaseId { index: 0, generation: 0 };
-        assert_eq!(Message::Grant { lease, head: &[0; 10], body: &[] }.encode(0, &mut [0; 20]), Err(NoRoom));
+        let end = SocketAddr::from(([192, 0, 2, 1], 443));
+        let grant = Message::Grant { lease, client: end, local: end, head: &[0; 10], body: &[] };
+        assert_eq!(grant.encode(0, &mut [0; GRANT_BYTES]), Err(NoRoom));
     }
 
     proptest! {

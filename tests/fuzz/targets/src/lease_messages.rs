@@ -3,6 +3,7 @@
 //!
 //! Input: a byte that picks one of four ways, then the message, the sealed bytes, or a series of steps.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyferry_lease::channel::{Breach, RATCHET_MESSAGES, TAG_BYTES};
@@ -506,8 +507,18 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     key[52..64].fill(0x1f);
     key[64..].copy_from_slice(&[0x40, 0]);
     let outcome = Return { records: 2, bytes: 1400, status: 200, keep_alive: true, complete: true };
+    let end = SocketAddr::from(([192, 0, 2, 7], 50_000));
     let all = [
-        ("grant", Message::Grant { lease, head: b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", body: b"" }),
+        (
+            "grant",
+            Message::Grant {
+                lease,
+                client: end,
+                local: end,
+                head: b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+                body: b"",
+            },
+        ),
         ("go", Message::Go { lease, key: &key, slots: slots.clone() }),
         ("slots", Message::Slots { lease, slots }),
         ("revoke", Message::Revoke { lease }),
