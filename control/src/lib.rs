@@ -8,6 +8,7 @@
 //! - [`ctl`]: the operator's side
 //! - [`metrics`]: the counters for Prometheus
 //! - [`socket`]: Unix sockets a node listens on
+//! - `applications`: what answers requests
 //! - [`key_log`]: writes secrets of connections, where the operator asked for that
 //! - [`node`], [`distributor`]: start everything and end it; [`port`]: the port of either
 //! - [`runtime`]: the control thread's runtime and the signals that end it
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod applications;
 mod backoff;
 pub mod ca;
 pub mod check;

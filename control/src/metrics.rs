@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use keyferry_distribute::Counters as Distributed;
+use keyferry_upstream::tally;
 use keyferry_worker::Counters;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
@@ -96,6 +97,11 @@ const FAMILIES: &[Family] = &[
         "slots_copied_",
         "keyferry_slots_copied_out_total",
         "Records copied out of reply slots because their clients had not acknowledged them, by why.",
+    ),
+    Family::of(
+        "upstream_failed_",
+        "keyferry_upstream_failures_total",
+        "Requests to origin servers that were not answered whole, by why.",
     ),
     Family::of("alerts_received_", "keyferry_alerts_total", ALERTS).with("direction", "received").by("alert"),
     Family::of("alerts_sent_", "keyferry_alerts_total", ALERTS).with("direction", "sent").by("alert"),
@@ -202,9 +208,9 @@ impl Metrics {
         }
         let own = Counters::NAMES.iter().copied().zip(Counters::HELP.iter().copied());
         let distributed = Distributed::NAMES.iter().copied().zip(Distributed::HELP.iter().copied());
-        for (name, help) in
-            own.chain(distributed).chain(Tally::help()).chain(members::help()).chain(membership::help())
-        {
+        let origins = tally::NAMES.iter().copied().zip(tally::HELP.iter().copied());
+        let control = Tally::help().chain(members::help()).chain(membership::help());
+        for (name, help) in own.chain(distributed).chain(origins).chain(control) {
             match class(name) {
                 Class::Counter => counter(format!("keyferry_{name}_total"), help),
                 Class::Gauge => {
@@ -221,10 +227,13 @@ impl Metrics {
         let snapshot = self.registry.snapshot();
         for thread in &snapshot.threads {
             // Those of the control thread are the process's.
-            let worker =
-                thread.label.strip_prefix("worker ").map(|number| Label::new("worker", number.to_owned()));
+            let thread_of = |kind: &'static str| {
+                let number = thread.label.strip_prefix(kind)?.strip_prefix(' ')?;
+                Some(Label::new(kind, number.to_owned()))
+            };
+            let label = thread_of("worker").or_else(|| thread_of("app"));
             for (name, value) in &thread.values {
-                self.take(name, *value, worker.iter().cloned().collect());
+                self.take(name, *value, label.iter().cloned().collect());
             }
         }
         self.recorder.handle().render() + &busy(&snapshot)

@@ -3,7 +3,6 @@
 //! In: a validated configuration. Runs on the control thread, which then serves the admin socket until a signal or an
 //! operator ends the node.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,9 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
-use keyferry_app::static_files::Static;
-use keyferry_app::synthetic::{self, Synthetic};
-use keyferry_app::{Builtin, Port, Runner, SystemClock, threads};
+use keyferry_app::Port;
 use keyferry_decide::NodeId;
 use keyferry_nic::dpdk;
 use keyferry_nic::handover::Handover;
@@ -35,6 +32,7 @@ use keyferry_worker::{Clock, Parts, Worker, counters};
 use tracing::{info, warn};
 
 use crate::admin::Admin;
+use crate::applications::{self, App};
 use crate::config::{self, Cluster, Config, Protocol, files};
 use crate::counters::Registry;
 use crate::desk::{self, Desk};
@@ -62,9 +60,6 @@ const HANDOVER_PACKETS: usize = 1024;
 /// How long a node that drains still takes what distributors send it: they hear of it within 50 ms, and what is on its way
 /// from clients then is a round trip behind.
 const NOTICE: Duration = Duration::from_millis(300);
-
-/// The application, as the executable knows it.
-type App = Builtin;
 
 /// Runs a node of this release until SIGINT, SIGTERM, or an operator ends it.
 ///
@@ -111,7 +106,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     tls.warm_up();
     let workers = config.cores.workers.len();
     let (port, queues) = port::open(&config.nic, workers as u16)?;
-    let (apps, app_threads) = applications(config, &stop)?;
+    let (apps, app_threads) = applications::start(config, &registry, &stop)?;
     let handovers = Handover::between(workers, HANDOVER_PACKETS);
     let mailboxes: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(MAIL_MAX))).collect();
     let announced = announced(config);
@@ -402,7 +397,7 @@ fn worker_config(config: &Config, number: usize) -> keyferry_worker::Config {
             body_bytes: limits.body_bytes,
             chunk_line_bytes: limits.chunk_line_bytes,
         },
-        app_slots: (config.cores.apps.len().max(1) * config.slots.map_or(1, NonZeroUsize::get)) as u32,
+        app_slots: applications::slots(config),
         policy: config.lease.policy,
         eager: config.lease.eager,
         leases: LeaseLimits {
@@ -468,66 +463,4 @@ fn tls_options(config: &Config, key_log: Option<Arc<KeyLog>>) -> anyhow::Result<
         fragment: config.tls.max_fragment,
         key_log,
     })
-}
-
-/// Each worker's way to the application: app threads where cores are set aside for them, else inside the workers.
-fn applications(config: &Config, stop: &Arc<AtomicBool>) -> anyhow::Result<threads::Started<App>> {
-    let workers = config.cores.workers.len();
-    let jobs = config.limits.requests_in_app;
-    let mut made = 0;
-    let files = match &config.app {
-        config::App::Static { root, dotfiles, cache } => Some(
-            Static::open(root)
-                .with_context(|| format!("{} cannot be opened: check [app.static] root", root.display()))?
-                .with_dotfiles(*dotfiles)
-                .with_cache(*cache),
-        ),
-        config::App::Synthetic(_) => None,
-    };
-    let mut make = || {
-        made += 1;
-        match (&config.app, &files) {
-            (config::App::Synthetic(options), _) => {
-                Builtin::Synthetic(Synthetic::new(synthetic(options, made)))
-            }
-            (config::App::Static { .. }, files) => {
-                Builtin::Static(files.clone().expect("the directory was opened above"))
-            }
-        }
-    };
-    if config.cores.apps.is_empty() {
-        let runner = |app| Runner::new(app, jobs, Box::new(SystemClock::default())).with_slots(config.slots);
-        let inline = |_| Port::inline(runner(make()));
-        return Ok(((0..workers).map(inline).collect(), Vec::new()));
-    }
-    let plan = threads::Plan {
-        cores: config.cores.apps.iter().map(|core| Some(core.0)).collect(),
-        workers,
-        jobs_per_worker: jobs,
-        slots: config.slots,
-        idle: match config.cores.idle {
-            config::Idle::Spin => threads::Idle::Spin,
-            config::Idle::Yield => threads::Idle::Yield,
-            config::Idle::Sleep => threads::Idle::Sleep,
-        },
-    };
-    threads::start(&plan, make, stop).context("cannot start the application's threads")
-}
-
-fn synthetic(options: &config::Synthetic, seed: u64) -> synthetic::Options {
-    synthetic::Options {
-        cost_us: distribution(options.cost_us),
-        bytes: distribution(options.bytes),
-        burn: options.burn,
-        seed,
-    }
-}
-
-fn distribution(from: config::Distribution) -> synthetic::Distribution {
-    match from {
-        config::Distribution::Fixed(value) => synthetic::Distribution::Fixed(value),
-        config::Distribution::Exponential(mean) => synthetic::Distribution::Exponential(mean),
-        config::Distribution::LogNormal(median, sigma) => synthetic::Distribution::LogNormal(median, sigma),
-        config::Distribution::Pareto(least, alpha) => synthetic::Distribution::Pareto(least, alpha),
-    }
 }

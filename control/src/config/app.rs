@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::reader::{Context, Section};
+use super::reader::{Context, Section, nearest};
 
 /// Largest cost or size a distribution may be given: above it is a slip of the pen.
 const VALUE_MAX: f64 = 1e12;
@@ -17,20 +17,37 @@ const CACHE_MS_MAX: u64 = 3_600_000;
 /// Most requests an application thread works on at a time.
 const SLOTS_MAX: u64 = 1 << 20;
 
-/// What answers requests.
+/// What can answer requests.
 #[derive(Clone, Debug, PartialEq)]
-pub enum App {
+pub struct App {
+    /// What does where no route says otherwise.
+    pub default: Named,
     /// Replies of a given cost and size.
-    Synthetic(Synthetic),
+    pub synthetic: Synthetic,
+    /// The files of a folder; there wherever something names them.
+    pub files: Option<Files>,
+}
+
+/// An application by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Replies of a given cost and size.
+    Synthetic,
     /// The files of a folder.
-    Static {
-        /// The folder.
-        root: PathBuf,
-        /// Names that begin with a dot are served.
-        dotfiles: bool,
-        /// How long a short file is believed to be what it was.
-        cache: Duration,
-    },
+    Static,
+    /// An upstream, by its place in the file.
+    Upstream(usize),
+}
+
+/// The files of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The folder.
+    pub root: PathBuf,
+    /// Names that begin with a dot are served.
+    pub dotfiles: bool,
+    /// How long a short file is believed to be what it was.
+    pub cache: Duration,
 }
 
 /// Replies of a given cost and size.
@@ -58,29 +75,104 @@ pub enum Distribution {
     Pareto(f64, f64),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Synthetic,
     Static,
+    Upstream,
 }
 
-const KINDS: &[(&str, Kind)] = &[("synthetic", Kind::Synthetic), ("static", Kind::Static)];
+const KINDS: &[(&str, Kind)] =
+    &[("synthetic", Kind::Synthetic), ("static", Kind::Static), ("upstream", Kind::Upstream)];
+
+/// Applications that come with keyferry, by their names.
+const BUILTIN: [(&str, Named); 2] = [("synthetic", Named::Synthetic), ("static", Named::Static)];
+
+/// Whether an application that comes with keyferry is called so.
+pub(super) fn is_builtin(name: &str) -> bool {
+    KINDS.iter().any(|(known, _)| *known == name)
+}
 
 const WANTS: &str =
     "{ fixed = N }, { exponential = MEAN }, { lognormal = [MEDIAN, SIGMA] } or { pareto = [MIN, ALPHA] }";
 
-/// What answers, and how many requests a thread of it works on at a time; `None`: all it has.
-pub(super) fn read(mut section: Section<'_, '_>) -> (Option<App>, Option<NonZeroUsize>) {
+/// `[app]` before what it names is known.
+pub(super) struct Draft {
+    kind: Kind,
+    /// The upstream's name, if there are several.
+    upstream: Option<String>,
+    synthetic: Synthetic,
+    root: Option<PathBuf>,
+    dotfiles: bool,
+    cache: Duration,
+    /// How many requests a thread works on at a time; `None`: all it has.
+    pub(super) slots: Option<NonZeroUsize>,
+}
+
+/// `wants_files`: a route goes to them.
+pub(super) fn read(mut section: Section<'_, '_>, wants_files: bool) -> Draft {
     let kind = section.choice("kind", KINDS, Kind::Synthetic);
+    let upstream = section.value("upstream", "the name of an [[upstream]] in quotes");
     let slots = NonZeroUsize::new(section.number("slots", 0, 0..=SLOTS_MAX));
     let synthetic = read_synthetic(section.section("synthetic"));
-    let (root, dotfiles, cache) = read_static(section.section("static"), matches!(kind, Kind::Static));
+    let wants_files = wants_files || kind == Kind::Static;
+    let (root, dotfiles, cache) = read_static(section.section("static"), wants_files);
     section.finish();
-    let app = match kind {
-        Kind::Synthetic => Some(App::Synthetic(synthetic)),
-        Kind::Static => root.map(|root| App::Static { root, dotfiles, cache }),
-    };
-    (app, slots)
+    Draft { kind, upstream, synthetic, root: root.filter(|_| wants_files), dotfiles, cache, slots }
+}
+
+impl Draft {
+    /// With what it names among `upstreams`; what is not there is reported.
+    pub(super) fn finish(self, context: &Context<'_>, upstreams: &[&str]) -> Option<App> {
+        let named = self.upstream.as_deref().map(|name| (name, upstreams.iter().position(|it| *it == name)));
+        if let Some((name, None)) = named {
+            context.report("app.upstream", unknown(name, upstreams, &[]));
+        }
+        let default = match (self.kind, named, upstreams) {
+            (Kind::Synthetic, ..) => Named::Synthetic,
+            (Kind::Static, ..) => Named::Static,
+            (Kind::Upstream, Some((_, place)), _) => Named::Upstream(place?),
+            (Kind::Upstream, None, [_]) => Named::Upstream(0),
+            (Kind::Upstream, None, []) => {
+                let what = "there is no upstream: add an [[upstream]] with its name and servers";
+                context.report("app.kind", what);
+                return None;
+            }
+            (Kind::Upstream, None, [_, ..]) => {
+                context
+                    .report("app.kind", "there are several upstreams: write which one, upstream = \"NAME\"");
+                return None;
+            }
+        };
+        let (dotfiles, cache) = (self.dotfiles, self.cache);
+        let files = self.root.map(|root| Files { root, dotfiles, cache });
+        Some(App { default, synthetic: self.synthetic, files })
+    }
+}
+
+/// The application of that name; what is not there is reported at `path`.
+pub(super) fn named(context: &Context<'_>, path: &str, name: &str, upstreams: &[&str]) -> Option<Named> {
+    let builtin = BUILTIN.iter().find(|(known, _)| *known == name).map(|(_, named)| *named);
+    let upstream = || upstreams.iter().position(|known| *known == name).map(Named::Upstream);
+    let found = builtin.or_else(upstream);
+    if found.is_none() {
+        context.report(path, unknown(name, upstreams, &BUILTIN.map(|(name, _)| name)));
+    }
+    found
+}
+
+fn unknown(name: &str, upstreams: &[&str], builtin: &[&str]) -> String {
+    let known = || builtin.iter().chain(upstreams).copied();
+    match nearest(name, known()) {
+        Some(near) => format!("there is no \"{name}\", did you mean \"{near}\"?"),
+        None if known().next().is_none() => {
+            format!("there is no \"{name}\": add an [[upstream]] of that name")
+        }
+        None => {
+            let all = known().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+            format!("there is no \"{name}\": write one of {all}, or add an [[upstream]] of that name")
+        }
+    }
 }
 
 fn read_synthetic(mut section: Section<'_, '_>) -> Synthetic {
@@ -119,8 +211,8 @@ fn distribution(section: &mut Section<'_, '_>, key: &'static str, default: f64) 
 }
 
 /// Whether the folder to serve is one.
-pub(super) fn check(context: &Context<'_>, app: &App) {
-    let App::Static { root, .. } = app else { return };
+pub(super) fn check(context: &Context<'_>, draft: &Draft) {
+    let Some(root) = &draft.root else { return };
     if let Err(error) = std::fs::read_dir(root) {
         let what = format!("{} is not a folder this user can read ({error})", root.display());
         context.report("app.static.root", format!("{what}: create it, or name the right one"));

@@ -20,7 +20,10 @@ const LATER: &[(&[&str], &str)] = &[
         &["distributor", "distribute"],
         "a distributor has a file of its own (docs/examples/distributor.toml), which keyferry distributor reads",
     ),
-    (&["upstream", "proxy", "proxypass"], "proxying to an upstream comes with a later release"),
+    (
+        &["proxy", "proxypass", "reverseproxy"],
+        "a reverse proxy is [app] kind = \"upstream\" with an [[upstream]]",
+    ),
     (&["model"], "the model is a key of a node's [node], and of a distributor's [[service]]"),
 ];
 

@@ -22,8 +22,10 @@ mod nic;
 mod node;
 mod problem;
 mod reader;
+mod route;
 mod tcp;
 mod tls;
+mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -34,11 +36,12 @@ use std::path::{Path, PathBuf};
 
 use keyferry_decide::Policy;
 use keyferry_nic_config::{Host, Wanted};
+use keyferry_upstream::Options;
 
 use crate::links::Address;
 pub use crate::links::Peer;
 pub use admin::Admin;
-pub use app::{App, Distribution, Synthetic};
+pub use app::{App, Distribution, Files, Named, Synthetic};
 pub use cluster::{Cluster, DISTRIBUTORS_MAX, LISTEN_MAX};
 pub use cores::{APPS_MAX, Core, Cores, Idle, WORKERS_MAX};
 pub use distributor::{
@@ -52,8 +55,10 @@ pub use listener::{LISTENERS_MAX, Listener, Protocol};
 pub use nic::{ADDRESSES_MAX, Nic, ROUTES_MAX};
 pub use node::{Model, Node};
 pub use problem::{Problem, Problems};
+pub use route::{APP_ROUTES_MAX, Route};
 pub use tcp::Tcp;
 pub use tls::{CERTIFICATES_MAX, Certificate, Resumption, Tls};
+pub use upstream::UPSTREAMS_MAX;
 
 pub(crate) use cluster::address as peer_address;
 pub(crate) use node::name as member_name;
@@ -84,6 +89,10 @@ pub struct Config {
     pub tls: Tls,
     /// What answers.
     pub app: App,
+    /// Where requests go that are not for the default of `app`.
+    pub routes: Vec<Route>,
+    /// Origin servers.
+    pub upstreams: Vec<Options>,
     /// Requests an application thread (or a worker that runs the application itself) works on at a time; `None`: all it
     /// has.
     pub slots: Option<NonZeroUsize>,
@@ -124,6 +133,11 @@ impl Config {
     pub fn peers_max(&self) -> usize {
         let etcd = self.cluster.as_ref().and_then(|cluster| cluster.etcd.as_ref());
         etcd.map_or(self.peers.len(), |etcd| etcd.nodes_max)
+    }
+
+    /// Whether a request can reach an upstream.
+    pub fn reaches_upstreams(&self) -> bool {
+        reaches_upstreams(Some(&self.app), &self.routes)
     }
 
     /// Ports that speak https, as the file orders them.
@@ -193,8 +207,10 @@ struct Draft {
     certificates_declared: usize,
     tcp: Tcp,
     tls: Tls,
-    app: Option<App>,
-    slots: Option<NonZeroUsize>,
+    app: app::Draft,
+    routes: Vec<(usize, route::Draft)>,
+    upstreams: Vec<(usize, Options)>,
+    upstreams_declared: usize,
     lease: Lease,
     fabric: Fabric,
     cluster: Option<Cluster>,
@@ -212,8 +228,9 @@ fn parse(text: &str, file: &Path, cores: &BTreeSet<usize>) -> (Result<Config, Pr
     let draft = read(root);
     check(&context, &draft, cores);
     let wanted = draft.wanted();
+    let config = draft.finish(&context, file);
     let (problems, _) = context.into_parts();
-    match draft.finish(file) {
+    match config {
         Some(config) if problems.is_empty() => (Ok(config), wanted),
         _ => (Err(Problems::new(file, problems)), wanted),
     }
@@ -225,7 +242,9 @@ fn read(mut root: Section<'_, '_>) -> Draft {
     let certificates = root.sections("certificate", CERTIFICATES_MAX);
     let listeners = root.sections("listener", LISTENERS_MAX);
     let peers = root.sections("peer", PEERS_MAX);
-    let (app, slots) = app::read(root.section("app"));
+    let upstreams = root.sections("upstream", UPSTREAMS_MAX);
+    let routes = each(root.sections("route", APP_ROUTES_MAX), route::read);
+    let app = app::read(root.section("app"), routes.iter().any(|(_, route)| route.app() == "static"));
     let draft = Draft {
         cores: cores::read(root.section("cores")),
         nic: nic::read(root.section("nic")),
@@ -238,7 +257,9 @@ fn read(mut root: Section<'_, '_>) -> Draft {
         tcp: tcp::read(root.section("tcp")),
         tls: tls::read(root.section("tls")),
         app,
-        slots,
+        routes,
+        upstreams_declared: upstreams.len(),
+        upstreams: each(upstreams, upstream::read),
         lease: lending::read_lease(root.section("lease")),
         fabric: lending::read_fabric(root.section("fabric")),
         cluster: cluster::read(root.section("cluster"), name, !peers.is_empty()),
@@ -268,9 +289,8 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
     }
     listener::check(context, &draft.listeners);
     tls::check(context, &draft.certificates, draft.certificates_declared);
-    if let Some(app) = &draft.app {
-        app::check(context, app);
-    }
+    app::check(context, &draft.app);
+    upstream::check(context, &draft.upstreams);
     lending::check_sizes(context, &draft.lease, &draft.fabric);
     let own = draft.node.as_ref().map(|node| cluster::Own { path: "node.name", name: &node.name });
     cluster::check(context, own, draft.cluster.as_ref(), Some(draft.fabric.driver), &draft.peers);
@@ -285,6 +305,41 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
     if draft.cluster.as_ref().is_some_and(|cluster| cluster.listen.contains(&socket)) {
         context.report("admin.socket", "this is also in [cluster] listen: give each its own path");
     }
+}
+
+/// What answers requests, each application by its place; what is named and is not there is reported.
+fn answering(
+    context: &Context<'_>,
+    app: app::Draft,
+    drafts: Vec<(usize, route::Draft)>,
+    upstreams: Vec<(usize, Options)>,
+    declared: usize,
+) -> (Option<App>, Vec<Route>, Vec<Options>) {
+    let upstreams: Vec<Options> = upstreams.into_iter().map(|(_, upstream)| upstream).collect();
+    if upstreams.len() < declared {
+        // Whoever names one that could not be read has named one that is there.
+        return (None, Vec::new(), upstreams);
+    }
+    let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+    let app = app.finish(context, &names);
+    for (position, (index, draft)) in drafts.iter().enumerate() {
+        if drafts[..position].iter().any(|(_, other)| other.is_like(draft)) {
+            let what = "another route has the same host and path_prefix: remove one";
+            context.report(&format!("route[{index}].app"), what);
+        }
+    }
+    let route = |(index, draft): (usize, route::Draft)| {
+        let named = app::named(context, &format!("route[{index}].app"), draft.app(), &names);
+        named.map(|named| draft.finish(named))
+    };
+    let routes = drafts.into_iter().filter_map(route).collect();
+    (app, routes, upstreams)
+}
+
+/// Whether a request can reach an upstream.
+fn reaches_upstreams(app: Option<&App>, routes: &[Route]) -> bool {
+    let named = routes.iter().map(|route| route.app).chain(app.map(|app| app.default));
+    named.into_iter().any(|named| matches!(named, Named::Upstream(_)))
 }
 
 /// What a port, its workers and the ends of control links want of the host.
@@ -320,7 +375,17 @@ impl Draft {
         }
     }
 
-    fn finish(self, file: &Path) -> Option<Config> {
+    fn finish(self, context: &Context<'_>, file: &Path) -> Option<Config> {
+        let slots = self.app.slots;
+        let (app, routes, upstreams) =
+            answering(context, self.app, self.routes, self.upstreams, self.upstreams_declared);
+        if reaches_upstreams(app.as_ref(), &routes) && self.cores.apps.is_empty() {
+            let what = "an upstream needs threads of its own, as a worker must not wait for servers: write the cores of";
+            context.report(
+                "cores.apps",
+                format!("{what} application threads, such as [{}]", self.cores.control.0),
+            );
+        }
         let node = self.node?;
         let mut lease = self.lease;
         if node.model != Model::Bf {
@@ -335,8 +400,10 @@ impl Draft {
             certificates: self.certificates.into_iter().map(|(_, certificate)| certificate).collect(),
             tcp: self.tcp,
             tls: self.tls,
-            app: self.app?,
-            slots: self.slots,
+            app: app?,
+            slots,
+            routes,
+            upstreams,
             lease,
             fabric: self.fabric,
             cluster: self.cluster,

@@ -323,7 +323,7 @@ fn join(table: &str, key: &str) -> String {
 }
 
 /// The word most like `text`, if one is much like it.
-fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(super) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     words
         .map(|word| (strsim::jaro_winkler(&text.to_lowercase(), word), word))
         .filter(|(likeness, _)| *likeness > 0.75)

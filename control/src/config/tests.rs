@@ -2,6 +2,7 @@
 
 mod distributor;
 mod host;
+mod upstream;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -82,7 +83,7 @@ fn uncommented() -> String {
     let key = |line: &str| {
         line.strip_prefix("# ").is_some_and(|rest| {
             let keys = ["vlan =", "eal =", "key_log =", "address =", "metrics =", "[cluster.etcd]"];
-            keys.iter().chain(ETCD).any(|key| rest.starts_with(key))
+            keys.iter().chain(ETCD).chain(UPSTREAM).any(|key| rest.starts_with(key))
         })
     };
     let line = |line: &str| if key(line) { line[2..].to_owned() } else { line.to_owned() };
@@ -104,6 +105,10 @@ const ETCD: &[&str] = &[
     "user =",
     "password_file =",
 ];
+
+/// Keys of upstreams and routes, commented out in the example; the rest is in an example of its own.
+const UPSTREAM: &[&str] =
+    &["upstream =", "[[upstream]]", "name =", "servers =", "[[route]]", "path_prefix =", "app ="];
 
 /// Without its `[[peer]]`, whose place etcd takes.
 fn without_peer(text: &str) -> String {

@@ -102,6 +102,17 @@ const COUNTERS: &[&str] = &[
     "tickets_sealed",
     "tickets_opened",
     "tickets_refused",
+    "upstream_requests",
+    "upstream_replies",
+    "upstream_connections",
+    "upstream_reused",
+    "upstream_repeated",
+    "upstream_elsewhere",
+    "upstream_queued",
+    "upstream_left_out",
+    "upstream_checks_failed",
+    "upstream_fell",
+    "upstream_rose",
 ];
 
 fn all_names() -> impl Iterator<Item = &'static str> {
@@ -109,6 +120,7 @@ fn all_names() -> impl Iterator<Item = &'static str> {
     names()
         .iter()
         .chain(distributor)
+        .chain(tally::NAMES)
         .copied()
         .chain(Tally::help().chain(members::help()).chain(membership::help()).map(|(name, _)| name))
 }

@@ -1,0 +1,209 @@
+//! What answers a node's requests: the applications its configuration names, as one, on app threads or inside the workers.
+//!
+//! In: a validated configuration. Out: each worker's way to them. At start, on the control thread.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::{Poll, Waker};
+
+use anyhow::Context;
+use keyferry_app::routes::{Routes, Rule};
+use keyferry_app::static_files::Static;
+use keyferry_app::synthetic::{self, Synthetic};
+use keyferry_app::{App as _, Body, Builtin, Port, Runner, Shared, SystemClock, builtin, threads};
+use keyferry_http::{ReplyHead, Request};
+use keyferry_time::Time;
+use keyferry_upstream::{self as upstream, Beside, Tally, Upstream};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::{self, Config, Files, Named};
+use crate::counters::Registry;
+
+/// What answers, as the executable knows it.
+pub type App = Routes<One>;
+
+/// One application.
+pub enum One {
+    /// Of those that come with keyferry.
+    Builtin(Builtin),
+    /// Origin servers.
+    Upstream(Upstream),
+}
+
+/// One reply of it.
+pub enum Task {
+    /// Of [`One::Builtin`].
+    Builtin(builtin::Task),
+    /// Of [`One::Upstream`].
+    Upstream(upstream::Task),
+}
+
+impl keyferry_app::App for One {
+    type Task = Task;
+
+    fn begin(&mut self, request: &Request, now: Time) -> Task {
+        match self {
+            One::Builtin(app) => Task::Builtin(app.begin(request, now)),
+            One::Upstream(app) => Task::Upstream(app.begin(request, now)),
+        }
+    }
+
+    fn wake_by(&mut self, task: &mut Task, waker: &Waker) {
+        match (self, task) {
+            (One::Upstream(app), Task::Upstream(task)) => app.wake_by(task, waker),
+            (One::Builtin(app), Task::Builtin(task)) => app.wake_by(task, waker),
+            _ => unreachable!("a task belongs to the application that began it"),
+        }
+    }
+
+    fn head(&mut self, task: &mut Task, request: &Request, now: Time) -> Poll<ReplyHead> {
+        match (self, task) {
+            (One::Builtin(app), Task::Builtin(task)) => app.head(task, request, now),
+            (One::Upstream(app), Task::Upstream(task)) => app.head(task, request, now),
+            _ => unreachable!("a task belongs to the application that began it"),
+        }
+    }
+
+    fn body(&mut self, task: &mut Task, request: &Request, now: Time, out: &mut [u8]) -> Poll<Body> {
+        match (self, task) {
+            (One::Builtin(app), Task::Builtin(task)) => app.body(task, request, now, out),
+            (One::Upstream(app), Task::Upstream(task)) => app.body(task, request, now, out),
+            _ => unreachable!("a task belongs to the application that began it"),
+        }
+    }
+
+    fn share(&mut self, task: &mut Task, request: &Request, bytes_max: usize) -> Option<Shared> {
+        match (self, task) {
+            (One::Builtin(app), Task::Builtin(task)) => app.share(task, request, bytes_max),
+            _ => None,
+        }
+    }
+
+    fn deadline(&self, task: &Task) -> Option<Time> {
+        match (self, task) {
+            (One::Builtin(app), Task::Builtin(task)) => app.deadline(task),
+            (One::Upstream(app), Task::Upstream(task)) => app.deadline(task),
+            _ => unreachable!("a task belongs to the application that began it"),
+        }
+    }
+}
+
+/// Requests the applications of a node work on at a time, as the decision where a request runs has it. One that goes on to an
+/// upstream waits for others than this node's processors: as many as there may be pass it by.
+pub(crate) fn slots(config: &Config) -> u32 {
+    let unbounded = if config.reaches_upstreams() { config.limits.requests_in_app } else { 1 };
+    let each = config.slots.map_or(unbounded, NonZeroUsize::get);
+    u32::try_from(config.cores.apps.len().max(1) * each).unwrap_or(u32::MAX)
+}
+
+/// Each worker's way to the applications: app threads where cores are set aside for them, else inside the workers.
+pub(crate) fn start(
+    config: &Config,
+    registry: &Registry,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<threads::Started<App>> {
+    let workers = config.cores.workers.len();
+    let jobs = config.limits.requests_in_app;
+    let files = config.app.files.as_ref().map(open).transpose()?;
+    let mut made = 0;
+    let mut make = |upstreams: &[Upstream]| {
+        made += 1;
+        all(config, files.as_ref(), made, upstreams)
+    };
+    if config.cores.apps.is_empty() {
+        let runner = |app| Runner::new(app, jobs, Box::new(SystemClock::default())).with_slots(config.slots);
+        let inline = |_| Port::inline(runner(make(&[])));
+        return Ok(((0..workers).map(inline).collect(), Vec::new()));
+    }
+    let plan = threads::Plan {
+        cores: config.cores.apps.iter().map(|core| Some(core.0)).collect(),
+        workers,
+        jobs_per_worker: jobs,
+        slots: config.slots,
+        idle: match config.cores.idle {
+            config::Idle::Spin => threads::Idle::Spin,
+            config::Idle::Yield => threads::Idle::Yield,
+            config::Idle::Sleep => threads::Idle::Sleep,
+        },
+    };
+    let context = "cannot start the application's threads";
+    if !config.reaches_upstreams() {
+        return threads::start(&plan, || make(&[]), stop).context(context);
+    }
+    raise_open_files();
+    let mut number = 0;
+    let with_upstreams = || {
+        let tally = Arc::new(Tally::default());
+        let upstream = |options: &upstream::Options| Upstream::new(options.clone(), Arc::clone(&tally));
+        let upstreams: Vec<_> = config.upstreams.iter().map(upstream).collect();
+        let block = registry.block(upstream::tally::NAMES, format!("app {number}"));
+        number += 1;
+        let app = make(&upstreams);
+        let beside = Beside::new(&upstreams, tally);
+        (app, move |turns: threads::Turns<App>| {
+            upstream::run(turns, beside, move |values| block.publish(values))
+        })
+    };
+    threads::start_on(&plan, with_upstreams, stop).context(context)
+}
+
+/// Every connection to an origin is an open file, of which a process has few unless it asks for as many as it may have.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused: what is opened beyond the limit fails, and is counted.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+fn open(files: &Files) -> anyhow::Result<Static> {
+    let Files { root, dotfiles, cache } = files;
+    let what = || format!("{} cannot be opened: check [app.static] root", root.display());
+    Ok(Static::open(root).with_context(what)?.with_dotfiles(*dotfiles).with_cache(*cache))
+}
+
+/// All applications that are named, behind the routes to them.
+fn all(config: &Config, files: Option<&Static>, seed: u64, upstreams: &[Upstream]) -> App {
+    let mut apps = Vec::new();
+    let mut places: Vec<Named> = Vec::new();
+    let mut place = |named: Named| {
+        places.iter().position(|known| *known == named).unwrap_or_else(|| {
+            apps.push(match named {
+                Named::Synthetic => {
+                    One::Builtin(Builtin::Synthetic(Synthetic::new(synthetic(&config.app.synthetic, seed))))
+                }
+                Named::Static => {
+                    One::Builtin(Builtin::Static(files.cloned().expect("the folder was opened above")))
+                }
+                Named::Upstream(index) => One::Upstream(upstreams[index].clone()),
+            });
+            places.push(named);
+            places.len() - 1
+        })
+    };
+    let default = place(config.app.default);
+    let rules = config.routes.iter().map(|route| Rule {
+        host: route.host.clone(),
+        path_prefix: route.path_prefix.clone(),
+        app: place(route.app),
+    });
+    let rules = rules.collect();
+    Routes::new(apps, rules, default)
+}
+
+fn synthetic(options: &config::Synthetic, seed: u64) -> synthetic::Options {
+    synthetic::Options {
+        cost_us: distribution(options.cost_us),
+        bytes: distribution(options.bytes),
+        burn: options.burn,
+        seed,
+    }
+}
+
+fn distribution(from: config::Distribution) -> synthetic::Distribution {
+    match from {
+        config::Distribution::Fixed(value) => synthetic::Distribution::Fixed(value),
+        config::Distribution::Exponential(mean) => synthetic::Distribution::Exponential(mean),
+        config::Distribution::LogNormal(median, sigma) => synthetic::Distribution::LogNormal(median, sigma),
+        config::Distribution::Pareto(least, alpha) => synthetic::Distribution::Pareto(least, alpha),
+    }
+}
