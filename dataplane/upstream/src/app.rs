@@ -292,6 +292,12 @@ impl Task {
                     self.stage = Stage::Seeking;
                     return Ok(None);
                 }
+                if is_unsent {
+                    // As if there had been no connection.
+                    self.pool.failed(server, Failure::Broken);
+                    self.try_elsewhere(server, Failure::Broken);
+                    return Ok(None);
+                }
                 match error {
                     error if error.is_parse_too_large() => Failure::HeadTooLarge,
                     error if error.is_parse() => Failure::Garbled,
