@@ -30,4 +30,5 @@ mod static_files;
 mod suites;
 mod tls_corners;
 mod uploads;
+mod upstream;
 mod vanishing;

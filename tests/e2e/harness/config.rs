@@ -52,6 +52,8 @@ pub struct Options {
     pub members_in_etcd: bool,
     /// That etcd speaks TLS, and wants certificates.
     pub secure_etcd: bool,
+    /// The tables of origin servers, and of routes; `None`: there are none.
+    pub upstream: Option<String>,
     /// Further lines, by table: `("limits", "half_open = 4")`.
     pub extra: Vec<(&'static str, String)>,
 }
@@ -72,6 +74,7 @@ impl Options {
             vhost: false,
             members_in_etcd: false,
             secure_etcd: false,
+            upstream: None,
             extra: Vec::new(),
         }
     }
@@ -114,6 +117,11 @@ impl Options {
     /// The files of a folder instead of synthetic replies.
     pub fn root(self, root: &Path) -> Options {
         Options { root: Some(root.to_owned()), ..self }
+    }
+
+    /// Origin servers, by their tables.
+    pub fn upstream(self, tables: &str) -> Options {
+        Options { upstream: Some(tables.to_owned()), ..self }
     }
 
     /// Resumption as said.
@@ -188,7 +196,7 @@ pub fn text(
         ("nic", nic(directory, place, interface, options)),
         // Long for a loaded machine: a session that comes late would be missed.
         ("tls", format!("resumption = {:?}\nsession_wait_ms = 5000", options.resumption)),
-        ("app", format!("kind = {:?}", if options.root.is_some() { "static" } else { "synthetic" })),
+        ("app", format!("kind = {:?}", kind(options))),
         ("app.synthetic", format!("burn = {}", options.burn)),
         ("app.static", options.root.as_ref().map_or(String::new(), |root| format!("root = {root:?}"))),
         (
@@ -223,6 +231,7 @@ pub fn text(
     for (chain, key) in &certificates.leaves {
         let _ = writeln!(text, "[[certificate]]\nchain = {chain:?}\nkey = {key:?}");
     }
+    text.push_str(options.upstream.as_deref().unwrap_or(""));
     let _ = match etcd {
         Some(etcd) => writeln!(text, "[cluster.etcd]\n{}", etcd.table(2)),
         None => writeln!(
@@ -233,6 +242,15 @@ pub fn text(
         ),
     };
     text
+}
+
+/// What answers where no route says otherwise.
+fn kind(options: &Options) -> &'static str {
+    match (&options.upstream, &options.root) {
+        (Some(_), _) => "upstream",
+        (None, Some(_)) => "static",
+        (None, None) => "synthetic",
+    }
 }
 
 fn cluster(directory: &Path, place: &Place<'_>, options: &Options) -> String {
