@@ -11,7 +11,7 @@ use anyhow::Context;
 use keyferry_app::routes::{Routes, Rule};
 use keyferry_app::static_files::Static;
 use keyferry_app::synthetic::{self, Synthetic};
-use keyferry_app::{App as _, Body, Builtin, Port, Runner, Shared, SystemClock, builtin, threads};
+use keyferry_app::{Body, Builtin, Port, Runner, Shared, SystemClock, builtin, threads};
 use keyferry_http::{ReplyHead, Request};
 use keyferry_time::Time;
 use keyferry_upstream::{self as upstream, Beside, Tally, Upstream};
