@@ -7,7 +7,7 @@
 //! - [`Upstream`]: the application
 //! - [`options`]: what an upstream is, and every bound
 //! - [`run`]: the loop of an app thread
-//! - [`tally`]: counters
+//! - [`tally`]: what is counted
 
 #![forbid(unsafe_code)]
 
