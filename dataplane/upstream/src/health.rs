@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::connect::connect;
 use crate::options::Health;
 use crate::pool::Pool;
 use crate::tally::Count;
+
+/// Bytes of an answer that are read; what is longer is as good.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Starts what goes on beside the requests of an upstream.
 pub(crate) fn start(pool: &Arc<Pool>) {
@@ -61,6 +64,11 @@ async fn ask(pool: &Pool, server: usize, health: &Health) -> Option<bool> {
     let host = health.host.as_ref().unwrap_or(&pool.names[server]);
     let request = http::Request::get(&health.path).header(HOST, host).header(CONNECTION, "close");
     let request = request.body(Full::new(Bytes::new())).ok()?;
-    let status = sender.send_request(request).await.ok()?.status().as_u16();
-    Some((200..400).contains(&status))
+    let response = sender.send_request(request).await.ok()?;
+    let is_well = (200..400).contains(&response.status().as_u16());
+    // To its end: to leave before is what servers write into their logs.
+    match Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await {
+        Err(error) if !error.is::<LengthLimitError>() => None,
+        _ => Some(is_well),
+    }
 }
