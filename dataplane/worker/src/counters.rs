@@ -118,6 +118,8 @@ counters! {
     violations_lease,
     /// Queue pairs ended: the peer asked for answers and gave no receives for them.
     violations_flood,
+    /// Times that other settings were taken over.
+    settings_taken,
     /// Queue pairs lost.
     peers_lost,
     /// Queue pairs ready.

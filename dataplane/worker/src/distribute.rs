@@ -12,7 +12,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{
-    Distributor, Ends, HOLDS_MAX, HoldId, Midst, Node, NodeId, PACKET_BYTES_MAX, PeerId, Places,
+    Distributor, Ends, HOLDS_MAX, HoldId, Midst, Model, Node, NodeId, PACKET_BYTES_MAX, PeerId, Places,
     RESET_BYTES_MAX, Reset, Secrets, Services, Spot, State, Verdict,
 };
 use keyferry_link::{Ingress, Link};
@@ -41,6 +41,13 @@ pub enum News {
     Address(NodeId, IpAddr),
     /// Where flows go that nobody remembers. Who sends them keeps them until others are taken: memory is not freed in a turn.
     Places(Arc<Places>),
+    /// A service spreads clients otherwise from here on; who has a flow keeps it.
+    Model {
+        /// Its place among the services.
+        service: usize,
+        /// How.
+        model: Model,
+    },
     /// A node fares otherwise.
     State(NodeId, State),
     /// A node holds a session of a client, for so long.
@@ -213,6 +220,7 @@ impl<N: Nic> Distribute<N> {
                 Some(News::Leave(node)) => self.distributor.leave(node),
                 Some(News::Address(node, address)) => self.nodes.set(node, address),
                 Some(News::Places(places)) => self.distributor.set_places(places),
+                Some(News::Model { service, model }) => self.distributor.set_model(service, model),
                 Some(News::State(node, state)) => self.distributor.set_state(node, state),
                 Some(News::Session { client, node, lifetime }) => {
                     self.distributor.announce(now, client, node, lifetime);

@@ -6,6 +6,8 @@ use keyferry_decide::NodeId;
 use keyferry_fabric::QueuePair;
 use keyferry_lease::Channel;
 
+use crate::settings::Settings;
+
 /// Letters waiting for a worker at most.
 pub const MAIL_MAX: usize = 256;
 
@@ -34,6 +36,8 @@ pub enum Mail {
     Peer(Box<Connect>),
     /// The nodes that keep sessions from now on, this one among them.
     Members(Box<[NodeId]>),
+    /// Go by these settings from now on.
+    Settings(Box<Settings>),
     /// Take no new work, and end. Said again, it can only end sooner.
     Drain(Drain),
 }

@@ -223,6 +223,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             match mail {
                 Mail::Peer(connect) => self.connect_peer(*connect),
                 Mail::Members(members) => self.set_members(&members),
+                Mail::Settings(settings) => self.take_settings(*settings),
                 Mail::Drain(wanted) => self.begin_drain(wanted),
             }
         }

@@ -12,7 +12,7 @@ use crate::distributor::Distributor;
 use crate::places::Places;
 use crate::pool::{Node, State};
 use crate::reset::Reset;
-use crate::{NodeId, SERVICES_MAX};
+use crate::{Model, NodeId, SERVICES_MAX};
 
 /// Buckets of the tables looked at in one step of a sweep.
 const SWEEP_BUCKETS: usize = 64;
@@ -160,6 +160,14 @@ impl Distributor {
     /// A place that is free again; each is told once.
     pub fn vacated(&mut self) -> Option<NodeId> {
         self.membership.vacated.pop()
+    }
+
+    /// A service spreads clients otherwise from here on. Who has a flow keeps it; what is known of clients stays, and is of use
+    /// as soon as the model asks for it.
+    pub fn set_model(&mut self, service: usize, model: Model) {
+        if let Some((_, pool)) = self.services.get_mut(service) {
+            pool.model = model;
+        }
     }
 
     /// A node fares otherwise. Connections of one that is gone, even if it is back, are reset by

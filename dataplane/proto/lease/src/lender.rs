@@ -19,7 +19,7 @@ use crate::{CREDITS_MAX, LEASES_MAX};
 /// Slots are short when fewer than one in this many is free.
 const SHORT_SHARE: usize = 8;
 
-/// Sizes and times of a lender; fixed at start.
+/// Sizes and times of a lender. Sizes are fixed at start, times and credits may change.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Leases under way at once; at most [`LEASES_MAX`].
@@ -121,6 +121,15 @@ impl Lender {
             free: (0..limits.slots).rev().collect(),
             holder: (0..limits.slots).map(|_| None).collect(),
         }
+    }
+
+    /// From here on leases may hold so many slots and take so long. What a lease has, and the deadline it waits for, it keeps.
+    ///
+    /// # Panics
+    /// If `credits` exceed [`CREDITS_MAX`]: configuration has checked them.
+    pub fn set_times(&mut self, credits: usize, claim_timeout: Duration, silence_timeout: Duration) {
+        assert!((1..=CREDITS_MAX).contains(&credits));
+        self.limits = Limits { credits, claim_timeout, silence_timeout, ..self.limits };
     }
 
     /// Leases not yet over, orphaned ones included.

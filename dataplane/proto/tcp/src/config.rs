@@ -83,7 +83,7 @@ impl Stretch {
     }
 }
 
-/// What a worker's TCP is, fixed at start.
+/// What a worker's TCP is, fixed at start but for its [`Times`].
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Our addresses; packets to others are dropped.
@@ -113,6 +113,19 @@ pub struct Config {
     pub stretch: Stretch,
     /// Makes sequence numbers and the flow table unpredictable: random outside of simulations.
     pub seed: u64,
+}
+
+/// Time-outs that may change while connections live ([`Tcp::set_times`](crate::Tcp::set_times)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Times {
+    /// As [`Config::half_open_timeout`].
+    pub half_open_timeout: Duration,
+    /// As [`Config::idle_timeout`].
+    pub idle_timeout: Duration,
+    /// As [`Tuning::keep_alive`].
+    pub keep_alive: Option<KeepAlive>,
+    /// As [`Tuning::user_timeout`].
+    pub user_timeout: Option<Duration>,
 }
 
 /// Probes of a peer that has been silent for long (RFC 9293 section 3.8.4).

@@ -109,6 +109,11 @@ impl HalfOpens {
         }
     }
 
+    /// How long handshakes that begin from now on may take.
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }

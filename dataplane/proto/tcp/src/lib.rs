@@ -47,7 +47,7 @@ mod transmit;
 pub use active::ConnectError;
 pub use config::{
     ACK_DELAY_MAX, Algorithm, Config, EGRESS_PER_VISIT_MAX, FIN_WAIT, INITIAL_SEGMENTS_MAX, KeepAlive,
-    RxChecksum, SEGMENTS_GROWN_MAX, SEGMENTS_MAX, Stretch, TIME_WAIT, TSO_PACKET_BYTES_MAX, Tuning,
+    RxChecksum, SEGMENTS_GROWN_MAX, SEGMENTS_MAX, Stretch, TIME_WAIT, TSO_PACKET_BYTES_MAX, Times, Tuning,
 };
 pub use counters::{CloseReason, Counters, DropReason};
 pub use ingress::Arrived;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use keyferry_time::{Time, Wheel};
 
-use crate::config::{Config, PACING_TICK, Tuning};
+use crate::config::{Config, PACING_TICK, Times, Tuning};
 use crate::connection::{Connection, Pending, Shared, Stage, nanoseconds};
 use crate::cookies::Cookies;
 use crate::counters::{CloseReason, Counters};
@@ -366,6 +366,16 @@ impl<S: Segment> Tcp<S> {
             connection.touched = true;
             self.dirty.push_back(id.index);
         }
+    }
+
+    /// Other time-outs from now on: for connections that open, and for the others when something happens to them next. One set
+    /// by [`set_idle_timeout`](Tcp::set_idle_timeout) stays.
+    pub fn set_times(&mut self, times: Times) {
+        let Times { half_open_timeout, idle_timeout, keep_alive, user_timeout } = times;
+        self.half_open.set_timeout(half_open_timeout);
+        let shared = &mut self.shared;
+        (shared.config.half_open_timeout, shared.config.idle_timeout) = (half_open_timeout, idle_timeout);
+        (shared.tuning.keep_alive, shared.tuning.user_timeout) = (keep_alive, user_timeout);
     }
 
     /// Our end.
