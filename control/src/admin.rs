@@ -2,7 +2,7 @@
 //!
 //! A line protocol over a Unix stream socket: a command and a line feed come in, one JSON document on one line
 //! goes out; any number of commands a connection. What the commands are is up to the process: a node's are in
-//! [`crate::desk`]. Runs on the control thread (tokio, current-thread); [`Line`] is the other end, blocking.
+//! `crate::desk`. Runs on the control thread (tokio, current-thread); [`Line`] is the other end, blocking.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -289,7 +289,7 @@ mod tests {
         control.run(async |mut signals| {
             tokio::select! {
                 () = admin.serve(answers) => unreachable!("it serves for ever"),
-                () = signals.end() => {}
+                () = signals.ends.next() => {}
             }
             admin.end().await;
         });

@@ -36,7 +36,7 @@ impl Report {
                 findings.extend(exposed_keys(config));
                 (Vec::new(), String::new())
             }
-            Ok(Kind::Distributor) => (Vec::new(), String::new()),
+            Ok(Kind::Distributor(_)) => (Vec::new(), String::new()),
             Err(problems) => (problems.list().to_vec(), format!("{problems}\n")),
         };
         for finding in &findings {

@@ -1,4 +1,5 @@
-//! The command line: `keyferry init`, `node`, `distributor`, `check`, `ctl`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong usage.
+//! The command line: `keyferry init`, `node`, `distributor`, `check`, `ctl`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong
+//! usage, 3 a reload of which some keys wait for a restart.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +15,9 @@ use crate::ctl;
 use crate::drain::DRAIN_MAX;
 use crate::init;
 use crate::memory;
+
+/// Exit code of a reload of which some keys wait for a restart.
+const PARTLY: u8 = 3;
 
 /// A TLS front end that bypasses the kernel and lends requests, with the key to answer them, to less loaded nodes
 #[derive(Parser)]
@@ -96,7 +100,7 @@ enum CtlCommand {
         #[arg(long, value_name = "TIME", default_value = "30s", value_parser = deadline)]
         deadline: Duration,
     },
-    /// Read the configuration again and say what a restart would change
+    /// Read the configuration and the certificates again and take over what can be; exits with 3 if the rest needs a restart
     Reload,
 }
 
@@ -141,18 +145,25 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
         }
         Command::Distributor { config } => distribute(&config, version),
         Command::Check { config, json } => return check(&config, json),
-        Command::Ctl { command, config: Some(config), json } => ctl::run(&config, command.into(), json),
+        Command::Ctl { command, config: Some(config), json } => {
+            return told(ctl::run(&config, command.into(), json));
+        }
         Command::Ctl { config: None, .. } => {
             let missing = clap::error::ErrorKind::MissingRequiredArgument;
             Arguments::command()
                 .error(missing, "name the running node's configuration with --config FILE")
                 .exit()
         }
-        Command::Status { config } => ctl::run(&config, ctl::Command::Status, true),
+        Command::Status { config } => return told(ctl::run(&config, ctl::Command::Status, true)),
         Command::Ca { command } => certify(&command),
     };
+    told(done.map(|()| ctl::Done::Whole))
+}
+
+fn told(done: anyhow::Result<ctl::Done>) -> ExitCode {
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(ctl::Done::Whole) => ExitCode::SUCCESS,
+        Ok(ctl::Done::Partly) => ExitCode::from(PARTLY),
         Err(error) => {
             eprintln!("keyferry: {error:#}");
             ExitCode::FAILURE

@@ -23,7 +23,7 @@ pub enum Command {
     Peers,
     /// Its sessions.
     Sessions,
-    /// What a changed configuration would change.
+    /// Another configuration.
     Reload,
     /// Its end in order, within this time.
     Drain(Duration),
@@ -49,22 +49,32 @@ fn nobody(socket: &Path, error: &io::Error) -> anyhow::Error {
     anyhow::anyhow!("no node answers at {} ({error}): {what}", socket.display())
 }
 
+/// What came of a command that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It was carried out.
+    Whole,
+    /// In part: the rest waits for a restart.
+    Partly,
+}
+
 /// Carries a command out and prints what is answered.
 ///
 /// # Errors
 /// There was no answer, or it is that the command was not carried out.
-pub fn run(file: &Path, command: Command, json: bool) -> anyhow::Result<()> {
+pub fn run(file: &Path, command: Command, json: bool) -> anyhow::Result<Done> {
     let mut line = connect(file)?;
     let word = match command {
         Command::Status => "status",
         Command::Peers => "peers",
         Command::Sessions => "sessions",
         Command::Reload => "reload",
-        Command::Drain(deadline) => return drain(line, deadline, json),
+        Command::Drain(deadline) => return drain(line, deadline, json).map(|()| Done::Whole),
     };
     let answer = ask(&mut line, word)?;
     print(&if json { answer.to_string() + "\n" } else { text(&answer) });
-    refused(&answer)
+    refused(&answer)?;
+    Ok(if answer["outcome"] == "partly" { Done::Partly } else { Done::Whole })
 }
 
 fn ask(line: &mut Line, command: &str) -> anyhow::Result<Value> {
@@ -208,7 +218,9 @@ mod tests {
             "node  a\npeers:\n  link  name  since_s\n  up    b     7\n  down  long  -\n"
         );
         assert_eq!(text(&json!({"node": "a", "peers": []})), "node  a\npeers: none\n");
-        assert_eq!(text(&json!({"needs_restart": ["[nic]", "[tls]"]})), "needs_restart:\n  [nic]\n  [tls]\n");
+        assert_eq!(text(&json!({"warnings": ["one", "two"]})), "warnings:\n  one\n  two\n");
+        let changes = json!({"outcome": "partly", "needs_restart": [{"table": "[nic]", "key": "mtu"}]});
+        assert_eq!(text(&changes), "outcome  partly\nneeds_restart:\n  key  table\n  mtu  [nic]\n");
         let status = json!({
             "node": "a", "phase": "serving",
             "threads": [{"label": "worker 0", "flows": 2}, {"label": "links", "links_up": 1}],

@@ -1,20 +1,19 @@
 //! What a node answers its operators: how it is, who its peers are, which sessions it keeps, how its end goes on, what
-//! a changed configuration would change. In: a command. Out: one JSON document. Control thread; files are read elsewhere.
+//! became of a reload. In: a command. Out: one JSON document. Control thread.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keyferry_tls::Server;
 use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::admin::{document, refusal};
-use crate::config::{self, Config, Kind, Model, Problem, Resumption};
+use crate::config::{Model, Resumption};
 use crate::counters::{Registry, Snapshot};
 use crate::drain::{Drain, Phase, Progress};
 use crate::links::{Roster, Row};
+use crate::reload::node::Reload;
 
 /// How long an operator who waits for the end is let wait for a sign of it.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -23,17 +22,13 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const COMMANDS: &str = "status, peers, sessions, drain [MILLISECONDS], progress, reload";
 
 /// What a node's answers come from.
-pub struct Desk {
+pub(crate) struct Desk {
     /// The release that runs.
     pub version: &'static str,
-    /// What it was started with.
-    pub config: Config,
-    /// The cores this process may use; the control thread has given up all but one.
-    pub cores: BTreeSet<usize>,
+    /// What it goes by, and how that changes.
+    pub reload: Rc<Reload>,
     /// What its threads count.
     pub registry: Arc<Registry>,
-    /// Where sessions and ticket keys are.
-    pub tls: Server,
     /// Its links; none without peers.
     pub roster: Option<Roster>,
     /// Its end.
@@ -83,23 +78,6 @@ struct Sessions<'a> {
     given: u64,
 }
 
-/// What the file as it is now would change.
-#[derive(Serialize)]
-struct Reload<'a> {
-    node: &'a str,
-    /// What was taken over.
-    applied: &'a [&'a str],
-    /// Tables that differ from what the node was started with.
-    needs_restart: Vec<&'static str>,
-    note: &'a str,
-}
-
-#[derive(Serialize)]
-struct ReloadRefused<'a> {
-    error: &'a str,
-    problems: Vec<Problem>,
-}
-
 impl Desk {
     /// The answer to one command.
     pub async fn answer(&self, command: &str) -> String {
@@ -115,15 +93,15 @@ impl Desk {
         }
     }
 
-    fn node(&self) -> &str {
-        &self.config.node.name
+    fn node(&self) -> String {
+        self.reload.config().node.name.clone()
     }
 
     fn status(&self) -> String {
         document(&Status {
-            node: self.node(),
+            node: &self.node(),
             version: self.version,
-            model: model(self.config.node.model),
+            model: model(self.reload.config().node.model),
             phase: *self.drain.phase().borrow(),
             uptime_s: self.started.elapsed().as_secs(),
             counters: self.registry.snapshot(),
@@ -132,23 +110,24 @@ impl Desk {
 
     fn peers(&self) -> String {
         let of = |peer: &crate::links::Peer| (peer.name.clone(), peer.address.to_string());
-        let configured: Vec<_> = self.config.peers.iter().map(of).collect();
+        let configured: Vec<_> = self.reload.config().peers.iter().map(of).collect();
         let peers = self.roster.as_ref().map_or_else(Vec::new, |roster| roster.rows(&configured));
-        document(&Peers { node: self.node(), peers })
+        document(&Peers { node: &self.node(), peers })
     }
 
     fn sessions(&self) -> String {
-        let (name, capacity, lifetime) = match self.config.tls.resumption {
+        let (name, capacity, lifetime) = match self.reload.config().tls.resumption {
             Resumption::Table { sessions, lifetime } => ("table", Some(sessions as u64), Some(lifetime)),
             Resumption::Tickets { lifetime } => ("tickets", None, Some(lifetime)),
             Resumption::Off => ("off", None, None),
         };
-        let tickets = self.tls.makes_tickets().then(|| self.tls.ticket_counts());
+        let resumer = self.reload.resumer();
+        let tickets = resumer.makes_tickets().then(|| resumer.ticket_counts());
         let total = |name| self.registry.total(name);
         document(&Sessions {
-            node: self.node(),
+            node: &self.node(),
             resumption: name,
-            kept: capacity.map(|_| self.tls.sessions() as u64),
+            kept: capacity.map(|_| resumer.sessions() as u64),
             capacity,
             lifetime_s: lifetime.map(|lifetime| lifetime.as_secs()),
             ticket_keys: tickets.map(|tickets| tickets.keys),
@@ -167,7 +146,7 @@ impl Desk {
     /// Begins the end, or hastens it.
     fn drain(&self, rest: &str) -> String {
         let within = match rest {
-            "" => self.config.admin.drain_timeout,
+            "" => self.reload.config().admin.drain_timeout,
             text => match text.parse() {
                 Ok(millis) => Duration::from_millis(millis),
                 Err(_) => {
@@ -191,28 +170,9 @@ impl Desk {
     }
 
     async fn reload(&self) -> String {
-        let (file, cores) = (self.config.file.clone(), self.cores.clone());
-        let read = tokio::task::spawn_blocking(move || config::examine(&file, &cores).0).await;
-        match read {
-            Ok(Ok(Kind::Distributor)) => {
-                refusal("nothing was applied: the file is a distributor's now; correct it")
-            }
-            Ok(Ok(Kind::Node(config))) => {
-                let needs_restart = self.config.differences(&config);
-                let note = match needs_restart.is_empty() {
-                    true => {
-                        "the file is as it was at start; certificates and other files it names are read at start only"
-                    }
-                    false => "nothing was applied: restart the node to take these tables over",
-                };
-                document(&Reload { node: self.node(), applied: &[], needs_restart, note })
-            }
-            Ok(Err(problems)) => document(&ReloadRefused {
-                error: "nothing was applied: correct the file",
-                problems: problems.list().to_vec(),
-            }),
-            Err(_) => refusal("nothing was applied: the file could not be read, try again"),
-        }
+        let outcome = self.reload.reload().await;
+        outcome.log("an operator");
+        outcome.answer(&self.node())
     }
 }
 

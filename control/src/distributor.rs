@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::hash::Hasher;
 use std::net::IpAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{self as distribute, NodeId, State};
 use keyferry_link::Cidr;
 use keyferry_nic::{Nic, dpdk, prefer_hugepages};
+use keyferry_nic_config::Host;
 use keyferry_worker::Clock;
 use keyferry_worker::distribute::{Distribute, NEWS_MAX, names};
 use serde::Serialize;
@@ -26,23 +28,26 @@ use crate::admin::{Admin, document, refusal};
 use crate::config::{self, Cluster, DistributedNode, DistributedService, Distributor, Etcd};
 use crate::counters::{Registry, Snapshot};
 use crate::links::{
-    CompanionReport, Companions, Duty, Front, Links, Local, NodeReport, Nodes, Others, Peer, Placed, Running,
-    Tally,
+    CompanionReport, Companions, Duty, Front, Links, Local, NodeReport, Nodes, Placed, Running, Tally,
 };
 use crate::members::{Member, Members, Role};
 use crate::membership::Membership;
 use crate::metrics::{Exporter, Metrics, export};
 use crate::places::tend;
-use crate::runtime::Control;
-use crate::{node, port, service};
+use crate::reload::distributor::{EXPIRY_WARNING, Reload, others};
+use crate::reload::expiry;
+use crate::runtime::{Control, Hangups};
+use crate::{log, node, port, service};
 
 /// Runs a distributor of this release until SIGINT or SIGTERM.
 ///
 /// # Errors
 /// What keeps it from starting; each sentence says what to do.
 pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
-    node::log_to_stderr();
+    log::start(config.admin.log);
     node::end_on_panic();
+    // Before this thread takes its place on one of them.
+    let cores = Host::read(Path::new("/")).cores.usable().clone();
     let stop = Arc::new(AtomicBool::new(false));
     let clock = Clock::start();
     let registry = Arc::new(Registry::new());
@@ -73,8 +78,10 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
             Some(control.within(|| links(config, cluster, front, incarnation, tally))?)
         }
     };
-    let about = [("distributor", config.name.clone()), ("version", version.to_owned())];
-    let metrics = Metrics::new(Arc::clone(&registry), &about);
+    let reload = Rc::new(Reload::new(config, cores, (&nodes, &companions), &registry));
+    let (about, shown) =
+        (vec![("distributor", config.name.clone()), ("version", version.to_owned())], Rc::clone(&reload));
+    let metrics = Metrics::new(Arc::clone(&registry), move || about.clone(), move || shown.certificates());
     let phase = Rc::new(Cell::new(Phase::Learning));
     let meet = meet(config, Arc::clone(&registry), Rc::clone(&phase));
     let desk = Desk {
@@ -84,13 +91,15 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         nodes: Rc::clone(&nodes),
         companions: Rc::clone(&companions),
         phase,
+        reload: Rc::clone(&reload),
         started: Instant::now(),
     };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
     let mut outcome = Ok(());
     control.run(async |mut signals| {
-        let mut links = links.map(Links::start);
+        let links = links.map(|links| Rc::new(links.start()));
+        reload.set_links(links.clone());
         let members = config.etcd().zip(roster).map(|(etcd, roster)| {
             let is_linked = Rc::new(move |name: &str| roster.is_up(name));
             Members::start(etcd, own(config, etcd, incarnation), is_linked, &registry)
@@ -107,19 +116,21 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         };
         tokio::select! {
             () = meet => {}
-            () = admin.serve(async move |command: &str| desk.answer(command)) => {}
+            () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
             () = export(exporter, metrics) => {}
-            () = follow(Membership::new(config, &nodes, &companions, vacated, &registry), &members, &mut links) => {}
+            () = follow(Membership::new(config, &nodes, &companions, vacated, &registry), &members, links.as_deref()) => {}
             () = tend(&nodes) => {}
+            () = change(&reload, &mut signals.hangups) => {}
             () = service::watched(&registry) => {}
-            () = signals.end() => {}
+            () = signals.ends.next() => {}
         }
         service::stopping();
         admin.end().await;
         if let Some(members) = members {
             members.leave().await;
         }
-        if let Some(links) = links {
+        reload.set_links(None);
+        if let Some(links) = links.and_then(Rc::into_inner) {
             links.end().await;
         }
     });
@@ -151,10 +162,26 @@ where
 }
 
 /// Does what members want, where etcd lists them.
-async fn follow(mut membership: Membership<'_>, members: &Option<Members>, links: &mut Option<Running>) {
+async fn follow(mut membership: Membership<'_>, members: &Option<Members>, links: Option<&Running>) {
     match (members, links) {
         (Some(members), Some(links)) => membership.follow(members.list(), links).await,
         _ => std::future::pending().await,
+    }
+}
+
+/// What may change while it runs: its file, and certificates.
+async fn change(reload: &Reload, hangups: &mut Hangups) {
+    let told = async {
+        loop {
+            hangups.next().await;
+            reload.reload().await.log("SIGHUP");
+        }
+    };
+    let certificates = || (reload.certificates(), EXPIRY_WARNING);
+    tokio::select! {
+        () = told => {}
+        () = reload.follow_files() => {}
+        () = expiry::tend(certificates, reload.shown()) => {}
     }
 }
 
@@ -225,11 +252,12 @@ struct Desk {
     nodes: Rc<Nodes>,
     companions: Rc<Companions>,
     phase: Rc<Cell<Phase>>,
+    reload: Rc<Reload>,
     started: Instant,
 }
 
 /// The commands, for whoever sends another.
-const COMMANDS: &str = "status, peers";
+const COMMANDS: &str = "status, peers, reload";
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -250,7 +278,7 @@ struct Peers<'a> {
 
 impl Desk {
     /// The answer to one command: one JSON document.
-    fn answer(&self, command: &str) -> String {
+    async fn answer(&self, command: &str) -> String {
         match command {
             "status" => document(&Status {
                 node: &self.name,
@@ -264,6 +292,11 @@ impl Desk {
                 nodes: self.nodes.report(),
                 distributors: self.companions.report(),
             }),
+            "reload" => {
+                let outcome = self.reload.reload().await;
+                outcome.log("an operator");
+                outcome.answer(&self.name)
+            }
             _ => refusal(format!("unknown to a distributor: send one of {COMMANDS}")),
         }
     }
@@ -334,7 +367,7 @@ fn links(
     let local = Local {
         node: config.name.clone(),
         incarnation,
-        heartbeat_timeout: cluster.heartbeat_timeout,
+        heartbeat_timeout: Cell::new(cluster.heartbeat_timeout),
         tally,
         duty: Duty::Distributor(front),
     };
@@ -342,10 +375,5 @@ fn links(
     if let Some(warning) = trust.warning() {
         warn!("nodes will refuse {}: it {warning}", cluster.certificate.display());
     }
-    let linked = config.nodes.iter().filter_map(|node| {
-        let address = node.link.clone()?;
-        Some(Peer { name: node.name.clone(), address })
-    });
-    let others = Others::of_distributor(&config.name, linked.collect(), &config.peers);
-    Links::new(local, trust, &cluster.listen, others)
+    Links::new(local, trust, &cluster.listen, others(config))
 }

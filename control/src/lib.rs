@@ -3,10 +3,11 @@
 //! - [`cli`]: what the executable's arguments do
 //! - [`config`]: one file, one validated tree
 //! - [`check`]: what would fail at start
-//! - [`counters`], [`admin`], [`desk`]: what the workers count, who asks, and what a node answers
-//! - [`drain`]: the end of a node in order
+//! - [`counters`], [`admin`], `desk`: what the workers count, who asks, and what a node answers
+//! - [`drain`]: the end of a node in order; `reload`: change without loss
 //! - [`ctl`]: the operator's side
 //! - [`metrics`]: the counters for Prometheus
+//! - `log`: what goes to standard error
 //! - [`socket`]: Unix sockets a node listens on
 //! - `applications`: what answers requests
 //! - [`key_log`]: writes secrets of connections, where the operator asked for that
@@ -30,12 +31,13 @@ pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod ctl;
-pub mod desk;
+mod desk;
 pub mod distributor;
 pub mod drain;
 pub mod init;
 pub mod key_log;
 pub mod links;
+mod log;
 pub mod members;
 mod membership;
 pub mod memory;
@@ -44,6 +46,7 @@ pub mod node;
 mod peers;
 mod places;
 pub mod port;
+mod reload;
 pub mod runtime;
 mod service;
 pub mod socket;

@@ -127,7 +127,7 @@ impl<'a> Membership<'a> {
     }
 
     /// Does what each list wants, until there is none any more.
-    pub(crate) async fn follow(&mut self, mut list: watch::Receiver<List>, links: &mut Running) {
+    pub(crate) async fn follow(&mut self, mut list: watch::Receiver<List>, links: &Running) {
         loop {
             let members = Arc::clone(&list.borrow_and_update());
             self.apply(&members, links).await;
@@ -138,7 +138,7 @@ impl<'a> Membership<'a> {
         }
     }
 
-    async fn apply(&mut self, members: &[Member], links: &mut Running) {
+    async fn apply(&mut self, members: &[Member], links: &Running) {
         while let Some(id) = self.vacated.pop() {
             self.nodes.free(id);
         }
@@ -197,7 +197,7 @@ impl<'a> Membership<'a> {
         peers
     }
 
-    fn link(&mut self, peers: Vec<Peer>, distributors: Vec<Peer>, links: &mut Running) {
+    fn link(&mut self, peers: Vec<Peer>, distributors: Vec<Peer>, links: &Running) {
         let linked = (peers, distributors);
         if linked == self.linked {
             return;

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use keyferry_distribute::Counters as Distributed;
+use keyferry_tls::CertificateFacts;
 use keyferry_upstream::tally;
 use keyferry_worker::Counters;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
@@ -29,7 +30,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::counters::{Registry, Snapshot};
 use crate::links::Tally;
-use crate::{members, membership};
+use crate::{members, membership, reload};
 
 /// Connections served at once; more wait.
 const CONNECTIONS_MAX: usize = 8;
@@ -103,6 +104,14 @@ const FAMILIES: &[Family] = &[
         "keyferry_upstream_failures_total",
         "Requests to origin servers that were not answered whole, by why.",
     ),
+    Family::of("reloads_", "keyferry_reloads_total", "Reloads of the configuration, by what became of them.")
+        .by("outcome"),
+    Family::of(
+        "certificate_changes_",
+        "keyferry_certificate_changes_total",
+        "Changes of certificates' files that were noticed, by whether they were taken over.",
+    )
+    .by("outcome"),
     Family::of("alerts_received_", "keyferry_alerts_total", ALERTS).with("direction", "received").by("alert"),
     Family::of("alerts_sent_", "keyferry_alerts_total", ALERTS).with("direction", "sent").by("alert"),
 ];
@@ -154,6 +163,7 @@ const GAUGES: &[&str] = &[
     "nodes",
     "nodes_up",
     "nodes_refused",
+    "certificates_retired",
 ];
 
 /// Where a counter goes.
@@ -180,20 +190,28 @@ fn class(name: &str) -> Class {
     }
 }
 
+/// Labels of the metric that tells processes apart, and is always 1.
+pub type About = Vec<(&'static str, String)>;
+
 /// What a process exports.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     registry: Arc<Registry>,
+    about: Box<dyn Fn() -> About>,
+    certificates: Box<dyn Fn() -> Vec<CertificateFacts>>,
 }
 
 impl Metrics {
-    /// Of the counters of a registry. `about` tells processes apart: labels of one metric that is always 1.
-    pub fn new(registry: Arc<Registry>, about: &[(&'static str, String)]) -> Metrics {
-        let metrics = Metrics { recorder: PrometheusBuilder::new().build_recorder(), registry };
+    /// Of the counters of a registry, and of what may change while it runs: what is told `about` it, and its `certificates`.
+    pub fn new(
+        registry: Arc<Registry>,
+        about: impl Fn() -> About + 'static,
+        certificates: impl Fn() -> Vec<CertificateFacts> + 'static,
+    ) -> Metrics {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metrics =
+            Metrics { recorder, registry, about: Box::new(about), certificates: Box::new(certificates) };
         metrics.describe();
-        let labels = about.iter().map(|(name, value)| Label::new(*name, value.clone())).collect::<Vec<_>>();
-        let key = Key::from_parts("keyferry_info", labels);
-        metrics.recorder.register_gauge(&key, &ABOUT).set(1.0);
         metrics
     }
 
@@ -201,15 +219,13 @@ impl Metrics {
         let counter = |name: String, help: &'static str| {
             self.recorder.describe_counter(KeyName::from(name), None, help.trim().into());
         };
-        let info = "What runs: always 1.";
-        self.recorder.describe_gauge(KeyName::from("keyferry_info"), None, info.into());
         for family in FAMILIES {
             counter(family.metric.to_owned(), family.help);
         }
         let own = Counters::NAMES.iter().copied().zip(Counters::HELP.iter().copied());
         let distributed = Distributed::NAMES.iter().copied().zip(Distributed::HELP.iter().copied());
         let origins = tally::NAMES.iter().copied().zip(tally::HELP.iter().copied());
-        let control = Tally::help().chain(members::help()).chain(membership::help());
+        let control = Tally::help().chain(members::help()).chain(membership::help()).chain(reload::help());
         for (name, help) in own.chain(distributed).chain(origins).chain(control) {
             match class(name) {
                 Class::Counter => counter(format!("keyferry_{name}_total"), help),
@@ -236,7 +252,8 @@ impl Metrics {
                 self.take(name, *value, label.iter().cloned().collect());
             }
         }
-        self.recorder.handle().render() + &busy(&snapshot)
+        let info = labelled("keyferry_info", "What runs: always 1.", [((self.about)(), 1)]);
+        self.recorder.handle().render() + &busy(&snapshot) + &info + &expiries(&(self.certificates)())
     }
 
     fn take(&self, name: &'static str, value: u64, mut labels: Vec<Label>) {
@@ -255,6 +272,34 @@ impl Metrics {
         };
         self.recorder.register_counter(&Key::from_parts(metric, labels), &ABOUT).absolute(value);
     }
+}
+
+/// When certificates end.
+fn expiries(all: &[CertificateFacts]) -> String {
+    let rows = all.iter().map(|facts| {
+        let labels = [("file", &facts.source), ("name", &facts.name), ("serial", &facts.serial)];
+        (labels.map(|(name, value)| (name, value.clone())).to_vec(), facts.not_after)
+    });
+    let mut rows: Vec<(About, i64)> = rows.collect();
+    // A file may be named twice.
+    rows.sort();
+    rows.dedup();
+    labelled("keyferry_certificate_expiry_seconds", "When a certificate ends, in seconds since 1970.", rows)
+}
+
+/// A gauge whose labels come and go: the facade would go on exporting those that are gone.
+fn labelled(name: &str, help: &str, rows: impl IntoIterator<Item = (About, i64)>) -> String {
+    let mut text = String::new();
+    for (labels, value) in rows {
+        if text.is_empty() {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        }
+        let escaped = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let labels: Vec<_> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+        let _ = writeln!(text, "{name}{{{}}} {value}", labels.join(","));
+    }
+    text
 }
 
 /// How long each worker was busy.

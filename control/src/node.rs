@@ -3,6 +3,7 @@
 //! In: a validated configuration. Runs on the control thread, which then serves the admin socket until a signal or an
 //! operator ends the node.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use keyferry_nic::{Caps, Nic};
 use keyferry_nic_config::Host;
 use keyferry_tcp::{RxChecksum, Tcp};
 use keyferry_tls::key_log::KeyLog;
-use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_tls::{CertificatePem, Resumer, Resumption, Server, ServerOptions};
 use keyferry_worker::announce::{ANNOUNCED_MAX, Announced, Announcements};
 use keyferry_worker::config::{Place, Rate};
 use keyferry_worker::conn::Service;
@@ -41,8 +42,10 @@ use crate::links::{self, Announcer, Between, Duty, Links, Others, Tally};
 use crate::members::{Member, Members, Role};
 use crate::metrics::{Exporter, Metrics, export};
 use crate::peers::Followed;
-use crate::runtime::{Control, Signals};
-use crate::{key_log, memory, port, service};
+use crate::reload::expiry;
+use crate::reload::node::Reload;
+use crate::runtime::{Control, Ends, Hangups};
+use crate::{key_log, log, memory, port, service};
 
 /// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
 const BODIES_BYTES: usize = 64 << 20;
@@ -74,7 +77,7 @@ pub fn run(config: &Config, version: &'static str) -> anyhow::Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn run_between(config: &Config, version: &'static str, between: Between) -> anyhow::Result<()> {
-    log_to_stderr();
+    log::start(config.admin.log);
     end_on_panic();
     for warning in memory::protect(config.node.core_dumps) {
         warn!("{warning}");
@@ -99,7 +102,8 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
             Some((Arc::new(KeyLog::default()), file))
         }
     };
-    let tls = Server::new(&tls_options(config, secrets.as_ref().map(|(log, _)| Arc::clone(log)))?)?;
+    let key_log = secrets.as_ref().map(|(log, _)| Arc::clone(log));
+    let tls = Server::new(&tls_options(config, key_log.clone())?)?;
     for warning in tls.warnings() {
         warn!("{warning}");
     }
@@ -133,8 +137,10 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
         });
         threads.push(thread.context("cannot start a worker thread")?);
     }
-    let tickets = (tls.makes_tickets() && config.tls.sessions_shared).then(|| tls.clone());
-    threads.push(expire_sessions(tls.clone(), &stop)?);
+    let resumer = tls.resumer();
+    let tickets = (resumer.makes_tickets() && config.tls.sessions_shared).then(|| resumer.clone());
+    threads.push(expire_sessions(resumer, &stop)?);
+    let reload = Rc::new(Reload::new(config, tls, key_log, cores, mailboxes.clone(), &registry));
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);
     }
@@ -150,7 +156,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
             let local = links::Local {
                 node: config.node.name.clone(),
                 incarnation: incarnation(),
-                heartbeat_timeout: cluster.heartbeat_timeout,
+                heartbeat_timeout: Cell::new(cluster.heartbeat_timeout),
                 tally: tally.clone(),
                 duty: Duty::Node(Box::new(duty)),
             };
@@ -164,18 +170,11 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
             (Some((links, cluster.etcd.as_ref().map(|etcd| (etcd, own, tally)))), Some(roster))
         }
     };
-    let about = [
-        ("node", config.node.name.clone()),
-        ("model", desk::model(config.node.model).to_owned()),
-        ("version", version.to_owned()),
-    ];
-    let metrics = Metrics::new(Arc::clone(&registry), &about);
+    let metrics = metrics(&reload, &registry, version);
     let desk = Desk {
         version,
-        config: config.clone(),
-        cores,
+        reload: Rc::clone(&reload),
         registry: Arc::clone(&registry),
-        tls,
         roster,
         drain: Rc::clone(&drain),
         started: Instant::now(),
@@ -186,7 +185,8 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     service::ready(&format!("node {} serves", config.node.name));
     let mut outcome = Ok(());
     control.run(async |mut signals| {
-        let (mut links, etcd) = links.map(|(links, etcd)| (links.start(), etcd)).unzip();
+        let (links, etcd) = links.map(|(links, etcd)| (Rc::new(links.start()), etcd)).unzip();
+        reload.set_links(links.clone());
         let members = etcd.flatten().map(|(etcd, own, tally)| {
             let is_linked = Rc::new(move |name: &str| tally.roster().is_up(name));
             Members::start(etcd, own, is_linked, &registry)
@@ -202,7 +202,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
             mailboxes: &mailboxes,
         };
         let follow = async {
-            match (&members, &mut links) {
+            match (&members, &links) {
                 (Some(members), Some(links)) => followed.follow(members.list(), links).await,
                 _ => std::future::pending().await,
             }
@@ -211,15 +211,17 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
             () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
             () = export(exporter, metrics) => {}
             () = follow => {}
+            () = change(&reload, &mut signals.hangups) => {}
             () = service::watched(&registry) => {}
             // The links live on meanwhile: their end would end the leases.
-            () = end(&drain, &mut signals, config.admin.drain_timeout) => {}
+            () = end(&drain, &mut signals.ends, || reload.config().admin.drain_timeout) => {}
         }
         admin.end().await;
         if let Some(members) = members {
             members.leave().await;
         }
-        if let Some(links) = links {
+        reload.set_links(None);
+        if let Some(links) = links.and_then(Rc::into_inner) {
             links.end().await;
         }
     });
@@ -244,26 +246,19 @@ fn own(config: &Config, local: &links::Local, cluster: &Cluster) -> Member {
 }
 
 /// Drops sessions past their lifetime every few seconds, so that their secrets do not stay until they are pushed out.
-fn expire_sessions(tls: Server, stop: &Arc<AtomicBool>) -> anyhow::Result<JoinHandle<()>> {
+fn expire_sessions(resumer: Resumer, stop: &Arc<AtomicBool>) -> anyhow::Result<JoinHandle<()>> {
     const LOOK: Duration = Duration::from_millis(200);
     const LOOKS: u32 = 25;
     let stop = Arc::clone(stop);
     let thread = std::thread::Builder::new().name("sessions".into()).spawn(move || {
         for look in (0..LOOKS).cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
             if look == 0 {
-                tls.expire();
+                resumer.expire();
             }
             std::thread::sleep(LOOK);
         }
     });
     thread.context("cannot start the thread that expires sessions")
-}
-
-/// What happens off the packet path is told on stderr, a line each.
-pub(crate) fn log_to_stderr() {
-    let format = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
-    // Refused only if an embedder has set up its own.
-    let _ = format.try_init();
 }
 
 /// A worker that panics has lost count of something: the node ends, to be started anew, rather than serve on without it.
@@ -275,12 +270,41 @@ pub(crate) fn end_on_panic() {
     }));
 }
 
-/// Waits for the end: an operator's, or that of a signal, whose time is `timeout`.
-async fn end(drain: &Drain, signals: &mut Signals, timeout: Duration) {
+/// What may change while it serves: its file, certificates and what becomes of old ones.
+async fn change(reload: &Reload, hangups: &mut Hangups) {
+    let told = async {
+        loop {
+            hangups.next().await;
+            reload.reload().await.log("SIGHUP");
+        }
+    };
+    let certificates = || (reload.certificates(), reload.config().tls.expiry_warning);
+    tokio::select! {
+        () = told => {}
+        () = reload.follow_files() => {}
+        () = reload.retire() => {}
+        () = expiry::tend(certificates, reload.shown()) => {}
+    }
+}
+
+/// What Prometheus is told.
+fn metrics(reload: &Rc<Reload>, registry: &Arc<Registry>, version: &'static str) -> Metrics {
+    let (told, shown) = (Rc::clone(reload), Rc::clone(reload));
+    let about = move || {
+        let config = told.config();
+        let node = &config.node;
+        let model = desk::model(node.model).to_owned();
+        vec![("node", node.name.clone()), ("model", model), ("version", version.to_owned())]
+    };
+    Metrics::new(Arc::clone(registry), about, move || shown.certificates())
+}
+
+/// Waits for the end: an operator's, or that of a signal, which has the time the configuration gives it then.
+async fn end(drain: &Drain, signals: &mut Ends, timeout: impl Fn() -> Duration) {
     let signalled = async {
         loop {
-            signals.end().await;
-            drain.begin(timeout);
+            signals.next().await;
+            drain.begin(timeout());
         }
     };
     tokio::select! {
@@ -357,10 +381,15 @@ fn parts<N: Nic>(
             requests: connections.min(4 * requests) + requests,
             chunks: 2 * requests,
             head_bytes: 1024,
-            body_bytes: BODIES_BYTES.max(2 * config.limits.body_bytes),
+            body_bytes: bodies_bytes(config),
         },
         mailbox,
     })
+}
+
+/// Bytes of the request bodies a worker reads at a time.
+pub(crate) fn bodies_bytes(config: &Config) -> usize {
+    BODIES_BYTES.max(2 * config.limits.body_bytes)
 }
 
 /// Whether clients resume at other nodes than the one they met.
@@ -369,12 +398,12 @@ fn is_shared(config: &Config) -> bool {
 }
 
 /// The nodes that keep sessions.
-fn members(config: &Config) -> Vec<NodeId> {
+pub(crate) fn members(config: &Config) -> Vec<NodeId> {
     let peers = config.peers.iter().map(|peer| &peer.name);
     peers.chain([&config.node.name]).map(|name| NodeId::of(name)).collect()
 }
 
-fn worker_config(config: &Config, number: usize) -> keyferry_worker::Config {
+pub(crate) fn worker_config(config: &Config, number: usize) -> keyferry_worker::Config {
     let https_port = config.https_ports().next().unwrap_or(443);
     let service = |protocol| match protocol {
         Protocol::Https => Service::Https,
@@ -439,7 +468,7 @@ fn tcp(config: &Config, caps: &Caps) -> anyhow::Result<Tcp<keyferry_worker::segm
     Ok(Tcp::tuned(of_port, config.tcp.tuning()))
 }
 
-fn tls_options(config: &Config, key_log: Option<Arc<KeyLog>>) -> anyhow::Result<ServerOptions> {
+pub(crate) fn tls_options(config: &Config, key_log: Option<Arc<KeyLog>>) -> anyhow::Result<ServerOptions> {
     let certificate = |it: &config::Certificate| {
         anyhow::Ok(CertificatePem {
             chain: files::certificate_chain(&it.chain)?,

@@ -32,7 +32,7 @@ pub(crate) struct Followed<'a> {
 
 impl Followed<'_> {
     /// Does what each list wants, until there is none any more.
-    pub(crate) async fn follow(&self, mut list: watch::Receiver<List>, links: &mut Running) {
+    pub(crate) async fn follow(&self, mut list: watch::Receiver<List>, links: &Running) {
         loop {
             let members = Arc::clone(&list.borrow_and_update());
             self.apply(&members, links).await;
@@ -43,7 +43,7 @@ impl Followed<'_> {
         }
     }
 
-    async fn apply(&self, members: &[Member], links: &mut Running) {
+    async fn apply(&self, members: &[Member], links: &Running) {
         let nodes = members.iter().filter(|member| member.role == Role::Node);
         let peers: Vec<Peer> = nodes.filter_map(|member| self.peer(member)).collect();
         let names = peers.iter().map(|peer| peer.name.as_str());

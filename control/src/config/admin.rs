@@ -1,9 +1,10 @@
-//! `[admin]`: where an operator asks, and how a node ends.
+//! `[admin]`: where an operator asks, how a node ends, what it logs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::changes::Ledger;
 use super::reader::Section;
 use crate::drain::DRAIN_MAX;
 
@@ -16,15 +17,50 @@ pub struct Admin {
     pub metrics: Option<SocketAddr>,
     /// How long what is open may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// What goes to standard error.
+    pub log: LogLevel,
 }
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What does not work.
+    Error,
+    /// And what may not for long.
+    Warn,
+    /// And what changes.
+    Info,
+    /// And what libraries have to tell.
+    Debug,
+}
+
+impl Admin {
+    /// Goes by another table of the file.
+    pub(super) fn take_over(&mut self, new: &Admin, ledger: &mut Ledger) {
+        let Admin { socket, metrics, drain_timeout, log } = self;
+        ledger.fixed("[admin]", "socket", socket, &new.socket);
+        ledger.fixed("[admin]", "metrics", metrics, &new.metrics);
+        ledger.live("[admin]", "drain_timeout_ms", drain_timeout, &new.drain_timeout);
+        ledger.live("[admin]", "log", log, &new.log);
+    }
+}
+
+/// What is logged, from the least to the most.
+const LEVELS: &[(&str, LogLevel)] = &[
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+];
 
 pub(super) fn read(mut section: Section<'_, '_>, node: &str) -> Admin {
     let socket = section.file("socket").unwrap_or_else(|| PathBuf::from(format!("/run/keyferry/{node}.ctl")));
     let metrics =
         section.parsed("metrics", "\"IP:PORT\" of this host alone, such as \"127.0.0.1:9464\"", loopback);
     let drain_timeout = section.millis("drain_timeout_ms", 1000, 0..=DRAIN_MAX.as_millis() as u64);
+    let log = section.choice("log", LEVELS, LogLevel::Info);
     section.finish();
-    Admin { socket, metrics, drain_timeout }
+    Admin { socket, metrics, drain_timeout, log }
 }
 
 /// Counters tell much of a service, and whoever asks is not asked who it is.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::changes::Ledger;
 use super::etcd::{self, Etcd};
 use super::lending::{Driver, PEERS_MAX, check_socket};
 use super::node::name;
@@ -42,6 +43,25 @@ impl Cluster {
     pub fn trust(&self, node: &str) -> Result<Trust, TrustError> {
         Trust::load(&self.ca, &self.certificate, &self.key, node)
     }
+}
+
+/// Goes by another table of the file; `can`: it has links, and what they rest on is as it was.
+pub(super) fn take_over(now: &mut Option<Cluster>, new: Option<&Cluster>, can: bool, ledger: &mut Ledger) {
+    let table = "[cluster]";
+    let (Some(now), Some(new)) = (now.as_mut(), new) else {
+        // Listening, sessions and buffers follow from whether there is one at all.
+        return ledger.fixed(table, "", &now.is_some(), &new.is_some());
+    };
+    let Cluster { ca, certificate, key, listen, heartbeat_timeout, distributors, etcd } = now;
+    ledger.live_if(can, table, "ca", ca, &new.ca);
+    ledger.live_if(can, table, "certificate", certificate, &new.certificate);
+    ledger.live_if(can, table, "key", key, &new.key);
+    ledger.fixed(table, "listen", listen, &new.listen);
+    ledger.live(table, "heartbeat_timeout_ms", heartbeat_timeout, &new.heartbeat_timeout);
+    // Workers announce sessions only where somebody wanted to know at start; of those that etcd lists it says itself.
+    let can = can && !distributors.is_empty() && etcd.is_none();
+    ledger.live_if(can, table, "distributors", distributors, &new.distributors);
+    etcd::compare(etcd.as_ref(), new.etcd.as_ref(), ledger);
 }
 
 /// A node's table, if the file has peers or says where they are, or has distributors. Otherwise nothing of it is needed.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::changes::Ledger;
 use super::reader::{Context, Section};
 
 /// Workers of a node, at most: queues of the port and shards of the session table.
@@ -37,6 +38,17 @@ pub enum Idle {
     Yield,
     /// Sleeps until a timer, or shortly.
     Sleep,
+}
+
+impl Cores {
+    /// What another table of the file would change.
+    pub(super) fn compare(&self, new: &Cores, ledger: &mut Ledger) {
+        let Cores { control, workers, apps, idle } = self;
+        ledger.fixed("[cores]", "control", control, &new.control);
+        ledger.fixed("[cores]", "workers", workers, &new.workers);
+        ledger.fixed("[cores]", "apps", apps, &new.apps);
+        ledger.fixed("[cores]", "idle", idle, &new.idle);
+    }
 }
 
 const IDLE: &[(&str, Idle)] = &[("spin", Idle::Spin), ("yield", Idle::Yield), ("sleep", Idle::Sleep)];

@@ -10,6 +10,7 @@ use std::time::Duration;
 use keyferry_distribute::{Model, NodeId};
 use keyferry_nic_config::{Host, Wanted};
 
+use super::changes::Ledger;
 use super::node::name;
 use super::problem::Problems;
 use super::reader::{Context, Section};
@@ -61,6 +62,17 @@ pub struct Tables {
     pub idle_timeout: Duration,
     /// How long a client is sent back to its node, unless the node has announced a session.
     pub client_lifetime: Duration,
+}
+
+impl Tables {
+    /// What another table of the file would change.
+    pub(super) fn compare(&self, new: &Tables, ledger: &mut Ledger) {
+        let Tables { flows, clients, idle_timeout, client_lifetime } = self;
+        ledger.fixed("[distributor]", "flows", flows, &new.flows);
+        ledger.fixed("[distributor]", "clients", clients, &new.clients);
+        ledger.fixed("[distributor]", "idle_timeout_s", idle_timeout, &new.idle_timeout);
+        ledger.fixed("[distributor]", "client_lifetime_s", client_lifetime, &new.client_lifetime);
+    }
 }
 
 /// A service.
@@ -123,6 +135,36 @@ impl Distributor {
 
 // A node's place is a number of 16 bits.
 const _: () = assert!(NODES_MAX + 2 * crate::members::MEMBERS_MAX <= u16::MAX as usize);
+
+/// Goes by other `[[service]]`s, where they are the same but for how they spread clients.
+pub(super) fn take_over_services(now: &mut Vec<Service>, new: &[Service], ledger: &mut Ledger) {
+    let table = "[[service]]";
+    let addresses = |services: &[Service]| services.iter().map(|it| it.address).collect::<Vec<_>>();
+    if addresses(now) != addresses(new) {
+        return ledger.list(false, table, now, new, |service| service.address.to_string());
+    }
+    for (now, new) in now.iter_mut().zip(new) {
+        // Which places these names have follows from the nodes.
+        let Service { address, model, nodes: _, names } = now;
+        ledger.live(table, &format!("{address}: model"), model, &new.model);
+        ledger.fixed(table, &format!("{address}: nodes"), names, &new.names);
+    }
+}
+
+/// Goes by other `[[node]]`s, where they are the same but for their shares.
+pub(super) fn take_over_nodes(now: &mut Vec<Node>, new: &[Node], ledger: &mut Ledger) {
+    let table = "[[node]]";
+    let names = |nodes: &[Node]| nodes.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+    if names(now) != names(new) {
+        return ledger.list(false, table, now, new, |node| node.name.clone());
+    }
+    for (now, new) in now.iter_mut().zip(new) {
+        let Node { name, address, link, weight } = now;
+        ledger.fixed(table, &format!("{name}: address"), address, &new.address);
+        ledger.fixed(table, &format!("{name}: link"), link, &new.link);
+        ledger.live(table, &format!("{name}: weight"), weight, &new.weight);
+    }
+}
 
 /// What was read of a file, before it is known to be whole.
 pub(super) struct Draft {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::changes::Ledger;
 use super::cluster::{self, LISTEN_MAX};
 use super::files::{self, FileError};
 use super::lending::{Driver, PEERS_MAX};
@@ -93,6 +94,33 @@ pub(super) fn read(
         tls: ca.map(|ca| EtcdTls { ca, identity: certificate.zip(key) }),
         user: user.zip(password),
     })
+}
+
+/// What another table of the file would change.
+pub(super) fn compare(now: Option<&Etcd>, new: Option<&Etcd>, ledger: &mut Ledger) {
+    let table = "[cluster.etcd]";
+    let (Some(now), Some(new)) = (now, new) else {
+        return ledger.fixed(table, "", &now.is_some(), &new.is_some());
+    };
+    let Etcd { endpoints, prefix, ttl, nodes_max, advertise, tls, user } = now;
+    ledger.fixed(table, "endpoints", endpoints, &new.endpoints);
+    ledger.fixed(table, "prefix", prefix, &new.prefix);
+    ledger.fixed(table, "ttl_s", ttl, &new.ttl);
+    ledger.fixed(table, "nodes_max", nodes_max, &new.nodes_max);
+    ledger.fixed(table, "advertise", advertise, &new.advertise);
+    let ca = |tls: &Option<EtcdTls>| tls.as_ref().map(|tls| tls.ca.clone());
+    ledger.fixed(table, "ca", &ca(tls), &ca(&new.tls));
+    type Files = Option<(PathBuf, PathBuf)>;
+    let identity = |tls: &Option<EtcdTls>| -> Files { tls.as_ref().and_then(|tls| tls.identity.clone()) };
+    let certificate = |files: &Files| files.as_ref().map(|(certificate, _)| certificate.clone());
+    let key = |files: &Files| files.as_ref().map(|(_, key)| key.clone());
+    let (before, after) = (identity(tls), identity(&new.tls));
+    ledger.fixed(table, "certificate", &certificate(&before), &certificate(&after));
+    ledger.fixed(table, "key", &key(&before), &key(&after));
+    let name = |user: &Option<(String, PathBuf)>| user.as_ref().map(|(name, _)| name.clone());
+    let password = |user: &Option<(String, PathBuf)>| user.as_ref().map(|(_, file)| file.clone());
+    ledger.fixed(table, "user", &name(user), &name(&new.user));
+    ledger.fixed(table, "password_file", &password(user), &password(&new.user));
 }
 
 fn endpoint(text: &str) -> Result<String, String> {

@@ -7,6 +7,7 @@ use keyferry_decide::Policy;
 use keyferry_fabric::verbs;
 use keyferry_lease::{CREDITS_MAX, LEASES_MAX, message};
 
+use super::changes::Ledger;
 use super::reader::{Context, Section};
 
 /// Peers a node lends to, at most.
@@ -35,6 +36,30 @@ pub struct Lease {
     pub slot_patience: Duration,
 }
 
+impl Lease {
+    /// Goes by another table of the file. `fabric` is what queue pairs are made of; whose model is another one has another
+    /// policy as well.
+    pub(super) fn take_over(&mut self, new: &Lease, fabric: &Fabric, same_model: bool, ledger: &mut Ledger) {
+        let Lease { policy, eager, leases, credits, claim_timeout, silence_timeout, slot_patience } = self;
+        let key = match (*policy, new.policy) {
+            (Policy::Threshold { .. }, Policy::Threshold { .. }) => "threshold_us",
+            (Policy::Estimate { .. }, Policy::Estimate { .. }) => "move_cost_us",
+            _ => "decide",
+        };
+        match same_model {
+            true => ledger.live("[lease]", key, policy, &new.policy),
+            false => *policy = new.policy,
+        }
+        ledger.live("[lease]", "eager", eager, &new.eager);
+        ledger.fixed("[lease]", "leases", leases, &new.leases);
+        let fits = credits_fit(new.credits, fabric);
+        ledger.live_if(fits, "[lease]", "credits", credits, &new.credits);
+        ledger.live("[lease]", "claim_timeout_ms", claim_timeout, &new.claim_timeout);
+        ledger.live("[lease]", "silence_timeout_ms", silence_timeout, &new.silence_timeout);
+        ledger.live("[lease]", "slot_patience_ms", slot_patience, &new.slot_patience);
+    }
+}
+
 /// What queue pairs are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fabric {
@@ -57,6 +82,23 @@ pub enum Driver {
     Shm,
     /// RDMA adapters.
     Verbs,
+}
+
+impl Fabric {
+    /// What another table of the file would change.
+    pub(super) fn compare(&self, new: &Fabric, ledger: &mut Ledger) {
+        let Fabric { driver, address, message_bytes, receives, slots } = self;
+        ledger.fixed("[fabric]", "driver", driver, &new.driver);
+        ledger.fixed("[fabric]", "address", address, &new.address);
+        ledger.fixed("[fabric]", "message_bytes", message_bytes, &new.message_bytes);
+        ledger.fixed("[fabric]", "receives", receives, &new.receives);
+        ledger.fixed("[fabric]", "slots", slots, &new.slots);
+    }
+}
+
+/// Whether one lease may hold so many slots of such a queue pair.
+fn credits_fit(credits: usize, fabric: &Fabric) -> bool {
+    credits <= usize::from(fabric.slots) && credits + RECEIVES_SPARE as usize <= fabric.receives
 }
 
 #[derive(Clone, Copy)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use keyferry_http::HEADERS_MAX;
 
+use super::changes::Ledger;
 use super::reader::{Context, Section};
 
 /// Least buffer of a connection, in bytes.
@@ -48,6 +49,47 @@ pub struct Limits {
     pub chunk_line_bytes: usize,
     /// Requests handed to the application and not yet answered.
     pub requests_in_app: usize,
+}
+
+impl Limits {
+    /// Goes by another table of the file. Tables and buffers are made at start.
+    pub(super) fn take_over(&mut self, new: &Limits, ledger: &mut Ledger) {
+        let Limits {
+            connections,
+            half_open,
+            handshakes,
+            handshake_timeout,
+            idle_timeout,
+            header_timeout,
+            body_timeout,
+            body_rate,
+            receive_buffer,
+            send_buffer,
+            header_bytes,
+            target_bytes,
+            headers,
+            body_bytes,
+            chunk_line_bytes,
+            requests_in_app,
+        } = self;
+        let table = "[limits]";
+        ledger.fixed(table, "connections", connections, &new.connections);
+        ledger.fixed(table, "half_open", half_open, &new.half_open);
+        ledger.live(table, "handshakes", handshakes, &new.handshakes);
+        ledger.live(table, "handshake_timeout_ms", handshake_timeout, &new.handshake_timeout);
+        ledger.live(table, "idle_timeout_ms", idle_timeout, &new.idle_timeout);
+        ledger.live(table, "header_timeout_ms", header_timeout, &new.header_timeout);
+        ledger.live(table, "body_timeout_ms", body_timeout, &new.body_timeout);
+        ledger.live(table, "body_rate", body_rate, &new.body_rate);
+        ledger.fixed(table, "receive_buffer", receive_buffer, &new.receive_buffer);
+        ledger.fixed(table, "send_buffer", send_buffer, &new.send_buffer);
+        ledger.live(table, "header_bytes", header_bytes, &new.header_bytes);
+        ledger.live(table, "target_bytes", target_bytes, &new.target_bytes);
+        ledger.live(table, "headers", headers, &new.headers);
+        ledger.live(table, "body_bytes", body_bytes, &new.body_bytes);
+        ledger.live(table, "chunk_line_bytes", chunk_line_bytes, &new.chunk_line_bytes);
+        ledger.fixed(table, "requests_in_app", requests_in_app, &new.requests_in_app);
+    }
 }
 
 pub(super) fn read(mut section: Section<'_, '_>) -> Limits {

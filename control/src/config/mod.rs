@@ -8,9 +8,9 @@
 
 mod admin;
 mod app;
+mod changes;
 mod cluster;
 mod cores;
-mod differences;
 mod distributor;
 mod etcd;
 pub mod files;
@@ -40,8 +40,9 @@ use keyferry_upstream::Options;
 
 use crate::links::Address;
 pub use crate::links::Peer;
-pub use admin::Admin;
+pub use admin::{Admin, LogLevel};
 pub use app::{App, Distribution, Files, Named, Synthetic};
+pub use changes::{Change, Changes};
 pub use cluster::{Cluster, DISTRIBUTORS_MAX, LISTEN_MAX};
 pub use cores::{APPS_MAX, Core, Cores, Idle, WORKERS_MAX};
 pub use distributor::{
@@ -169,7 +170,7 @@ pub(crate) fn examine(file: &Path, cores: &BTreeSet<usize>) -> (Result<Kind, Pro
     match read_file(file) {
         Ok(text) if distributor::is_one(&text) => {
             let (read, wanted) = distributor::parse(&text, file, cores);
-            (read.map(|_| Kind::Distributor), wanted)
+            (read.map(|config| Kind::Distributor(Box::new(config))), wanted)
         }
         Ok(text) => {
             let (read, wanted) = parse(&text, file, cores);
@@ -184,7 +185,7 @@ pub(crate) enum Kind {
     /// A node's.
     Node(Box<Config>),
     /// A distributor's.
-    Distributor,
+    Distributor(Box<Distributor>),
 }
 
 fn read_file(file: &Path) -> Result<String, Problems> {

@@ -6,6 +6,7 @@ use keyferry_link::{Cidr, Route};
 use keyferry_nic_config::{Device, Hugepages};
 use serde::Deserialize;
 
+use super::changes::Ledger;
 use super::reader::{Context, Section};
 
 /// Addresses of a node, at most.
@@ -50,6 +51,36 @@ pub struct Nic {
     pub packets: u32,
     /// Further arguments to DPDK's EAL.
     pub eal: Vec<String>,
+}
+
+impl Nic {
+    /// What another table of the file would change.
+    pub(super) fn compare(&self, new: &Nic, ledger: &mut Ledger) {
+        let Nic {
+            device,
+            addresses,
+            service_addresses,
+            gateways,
+            routes,
+            mtu,
+            vlan,
+            hugepages,
+            memory_mib,
+            packets,
+            eal,
+        } = self;
+        ledger.fixed("[nic]", "device", device, &new.device);
+        ledger.fixed("[nic]", "addresses", addresses, &new.addresses);
+        ledger.fixed("[nic]", "service_addresses", service_addresses, &new.service_addresses);
+        ledger.fixed("[nic]", "gateways", gateways, &new.gateways);
+        ledger.fixed("[nic]", "routes", routes, &new.routes);
+        ledger.fixed("[nic]", "mtu", mtu, &new.mtu);
+        ledger.fixed("[nic]", "vlan", vlan, &new.vlan);
+        ledger.fixed("[nic]", "hugepages", hugepages, &new.hugepages);
+        ledger.fixed("[nic]", "memory_mib", memory_mib, &new.memory_mib);
+        ledger.fixed("[nic]", "packets", packets, &new.packets);
+        ledger.fixed("[nic]", "eal", eal, &new.eal);
+    }
 }
 
 /// EAL arguments the node sets itself, and the key that stands for them.

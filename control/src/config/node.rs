@@ -2,6 +2,7 @@
 
 use keyferry_distribute::maglev::WEIGHT_MAX;
 
+use super::changes::Ledger;
 use super::reader::{Context, Section};
 
 /// Longest name, in bytes.
@@ -29,6 +30,17 @@ pub enum Model {
     Session,
     /// Requests move: lend as `[lease]` says.
     Bf,
+}
+
+impl Node {
+    /// Goes by another table of the file.
+    pub(super) fn take_over(&mut self, new: &Node, ledger: &mut Ledger) {
+        let Node { name, model, weight, core_dumps } = self;
+        ledger.fixed("[node]", "name", name, &new.name);
+        ledger.live("[node]", "model", model, &new.model);
+        ledger.fixed("[node]", "weight", weight, &new.weight);
+        ledger.fixed("[node]", "core_dumps", core_dumps, &new.core_dumps);
+    }
 }
 
 const MODELS: &[(&str, Model)] = &[("bf", Model::Bf), ("rr", Model::Rr), ("session", Model::Session)];

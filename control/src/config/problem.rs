@@ -16,6 +16,18 @@ pub struct Problem {
     pub what: String,
 }
 
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.place.is_empty() {
+            write!(f, "{}: ", self.place)?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
 /// Every problem of one file, in its order; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problems {

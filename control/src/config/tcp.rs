@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use keyferry_tcp::{ACK_DELAY_MAX, Algorithm, INITIAL_SEGMENTS_MAX, KeepAlive, Tuning};
 
+use super::changes::Ledger;
 use super::limits::{BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, Limits};
 use super::reader::{Context, Section};
 
@@ -75,6 +76,18 @@ fn unless_zero(number: usize) -> Option<usize> {
     (number > 0).then_some(number)
 }
 
+fn take_over_keep_alive(now: &mut Option<KeepAlive>, new: &Option<KeepAlive>, ledger: &mut Ledger) {
+    match (now, new) {
+        (Some(now), Some(new)) => {
+            let KeepAlive { after, every, probes } = now;
+            ledger.live("[tcp]", "keep_alive_s", after, &new.after);
+            ledger.live("[tcp]", "keep_alive_every_s", every, &new.every);
+            ledger.live("[tcp]", "keep_alive_probes", probes, &new.probes);
+        }
+        (now, new) => ledger.live("[tcp]", "keep_alive_s", now, new),
+    }
+}
+
 fn read_keep_alive(section: &mut Section<'_, '_>) -> Option<KeepAlive> {
     let after = Duration::from_secs(section.number("keep_alive_s", 0, 0..=PROBE_S_MAX));
     let every = Duration::from_secs(section.number("keep_alive_every_s", 15, 1..=PROBE_S_MAX));
@@ -103,6 +116,38 @@ pub(super) fn check(context: &Context<'_>, tcp: &Tcp, limits: &Limits) {
 }
 
 impl Tcp {
+    /// Goes by another table of the file.
+    pub(super) fn take_over(&mut self, new: &Tcp, ledger: &mut Ledger) {
+        let Tcp {
+            congestion,
+            pacing,
+            ecn,
+            initial_window,
+            ack_delay,
+            mtu_raise_after,
+            receive_buffer_max,
+            receive_memory_mib,
+            send_memory_mib,
+            keep_alive,
+            user_timeout,
+            accept_queue,
+            time_wait,
+        } = self;
+        ledger.fixed("[tcp]", "congestion", congestion, &new.congestion);
+        ledger.fixed("[tcp]", "pacing", pacing, &new.pacing);
+        ledger.fixed("[tcp]", "ecn", ecn, &new.ecn);
+        ledger.fixed("[tcp]", "initial_window", initial_window, &new.initial_window);
+        ledger.fixed("[tcp]", "ack_delay_ms", ack_delay, &new.ack_delay);
+        ledger.fixed("[tcp]", "mtu_raise_after_s", mtu_raise_after, &new.mtu_raise_after);
+        ledger.fixed("[tcp]", "receive_buffer_max", receive_buffer_max, &new.receive_buffer_max);
+        ledger.fixed("[tcp]", "receive_memory_mib", receive_memory_mib, &new.receive_memory_mib);
+        ledger.fixed("[tcp]", "send_memory_mib", send_memory_mib, &new.send_memory_mib);
+        take_over_keep_alive(keep_alive, &new.keep_alive, ledger);
+        ledger.live("[tcp]", "user_timeout_ms", user_timeout, &new.user_timeout);
+        ledger.fixed("[tcp]", "accept_queue", accept_queue, &new.accept_queue);
+        ledger.fixed("[tcp]", "time_wait", time_wait, &new.time_wait);
+    }
+
     /// As TCP takes it.
     pub fn tuning(&self) -> Tuning {
         Tuning {

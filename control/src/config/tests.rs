@@ -1,5 +1,6 @@
 //! The example is complete and true, every mistake is named, and nothing panics.
 
+mod changes;
 mod distributor;
 mod host;
 mod upstream;
@@ -48,6 +49,8 @@ impl Folder {
         folder.write("etcd-ca.pem", made.cert.pem().as_bytes(), 0o644);
         folder.write("etcd.pem", made.cert.pem().as_bytes(), 0o644);
         folder.write("etcd.key", made.signing_key.serialize_pem().as_bytes(), 0o600);
+        let other = rcgen::generate_simple_self_signed(["example.net".to_owned()]).unwrap();
+        folder.write("other.key", other.signing_key.serialize_pem().as_bytes(), 0o600);
         folder.write("etcd.password", b"secret\n", 0o600);
         folder
     }
@@ -294,6 +297,7 @@ const CASES: &[Case] = &[
     (&[("/etc/keyferry/cert.pem", "/etc/keyferry/none.pem")], "[[certificate]] chain", "cannot be read"),
     (&[("/etc/keyferry/cert.pem", "/etc/keyferry/key.pem")], "[[certificate]] chain", "no certificate"),
     (&[("/etc/keyferry/key.pem", "/etc/keyferry/empty.pem")], "[[certificate]] key", "no private key"),
+    (&[("/etc/keyferry/key.pem", "/etc/keyferry/other.key")], "[[certificate]] key", "another certificate"),
     (&[("key = \"/etc/keyferry/key.pem\"", "")], "[[certificate]] key", "required"),
     (&[("versions = [\"1.3\", \"1.2\"]", "versions = [\"1.1\"]")], "[tls] versions", "\"1.1\""),
     (&[("versions = [", "client_certificates = true\nversions = [")], "[tls]", "later release"),

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keyferry_tls::Fragment;
+use keyferry_tls::{CertificatePem, ConfigError, Fragment};
 
+use super::changes::Ledger;
 use super::files::{self, FileError};
 use super::reader::{Context, Section};
 
@@ -12,6 +13,9 @@ use super::reader::{Context, Section};
 pub const CERTIFICATES_MAX: usize = 1024;
 /// Longest life of a session: RFC 8446 section 4.6.1 allows seven days.
 const SESSION_LIFETIME_S_MAX: u64 = 604_800;
+
+/// Longest time before its end that a certificate is warned of, in days: longer than any is valid for the public.
+const EXPIRY_WARNING_DAYS_MAX: u64 = 3650;
 
 /// A certificate and its key; read them with [`files`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +43,37 @@ pub struct Tls {
     pub max_fragment: Fragment,
     /// Where the secrets of connections are logged, if at all.
     pub key_log: Option<PathBuf>,
+    /// Certificates are taken over when their files change.
+    pub watch: bool,
+    /// How long before its end a certificate is warned of.
+    pub expiry_warning: Duration,
+}
+
+impl Tls {
+    /// Goes by another table of the file. Sessions and ticket keys are the same throughout.
+    pub(super) fn take_over(&mut self, new: &Tls, ledger: &mut Ledger) {
+        let Tls {
+            tls12,
+            tls13,
+            resumption,
+            sessions_shared,
+            session_wait,
+            max_fragment,
+            key_log,
+            watch,
+            expiry_warning,
+        } = self;
+        let (mut now, versions) = ((*tls12, *tls13), (new.tls12, new.tls13));
+        ledger.live("[tls]", "versions", &mut now, &versions);
+        (*tls12, *tls13) = now;
+        resumption.compare(new.resumption, ledger);
+        ledger.fixed("[tls]", "sessions_shared", sessions_shared, &new.sessions_shared);
+        ledger.live("[tls]", "session_wait_ms", session_wait, &new.session_wait);
+        ledger.live("[tls]", "max_fragment", max_fragment, &new.max_fragment);
+        ledger.fixed("[tls]", "key_log", key_log, &new.key_log);
+        ledger.live("[tls]", "watch", watch, &new.watch);
+        ledger.live("[tls]", "expiry_warning_days", expiry_warning, &new.expiry_warning);
+    }
 }
 
 /// How sessions resume.
@@ -66,6 +101,25 @@ impl Resumption {
         match self {
             Resumption::Table { lifetime, .. } | Resumption::Tickets { lifetime } => Some(lifetime),
             Resumption::Off => None,
+        }
+    }
+}
+
+impl Resumption {
+    fn compare(self, new: Resumption, ledger: &mut Ledger) {
+        match (self, new) {
+            (
+                Resumption::Table { sessions, lifetime },
+                Resumption::Table { sessions: new_sessions, lifetime: new_lifetime },
+            ) => {
+                ledger.fixed("[tls]", "sessions", &sessions, &new_sessions);
+                ledger.fixed("[tls]", "session_lifetime_s", &lifetime, &new_lifetime);
+            }
+            (Resumption::Tickets { lifetime }, Resumption::Tickets { lifetime: new }) => {
+                ledger.fixed("[tls]", "session_lifetime_s", &lifetime, &new);
+            }
+            (Resumption::Off, Resumption::Off) => {}
+            _ => ledger.needs_restart("[tls]", "resumption"),
         }
     }
 }
@@ -109,6 +163,8 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Tls {
         Fragment::BYTES_MIN as u64..=Fragment::MAX.bytes() as u64,
     );
     let key_log = section.file("key_log");
+    let watch = section.flag("watch", true);
+    let days = section.number("expiry_warning_days", 21, 0..=EXPIRY_WARNING_DAYS_MAX);
     section.finish();
     Tls {
         tls12: versions.contains(&false),
@@ -122,6 +178,8 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Tls {
         session_wait,
         max_fragment: Fragment::new(fragment).unwrap_or(Fragment::MAX),
         key_log,
+        watch,
+        expiry_warning: Duration::from_secs(days * 24 * 3600),
     }
 }
 
@@ -134,9 +192,30 @@ pub(super) fn check(context: &Context<'_>, certificates: &[(usize, Certificate)]
         );
     }
     for (index, certificate) in certificates {
-        report(context, index, "chain", files::certificate_chain(&certificate.chain).err());
-        report(context, index, "key", files::private_key(&certificate.key).err());
+        match (files::certificate_chain(&certificate.chain), files::private_key(&certificate.key)) {
+            (Ok(chain), Ok(key)) => {
+                let source = certificate.chain.display().to_string();
+                check_pair(context, *index, &CertificatePem { chain, key, source });
+            }
+            (chain, key) => {
+                report(context, index, "chain", chain.err());
+                report(context, index, "key", key.err());
+            }
+        }
     }
+}
+
+/// Whether they are of use together.
+fn check_pair(context: &Context<'_>, index: usize, pair: &CertificatePem) {
+    let Err(error) = pair.check() else { return };
+    let key = match &error {
+        ConfigError::NoKey { .. }
+        | ConfigError::EncryptedKey { .. }
+        | ConfigError::UnusableKey { .. }
+        | ConfigError::WrongKey { .. } => "key",
+        _ => "chain",
+    };
+    context.report(&format!("certificate[{index}].{key}"), error.to_string());
 }
 
 fn report(context: &Context<'_>, index: &usize, key: &str, error: Option<FileError>) {

@@ -112,7 +112,7 @@ impl Acceptor {
     }
 
     async fn greet(&self, socket: Socket) -> Result<Greeted, LinkError> {
-        let tls = self.shared.trust.accept().map_err(StreamError::Tls)?;
+        let tls = self.shared.trust.borrow().accept().map_err(StreamError::Tls)?;
         let greeted = life::greet(&self.shared.local, Stream::new(socket, tls)).await?;
         let (said, role) = (&greeted.peer().node, greeted.peer().role);
         let expected = self.peers.borrow().get(said).and_then(|known| {
@@ -137,7 +137,7 @@ impl Acceptor {
             if let Some(before) = before {
                 let _ = before.await;
             }
-            let (lived, error) = greeted.live(&this.shared.local, stop).await;
+            let (lived, error) = greeted.live(&this.shared.local, this.shared.trust.subscribe(), stop).await;
             this.shared.local.tally.roster().problem(&name, &error.to_string());
             match (lived, error) {
                 (_, LinkError::Stopping) => {}

@@ -74,7 +74,7 @@ async fn attempt(
         _ = stop.wait_for(|stop| *stop) => Err(LinkError::Stopping),
     };
     match connected {
-        Ok(greeted) => greeted.live(&shared.local, stop.clone()).await,
+        Ok(greeted) => greeted.live(&shared.local, shared.trust.subscribe(), stop.clone()).await,
         Err(error) => (false, error),
     }
 }
@@ -86,10 +86,10 @@ async fn connect(
     name: &ServerName<'static>,
 ) -> Result<life::Greeted, LinkError> {
     // A distributor has to know soon whether a node is gone.
-    let patience = GREETING.min(shared.local.heartbeat_timeout);
+    let patience = GREETING.min(shared.local.heartbeat_timeout.get());
     let socket = timeout(patience, Socket::connect(&peer.address)).await.map_err(|_| LinkError::Slow)?;
     let socket = socket.map_err(StreamError::Socket)?;
-    let tls = shared.trust.connect(name).map_err(StreamError::Tls)?;
+    let tls = shared.trust.borrow().connect(name).map_err(StreamError::Tls)?;
     let greeted = life::greet(&shared.local, Stream::new(socket, tls)).await?;
     let said = &greeted.peer().node;
     if *said != peer.name {

@@ -6,6 +6,7 @@
 //! and what is in `talk`. Every step has a
 //! deadline; the order is fixed, so what comes out of turn ends the link.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use keyferry_fabric::{Limits, verbs};
 use keyferry_lease::PairSecret;
-use keyferry_tls::Server;
+use keyferry_tls::Resumer;
 use keyferry_worker::mailbox::Mail;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -26,7 +27,7 @@ use super::pairs::{self, Fences, Life};
 use super::stream::Stream;
 use super::talk::Talk;
 use super::tally::Made;
-use super::{Announcer, Between, Companions, LinkError, Nodes, Tally};
+use super::{Announcer, Between, Companions, LinkError, Nodes, Tally, Trust};
 use crate::config::Driver;
 
 /// How long a TLS handshake and the hellos may take: until then nobody knows who it is.
@@ -53,7 +54,7 @@ pub struct Local {
     /// When it started, in ns: tells its lives apart.
     pub incarnation: u64,
     /// Silence after which a peer is taken to be gone.
-    pub heartbeat_timeout: Duration,
+    pub heartbeat_timeout: Cell<Duration>,
     /// Counts of the links.
     pub tally: Tally,
     /// What it is, and what that needs.
@@ -89,7 +90,7 @@ pub struct Node {
     /// What each queue pair goes through on its way to its worker.
     pub between: Between,
     /// Where ticket keys are, if clients come back by tickets.
-    pub tickets: Option<Server>,
+    pub tickets: Option<Resumer>,
     /// What distributors are told.
     pub announcer: Rc<Announcer>,
 }
@@ -128,7 +129,7 @@ impl Local {
     }
 
     /// Where ticket keys are, if this is a node and clients come back by tickets.
-    pub(super) fn tickets(&self) -> Option<&Server> {
+    pub(super) fn tickets(&self) -> Option<&Resumer> {
         match &self.duty {
             Duty::Node(node) => node.tickets.as_ref(),
             Duty::Distributor(_) => None,
@@ -189,8 +190,13 @@ impl Greeted {
     }
 
     /// Makes the queue pairs, then lives until something ends it: returns whether it came to life, and what did. `stop`
-    /// turns true when the node ends, or has the peer no longer among its own.
-    pub(super) async fn live(mut self, local: &Local, stop: watch::Receiver<bool>) -> (bool, LinkError) {
+    /// turns true when the node ends, or has the peer no longer among its own; `trust` is whom it believes, which may change.
+    pub(super) async fn live(
+        mut self,
+        local: &Local,
+        trust: watch::Receiver<Trust>,
+        stop: watch::Receiver<bool>,
+    ) -> (bool, LinkError) {
         let mut fences = Fences::default();
         let connected = timeout(CONNECTING, self.connect(local, &mut fences)).await;
         let (lived, error) = match connected.unwrap_or(Err(LinkError::Slow)) {
@@ -200,7 +206,7 @@ impl Greeted {
                 let made = local.tally.made(peer, self.theirs.role, fences.len());
                 let secret = || exporter_secret(self.stream.tls(), FLOWS_LABEL);
                 match Talk::new(local, &self.ours, &self.theirs, secret).await {
-                    Ok(talk) => (true, self.stay(local, talk, &mut fences, &made, stop).await),
+                    Ok(talk) => (true, self.stay(local, talk, &mut fences, &made, (trust, stop)).await),
                     Err(error) => (false, error),
                 }
             }
@@ -284,9 +290,11 @@ impl Greeted {
         mut talk: Talk,
         fences: &mut Fences,
         made: &Made,
-        mut stop: watch::Receiver<bool>,
+        (mut trust, mut stop): (watch::Receiver<Trust>, watch::Receiver<bool>),
     ) -> LinkError {
-        let patience = local.heartbeat_timeout;
+        // It may have changed while the two shook hands.
+        trust.mark_changed();
+        let patience = local.heartbeat_timeout.get();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut heard, mut said) = (Instant::now(), Instant::now());
@@ -321,6 +329,11 @@ impl Greeted {
                     messages = 0;
                     if let Err(error) = fences.look() {
                         return error;
+                    }
+                    if trust.has_changed().unwrap_or(false)
+                        && let Some(complaint) = trust.borrow_and_update().complaint(self.stream.tls())
+                    {
+                        return LinkError::Untrusted(complaint);
                     }
                     if heard.elapsed() > patience {
                         return LinkError::Silent(patience);
@@ -382,7 +395,10 @@ fn reason(error: &LinkError) -> Option<Reason> {
         // Both ends have said their versions; an end of another version may not know this message.
         LinkError::Wire(super::message::WireError::Version { .. }) => None,
         LinkError::Wire(_) | LinkError::Order | LinkError::Shm(_) => Some(Reason::Protocol),
-        LinkError::NotPeer { .. } | LinkError::Name { .. } | LinkError::Role { .. } => Some(Reason::NotPeer),
+        LinkError::NotPeer { .. }
+        | LinkError::Name { .. }
+        | LinkError::Role { .. }
+        | LinkError::Untrusted(_) => Some(Reason::NotPeer),
         LinkError::Driver { .. } | LinkError::NotLocal => Some(Reason::Driver),
         LinkError::Limits(_) => Some(Reason::Limits),
         LinkError::Verbs(verbs::VerbsError::Offer(_)) => Some(Reason::Protocol),

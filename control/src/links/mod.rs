@@ -37,6 +37,7 @@ mod tests;
 mod ticket_keys;
 pub mod trust;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -101,6 +102,8 @@ pub(crate) enum LinkError {
     Verbs(#[from] verbs::VerbsError),
     #[error("worker {0} does not read its mailbox")]
     Mailbox(usize),
+    #[error("its certificate {0}")]
+    Untrusted(String),
     #[error("this node ends")]
     Stopping,
 }
@@ -134,7 +137,8 @@ pub struct Peer {
 /// What every task of the links shares.
 struct Shared {
     local: Local,
-    trust: Trust,
+    /// Whom this process believes from now on.
+    trust: watch::Sender<Trust>,
     /// Turns true when nobody is to connect any more.
     stop: watch::Receiver<bool>,
 }
@@ -157,30 +161,32 @@ impl Links {
         // An end that connects to all its peers need not listen, but another's configuration may be wrong.
         let listeners = listen.iter().map(socket::Listener::bind).collect::<anyhow::Result<_>>()?;
         let others = others.named()?;
-        Ok(Links { shared: Rc::new(Shared { local, trust, stop: stopping }), stop, listeners, others })
+        let shared = Shared { local, trust: watch::Sender::new(trust), stop: stopping };
+        Ok(Links { shared: Rc::new(shared), stop, listeners, others })
     }
 
     /// Starts connecting and accepting. Within a [`tokio::task::LocalSet`].
     pub fn start(self) -> Running {
         let Links { shared, stop, listeners, others } = self;
-        let keys = shared.local.tickets().cloned().map(|server| {
+        let keys = shared.local.tickets().cloned().map(|resumer| {
             let (node, tally) = (shared.local.node.clone(), shared.local.tally.clone());
-            tokio::task::spawn_local(ticket_keys::tend(server, node, tally)).abort_handle()
+            tokio::task::spawn_local(ticket_keys::tend(resumer, node, tally)).abort_handle()
         });
         let acceptor = accept::Acceptor::new(Rc::clone(&shared));
         let accept = |listener| tokio::task::spawn_local(Rc::clone(&acceptor).accept(listener));
         let listeners = listeners.into_iter().map(accept).collect();
-        let mut kept = others::Kept::new(shared, acceptor);
+        let mut kept = others::Kept::new(Rc::clone(&shared), acceptor);
         kept.set(others);
-        Running { stop, listeners, kept, keys }
+        Running { shared, stop, listeners, kept: RefCell::new(kept), keys }
     }
 }
 
 /// Links that are kept up until they are ended.
 pub struct Running {
+    shared: Rc<Shared>,
     stop: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
-    kept: others::Kept,
+    kept: RefCell<others::Kept>,
     keys: Option<AbortHandle>,
 }
 
@@ -190,9 +196,25 @@ impl Running {
     ///
     /// # Errors
     /// One has an impossible name; then nothing changes.
-    pub fn set_others(&mut self, others: Others) -> Result<(), TrustError> {
-        self.kept.set(others.named()?);
+    pub fn set_others(&self, others: Others) -> Result<(), TrustError> {
+        self.kept.borrow_mut().set(others.named()?);
         Ok(())
+    }
+
+    /// From here on new links are made with this certificate and with whom it believes. Links that live go on, but for those
+    /// whose peers it does not believe.
+    pub fn set_trust(&self, trust: Trust) {
+        self.shared.trust.send_replace(trust);
+    }
+
+    /// Whom this process believes now, and how it proves who it is.
+    pub fn trust(&self) -> Trust {
+        self.shared.trust.borrow().clone()
+    }
+
+    /// A peer silent for so long is gone, on links that are made from here on.
+    pub fn set_heartbeat_timeout(&self, timeout: Duration) {
+        self.shared.local.heartbeat_timeout.set(timeout);
     }
 
     /// Takes leave of every peer; what does not end soon is cut off.
@@ -206,7 +228,7 @@ impl Running {
             for listener in self.listeners {
                 let _ = listener.await;
             }
-            self.kept.end().await;
+            self.kept.into_inner().end().await;
         };
         let _ = tokio::time::timeout(PATIENCE, all).await;
     }

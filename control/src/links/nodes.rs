@@ -241,6 +241,13 @@ impl Nodes {
         self.changed.notify_one();
     }
 
+    /// Its share beside the others' is another one: tables of places are made anew.
+    pub(crate) fn weigh(&self, node: &str, weight: u8) {
+        let Some(id) = self.id(node) else { return };
+        self.with(id, |known| known.placed.weight = weight);
+        self.changed.notify_one();
+    }
+
     /// Its link has come to life.
     pub(super) async fn up(&self, hello: &Hello) {
         let Some(id) = self.id(&hello.node) else { return };

@@ -9,7 +9,7 @@ use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{NodeId, Services, State};
 use keyferry_fabric::{Limits, QueuePair, shm};
 use keyferry_lease::{Channel, Message as LeaseMessage};
-use keyferry_tls::{CertificatePem, Resumption, Server, ServerOptions};
+use keyferry_tls::{CertificatePem, Resumer, Resumption, Server, ServerOptions};
 use keyferry_worker::announce::Announced;
 use keyferry_worker::distribute::News;
 use keyferry_worker::mailbox::{MAIL_MAX, Mail};
@@ -70,7 +70,7 @@ fn local(name: &str, duty: Duty) -> Local {
     Local {
         node: name.to_owned(),
         incarnation: 7,
-        heartbeat_timeout: Duration::from_millis(400),
+        heartbeat_timeout: Cell::new(Duration::from_millis(400)),
         tally: Tally::new(&Registry::new()),
         duty,
     }
@@ -138,7 +138,7 @@ async fn life<T>(a: &Rc<End>, b: &Rc<End>, during: impl AsyncFnOnce() -> T) -> (
         let (end, stopping) = (Rc::clone(end), stopping.clone());
         spawn_local(async move {
             let greeted = end.greet(socket).await.unwrap();
-            greeted.live(&end.local, stopping).await
+            greeted.live(&end.local, trusting(&end.trust), stopping).await
         })
     });
     let result = during().await;
@@ -162,7 +162,7 @@ fn workers_are_paired_in_turn_with_keys_of_their_own() {
             a.has_mail().await;
             b.has_mail().await;
             // Far longer than the time-out: heartbeats keep it up.
-            tokio::time::sleep(3 * a.local.heartbeat_timeout).await;
+            tokio::time::sleep(3 * a.local.heartbeat_timeout.get()).await;
             [a.mail(), b.mail()]
         })
         .await;
@@ -178,8 +178,13 @@ fn workers_are_paired_in_turn_with_keys_of_their_own() {
     });
 }
 
+/// A trust that does not change.
+fn trusting(trust: &Trust) -> watch::Receiver<Trust> {
+    watch::channel(trust.clone()).1
+}
+
 /// A server that makes tickets.
-fn tickets(folder: &Folder) -> Option<Server> {
+fn tickets(folder: &Folder) -> Option<Resumer> {
     let read = |name: &str| std::fs::read(folder.file(name)).unwrap();
     let options = ServerOptions {
         certificates: vec![CertificatePem {
@@ -194,7 +199,7 @@ fn tickets(folder: &Folder) -> Option<Server> {
         fragment: keyferry_tls::Fragment::MAX,
         key_log: None,
     };
-    Some(Server::new(&options).unwrap())
+    Some(Server::new(&options).unwrap().resumer())
 }
 
 /// Each tells the other what it knows, and nothing back; an end that makes no tickets minds no key.
@@ -223,7 +228,7 @@ fn ticket_keys_are_told_once() {
         let none = Rc::new(folder.end("b", 1));
         let ((), ends) = life(&a, &none, async || {
             none.has_mail().await;
-            tokio::time::sleep(3 * a.local.heartbeat_timeout).await;
+            tokio::time::sleep(3 * a.local.heartbeat_timeout.get()).await;
         })
         .await;
         assert!(ends.iter().all(|(lived, _)| *lived), "{ends:?}");
@@ -259,7 +264,7 @@ async fn against_b(rest: impl AsyncFnOnce(&mut Stream)) -> LinkError {
     let (_stop, stopping) = watch::channel(false);
     let there = spawn_local(async move {
         match b.greet(theirs).await {
-            Ok(greeted) => greeted.live(&b.local, stopping).await.1,
+            Ok(greeted) => greeted.live(&b.local, trusting(&b.trust), stopping).await.1,
             Err(error) => error,
         }
     });
@@ -390,7 +395,10 @@ fn over_tcp_it_is_the_same_but_memory_cannot_be_passed() {
         assert!(trust::is_for(theirs.tls(), &trust::dns_name("a").unwrap()));
         assert!(!trust::is_for(theirs.tls(), &trust::dns_name("b").unwrap()));
         let (_stop, stopping) = watch::channel(false);
-        let ends = tokio::join!(ours.live(&a.local, stopping.clone()), theirs.live(&b.local, stopping));
+        let ends = tokio::join!(
+            ours.live(&a.local, trusting(&a.trust), stopping.clone()),
+            theirs.live(&b.local, trusting(&b.trust), stopping)
+        );
         assert!(
             matches!(ends.0, (false, LinkError::NotLocal)) && matches!(ends.1, (false, LinkError::NotLocal))
         );
@@ -556,7 +564,7 @@ fn roles_are_checked() {
         let stream = a.stream(Socket::connect(&socket).await.unwrap());
         let greeted = life::greet(&a.local, stream).await.unwrap();
         let (_stop, stopping) = watch::channel(false);
-        let (lived, error) = greeted.live(&a.local, stopping).await;
+        let (lived, error) = greeted.live(&a.local, trusting(&a.trust), stopping).await;
         assert!(!lived && matches!(error, LinkError::Bye(Reason::NotPeer)), "{error}");
         there.end().await;
     });
@@ -594,9 +602,9 @@ fn peers_come_and_go() {
             (Links::new(end.local, end.trust, listen, others).unwrap().start(), mailbox)
         };
         let (a, c) = (peer("a", socket("nowhere")), peer("c", socket("c.sock")));
-        let (mut at_a, mail_a) = start("a", &[], &[]);
+        let (at_a, mail_a) = start("a", &[], &[]);
         let both = [socket("b.sock"), socket("b2.sock")];
-        let (mut at_b, mail_b) = start("b", &both, std::slice::from_ref(&c));
+        let (at_b, mail_b) = start("b", &both, std::slice::from_ref(&c));
         let (at_c, mail_c) = start("c", &[socket("c.sock")], &[peer("b", socket("b.sock"))]);
         let (kept, _kept) = (next_pair(&mail_b).await, next_pair(&mail_c).await);
 
@@ -639,5 +647,50 @@ fn peers_come_and_go() {
             links.end().await;
         }
         is_fenced(&*kept).await;
+    });
+}
+
+/// Another authority takes the place of one, link by link: whoever is still believed keeps its link.
+#[test]
+fn who_is_no_longer_believed_is_let_go() {
+    run(async {
+        let (folder, other) = (Folder::new(), Folder::new());
+        let socket = Address::Unix(folder.file("b.sock"));
+        let peer = |name: &str| Peer { name: name.to_owned(), address: socket.clone() };
+        let start = |name: &str, peer: Peer, listen: &[Address]| {
+            let end = folder.end(name, 1);
+            let mailbox = Arc::clone(&end.node().mailboxes[0]);
+            let others = Others::of_node(name, &[peer], &[]);
+            (Links::new(end.local, end.trust, listen, others).unwrap().start(), mailbox)
+        };
+        let (at_b, mail_b) = start("b", peer("a"), std::slice::from_ref(&socket));
+        let (at_a, mail_a) = start("a", peer("b"), &[]);
+        let pairs = [next_pair(&mail_a).await, next_pair(&mail_b).await];
+
+        let read = |folder: &Folder| std::fs::read_to_string(folder.file("ca.pem")).unwrap();
+        let both = folder.file("both.pem");
+        std::fs::write(&both, read(&folder) + &read(&other)).unwrap();
+        let load = |ca: &std::path::Path, from: &Folder, name: &str| {
+            let file = |kind: &str| from.file(&format!("{name}.{kind}"));
+            Trust::load(ca, &file("pem"), &file("key"), name).unwrap()
+        };
+        // First everybody believes both, then each shows its new certificate, then nobody believes the old ones.
+        at_a.set_trust(load(&both, &folder, "a"));
+        at_b.set_trust(load(&both, &other, "b"));
+        assert!(at_b.trust().has_same_authority(&at_a.trust()));
+        assert!(!at_b.trust().has_same_certificate(&load(&both, &folder, "b")));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(pairs.iter().all(|pair| pair.state() == keyferry_fabric::State::Ready), "links live on");
+
+        at_b.set_trust(load(&other.file("ca.pem"), &other, "b"));
+        for pair in &pairs {
+            is_fenced(&**pair).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(mail_a.is_empty() && mail_b.is_empty(), "it shows its old certificate");
+        at_a.set_trust(load(&other.file("ca.pem"), &other, "a"));
+        let _pairs = [next_pair(&mail_a).await, next_pair(&mail_b).await];
+        at_a.end().await;
+        at_b.end().await;
     });
 }

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use keyferry_tls::{Server, TICKET_KEYS_MAX, TICKET_NAME_BYTES, TicketKey};
+use keyferry_tls::{Resumer, TICKET_KEYS_MAX, TICKET_NAME_BYTES, TicketKey};
 use tokio::time::sleep;
 
 use super::Tally;
@@ -20,10 +20,10 @@ const LOOK: Duration = Duration::from_millis(250);
 const KEYS_A_LOOK: usize = 8;
 
 /// Looks after the keys until it is dropped.
-pub(super) async fn tend(server: Server, node: String, tally: Tally) {
+pub(super) async fn tend(resumer: Resumer, node: String, tally: Tally) {
     loop {
-        server.tend_ticket_keys(tally.is_first(&node));
-        tally.tickets(server.ticket_counts());
+        resumer.tend_ticket_keys(tally.is_first(&node));
+        tally.tickets(resumer.ticket_counts());
         sleep(LOOK).await;
     }
 }
@@ -38,22 +38,22 @@ pub(super) struct Told {
 
 impl Told {
     /// The peer knows this one; now this node does. One that makes no tickets has no use for it.
-    pub(super) fn heard(&mut self, server: Option<&Server>, key: &TicketKey) {
-        if let Some(server) = server {
-            server.take_ticket_key(key);
+    pub(super) fn heard(&mut self, resumer: Option<&Resumer>, key: &TicketKey) {
+        if let Some(resumer) = resumer {
+            resumer.take_ticket_key(key);
             self.remember(key.name);
         }
     }
 
     /// Some of what the peer has not been told.
-    pub(super) fn news(&mut self, server: Option<&Server>) -> Vec<Message> {
-        let Some(server) = server else { return Vec::new() };
+    pub(super) fn news(&mut self, resumer: Option<&Resumer>) -> Vec<Message> {
+        let Some(resumer) = resumer else { return Vec::new() };
         // Read before the keys are: one that comes meanwhile is found at the next look.
-        let version = server.ticket_keys_version();
+        let version = resumer.ticket_keys_version();
         if version == self.version {
             return Vec::new();
         }
-        let mut keys = server.ticket_keys();
+        let mut keys = resumer.ticket_keys();
         keys.retain(|key| !self.names.contains(&key.name));
         if keys.len() <= KEYS_A_LOOK {
             self.version = version;

@@ -1,15 +1,18 @@
 //! Whom a node believes, and how it proves who it is. In: the cluster's CA and this node's certificate and key. Out:
-//! TLS settings for both directions, and one sentence for whatever goes wrong with them. Control thread.
+//! TLS settings for both directions, and one sentence for whatever goes wrong with them. Control thread. Another [`Trust`] may
+//! take the place of one while links live: it is asked whether it believes their peers too.
 //!
 //! TLS 1.3 only, both ends present certificates, nothing is resumed: each life of a link checks certificates anew.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use keyferry_tls::CertificateFacts;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::version::TLS13;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, Connection, Error, RootCertStore,
@@ -55,6 +58,11 @@ pub enum TrustError {
 pub struct Trust {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// The files' certificates: the authority's, and this node's chain.
+    roots: Vec<CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
+    facts: Option<CertificateFacts>,
     /// What is wrong with the certificate now and need not be later.
     warning: Option<String>,
 }
@@ -80,8 +88,10 @@ impl Trust {
         node: &str,
     ) -> Result<Trust, TrustError> {
         let name = dns_name(node)?;
-        let roots = Arc::new(roots(ca)?);
+        let authority = authority(ca)?;
+        let roots = Arc::new(roots(ca, &authority)?);
         let pem = files::certificate_chain(chain)?;
+        let facts = CertificateFacts::of_pem(&pem, &chain.display().to_string());
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
             .collect::<Result<_, _>>()
             .map_err(|_| FileError::NoCertificate(chain.to_owned()))?;
@@ -91,6 +101,7 @@ impl Trust {
         }
         let no_key = || TrustError::File(FileError::NoKey(key.to_owned()));
         let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| no_key())?;
+        let own_chain = certificates.clone();
 
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let warning = self_check(&provider, &roots, &certificates, &name)
@@ -108,24 +119,59 @@ impl Trust {
         client.alpn_protocols = vec![PROTOCOL.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
 
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
-            .build()
-            .map_err(|error| TrustError::Ca(ca.to_owned(), error.to_string()))?;
+        let verifier: Arc<dyn ClientCertVerifier> =
+            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
+                .build()
+                .map_err(|error| TrustError::Ca(ca.to_owned(), error.to_string()))?;
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has suites of TLS 1.3")
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::clone(&verifier))
             .with_single_cert(certificates, private)
             .map_err(unfit)?;
         server.alpn_protocols = vec![PROTOCOL.to_vec()];
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        Ok(Trust { client: Arc::new(client), server: Arc::new(server), warning })
+        Ok(Trust {
+            client: Arc::new(client),
+            server: Arc::new(server),
+            verifier,
+            roots: authority,
+            chain: own_chain,
+            facts,
+            warning,
+        })
     }
 
     /// What an operator should know though the node starts.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
+    }
+
+    /// What is known of this node's own certificate.
+    pub fn facts(&self) -> Option<&CertificateFacts> {
+        self.facts.as_ref()
+    }
+
+    /// Whether it believes the same authority.
+    pub fn has_same_authority(&self, other: &Trust) -> bool {
+        self.roots == other.roots
+    }
+
+    /// Whether it shows the same certificate.
+    pub fn has_same_certificate(&self, other: &Trust) -> bool {
+        self.chain == other.chain
+    }
+
+    /// What is wrong with the peer of a link that was made under another trust; `None`: a link made now would be made too,
+    /// but for the time: a certificate that ends while its link lives does not end the link.
+    pub(super) fn complaint(&self, tls: &Connection) -> Option<String> {
+        let Some([leaf, rest @ ..]) = tls.peer_certificates() else { return Some("is missing".to_owned()) };
+        match self.verifier.verify_client_cert(leaf, rest, UnixTime::now()) {
+            Ok(_) => None,
+            Err(Error::InvalidCertificate(error)) if is_of_time(&error) => None,
+            Err(error) => Some(certificate_fault(&error)),
+        }
     }
 
     /// The end that connects, to a peer that has to be `peer`.
@@ -154,13 +200,17 @@ pub(super) fn names(tls: &Connection) -> String {
     names.join(", ")
 }
 
-fn roots(ca: &std::path::Path) -> Result<RootCertStore, TrustError> {
+fn authority(ca: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let pem = files::certificate_chain(ca)?;
+    let certificates = CertificateDer::pem_slice_iter(&pem).take(ROOTS_MAX);
+    certificates.collect::<Result<_, _>>().map_err(|error| TrustError::Ca(ca.to_owned(), error.to_string()))
+}
+
+fn roots(ca: &std::path::Path, authority: &[CertificateDer<'static>]) -> Result<RootCertStore, TrustError> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem).take(ROOTS_MAX) {
-        let unusable = |what: String| TrustError::Ca(ca.to_owned(), what);
-        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    for certificate in authority {
+        let added = roots.add(certificate.clone());
+        added.map_err(|error| TrustError::Ca(ca.to_owned(), error.to_string()))?;
     }
     Ok(roots)
 }
@@ -186,16 +236,20 @@ fn self_check(
         .and_then(|()| as_client.verify_client_cert(leaf, rest, now).map(|_| ()));
     match checked {
         Ok(()) => Ok(None),
-        Err(
-            error @ Error::InvalidCertificate(
-                CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. },
-            ),
-        ) => Ok(Some(certificate_fault(&error))),
+        Err(Error::InvalidCertificate(error)) if is_of_time(&error) => Ok(Some(what_is_wrong(&error))),
         Err(error) => Err(certificate_fault(&error)),
     }
+}
+
+/// Whether a certificate is only out of its time.
+fn is_of_time(error: &CertificateError) -> bool {
+    matches!(
+        error,
+        CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+    )
 }
 
 fn certificate_fault(error: &Error) -> String {

@@ -39,6 +39,7 @@ const COUNTERS: &[&str] = &[
     "leases_refused",
     "leases_failed",
     "leases_broken",
+    "settings_taken",
     "peers_lost",
     "handshakes_full",
     "handshakes_resumed",
@@ -117,12 +118,8 @@ const COUNTERS: &[&str] = &[
 
 fn all_names() -> impl Iterator<Item = &'static str> {
     let distributor = keyferry_worker::distribute::names();
-    names()
-        .iter()
-        .chain(distributor)
-        .chain(tally::NAMES)
-        .copied()
-        .chain(Tally::help().chain(members::help()).chain(membership::help()).map(|(name, _)| name))
+    let control = Tally::help().chain(members::help()).chain(membership::help()).chain(reload::help());
+    names().iter().chain(distributor).chain(tally::NAMES).copied().chain(control.map(|(name, _)| name))
 }
 
 #[test]
@@ -201,6 +198,20 @@ fn sample(line: &str) -> Sample {
     (name.to_owned(), labels, value.parse().unwrap())
 }
 
+fn certificates() -> Vec<CertificateFacts> {
+    let facts = |source: &str, serial: &str, not_after| CertificateFacts {
+        source: source.to_owned(),
+        name: "a.test".to_owned(),
+        serial: serial.to_owned(),
+        not_before: 0,
+        not_after,
+        digest: [0; 32],
+    };
+    // One is named twice.
+    let all = [facts("/a.pem", "0a", 4_000_000_000), facts("/b.pem", "0b", -1)];
+    vec![all[0].clone(), all[1].clone(), all[0].clone()]
+}
+
 /// A registry of two workers and the links; each counter has a value of its own.
 fn metrics() -> (Metrics, u64) {
     let registry = Arc::new(Registry::new());
@@ -213,7 +224,7 @@ fn metrics() -> (Metrics, u64) {
     }
     let _links = Tally::new(&registry);
     let about = [("node", "a".to_owned()), ("model", "bf".to_owned()), ("version", "0.1.0 (x)".to_owned())];
-    (Metrics::new(registry, &about), drops)
+    (Metrics::new(registry, move || about.to_vec(), certificates), drops)
 }
 
 #[test]
@@ -241,6 +252,9 @@ fn the_text_is_what_prometheus_reads_and_families_add_up() {
     has("keyferry_links_up", &[]);
     has("keyferry_busy_seconds_total", &[("worker", "1")]);
     has("keyferry_info", &[("node", "a"), ("model", "bf"), ("version", "0.1.0 (x)")]);
+    let expiry = "keyferry_certificate_expiry_seconds";
+    has(expiry, &[("file", "/a.pem"), ("name", "a.test"), ("serial", "0a")]);
+    has(expiry, &[("file", "/b.pem"), ("name", "a.test"), ("serial", "0b")]);
     // Whatever is counted is exported, but for sums of what is.
     assert_eq!(samples.len(), 2 * (names().len() - SUMS.len()) + Tally::help().count() + 1);
     // Again, with nothing twice.
@@ -275,4 +289,12 @@ fn answers_over_http_and_refuses_what_it_does_not_have() {
             }
         }
     });
+}
+
+#[test]
+fn a_file_may_be_called_anything() {
+    let odd = "/a \"b\"\\c\n.pem".to_owned();
+    let text = labelled("x", "What it is.", [(vec![("file", odd)], -1)]);
+    assert_eq!(text, "# HELP x What it is.\n# TYPE x gauge\nx{file=\"/a \\\"b\\\"\\\\c\\n.pem\"} -1\n");
+    assert_eq!(labelled("x", "What it is.", []), "");
 }

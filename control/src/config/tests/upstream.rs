@@ -74,7 +74,7 @@ fn the_only_upstream_need_not_be_named() {
 const CASES: &[Case] = &[
     (&[("apps = [2]", "apps = []")], "[cores] apps", "application threads"),
     (&[("upstream = \"app\"", "")], "[app] kind", "several upstreams"),
-    (&[("upstream = \"app\"", "upstream = \"ap\"")], "[app] upstream", "did you mean \"app\""),
+    (&[("upstream = \"app\"", "upstream = \"apps\"")], "[app] upstream", "did you mean \"app\""),
     (&[("kind = \"upstream\"", "kind = \"proxy\"")], "[app] kind", "[[upstream]]"),
     (&[("root = \"/var/www\"", "")], "[app.static] root", "required"),
     (&[("app = \"static\"", "app = \"statik\"")], "[[route]] app", "did you mean \"static\""),

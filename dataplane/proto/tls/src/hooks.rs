@@ -32,6 +32,19 @@ pub(crate) struct Shared {
     pub(crate) key_log: Option<Arc<crate::key_log::KeyLog>>,
 }
 
+impl Shared {
+    /// The same for other certificates.
+    pub(crate) fn without_certificates(&self) -> Shared {
+        Shared {
+            certificates: Certificates::default(),
+            sessions: Arc::clone(&self.sessions),
+            is_shared: self.is_shared,
+            tickets: Arc::clone(&self.tickets),
+            key_log: self.key_log.clone(),
+        }
+    }
+}
+
 /// The application traffic secrets of a TLS 1.3 connection (RFC 8446 7.1).
 #[derive(Default)]
 pub(crate) struct Secrets {

@@ -5,7 +5,7 @@
 //! Everything is sans-IO and belongs to the worker that owns the connection; only [`Server`] is shared, and shared
 //! state behind it (sessions, ticket keys) is touched by handshakes alone.
 //!
-//! - [`server`], [`certificates`](CertificatePem): configuration, checked once at start
+//! - [`server`], [`certificates`](CertificatePem): configuration, checked whole before it is used; [`Resumer`]: what outlives it
 //! - [`handshake`]: rustls, fed one record at a time
 //! - [`seal`], [`open`], [`lend`]: the record layer (RFC 8446 5, RFC 5246 6.2) and the lease of its write key
 //! - [`suite`], [`alert`]: what was agreed, what went wrong and whose fault it was
@@ -31,6 +31,7 @@ pub mod open;
 mod protect;
 mod reason;
 pub mod record;
+mod resumer;
 mod schedule;
 pub mod seal;
 pub mod server;
@@ -39,7 +40,7 @@ pub mod suite;
 mod ticket;
 
 pub use alert::{Alert, Failure, FailureReason, Incompatible, OwnFault, PeerFault};
-pub use certificates::CertificatePem;
+pub use certificates::{CertificateFacts, CertificatePem};
 pub use handshake::{Established, Group, Handshake, Info, Step};
 pub use lend::{LentSealer, RecordKey};
 pub use offered::{OFFERED_MAX, Offered};
@@ -48,6 +49,7 @@ pub use record::{
     Fragment, HEADER_BYTES, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, RECORD13_BYTES_MAX, SEALED_BYTES_MAX,
     record_len,
 };
+pub use resumer::{Resumer, SESSION_LIFETIME_MAX};
 pub use seal::{Content, SealError, Sealer};
 pub use server::{ConfigError, Resumption, Server, ServerOptions};
 pub use session::{Cursor, IDENTITY_BYTES, SESSION_BYTES_MAX, Session, SessionId, WHOLE_LIFE, Walk};

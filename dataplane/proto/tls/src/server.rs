@@ -1,27 +1,24 @@
-//! A server's configuration: checked whole at start, then shared by every handshake of every worker.
+//! A server's configuration: checked whole at start, then shared by every handshake of every worker. Another one may take
+//! its place while handshakes are under way: they end with what they began with, and clients come back as before.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ProducesTickets, StoresServerSessions};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
-use crate::certificates::{CHAIN_MAX, CertificatePem, Certificates};
+use crate::certificates::{CHAIN_MAX, CertificateFacts, CertificatePem, Certificates};
 use crate::hooks::{Hooks, Shared};
 use crate::key_log::KeyLog;
 use crate::offered::{Offered, Search};
 use crate::record::{Fragment, HEADER_BYTES};
-use crate::session::{Cursor, NoTable, Session, SessionId, Table, Walk};
+use crate::resumer::Resumer;
+use crate::session::{Cursor, Session, SessionId, Walk};
 use crate::suite::{Suite, Version};
-use crate::ticket::{NoTickets, TicketCounts, TicketKey, Ticketer};
 
 /// The one application protocol (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
-
-/// Longest life of a session (RFC 8446 4.6.1).
-pub const SESSION_LIFETIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// TLS 1.3 sessions a client gets in a handshake: each can be used once (RFC 8446 C.4). One record carries both.
 const SESSIONS_PER_HANDSHAKE: usize = 2;
@@ -180,8 +177,7 @@ struct Inner {
     /// Without hooks; each handshake has its own.
     config: ServerConfig,
     shared: Arc<Shared>,
-    table: Option<Arc<Table>>,
-    ticketer: Option<Arc<Ticketer>>,
+    resumer: Resumer,
     warnings: Vec<String>,
     fragment: Fragment,
     tls13: bool,
@@ -203,30 +199,64 @@ impl Server {
     /// As [`new`](Server::new).
     pub fn with_provider(
         options: &ServerOptions,
+        provider: CryptoProvider,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<Server, ConfigError> {
+        let resumer = Resumer::new(options.resumption, &provider, &clock)?;
+        Server::assemble(options, provider, clock, resumer)
+    }
+
+    /// The server that takes this one's place: of these options, but for [`ServerOptions::resumption`], which stays as it
+    /// is. Clients come back to it by the sessions and tickets of this one; handshakes under way end with this one.
+    ///
+    /// # Errors
+    /// As [`new`](Server::new); this one goes on as it is.
+    pub fn renewed(&self, options: &ServerOptions) -> Result<Server, ConfigError> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        Server::assemble(options, provider, Arc::new(DefaultTimeProvider), self.resumer())
+    }
+
+    /// This server with other certificates in some of its places, by their order in [`certificates`](Server::certificates);
+    /// the rest is the same, keys of other places included.
+    ///
+    /// # Errors
+    /// One cannot be used; this server goes on as it is.
+    pub fn with_certificates(&self, others: &[(usize, CertificatePem)]) -> Result<Server, ConfigError> {
+        let Inner { config, shared, resumer, warnings: _, fragment, tls13 } = &*self.inner;
+        let certificates = shared.certificates.with(others)?;
+        let now = config.time_provider.current_time();
+        let warnings = now.map(|now| certificates.warnings(now)).unwrap_or_default();
+        let shared = Arc::new(Shared { certificates, ..shared.without_certificates() });
+        let mut config = config.clone();
+        config.cert_resolver = Hooks::new(Arc::clone(&shared));
+        let resumer = resumer.clone();
+        let inner = Inner { config, shared, resumer, warnings, fragment: *fragment, tls13: *tls13 };
+        Ok(Server { inner: Arc::new(inner) })
+    }
+
+    fn assemble(
+        options: &ServerOptions,
         mut provider: CryptoProvider,
         clock: Arc<dyn TimeProvider>,
+        resumer: Resumer,
     ) -> Result<Server, ConfigError> {
         let failed = |what: &str| ConfigError::Provider { what: what.to_owned() };
         let versions = versions(options, &mut provider)?;
         let now = clock.current_time().ok_or_else(|| failed("the clock cannot be read"))?;
-        let (certificates, mut warnings) = Certificates::new(&options.certificates, &provider, now)?;
+        let certificates = Certificates::new(&options.certificates)?;
+        let mut warnings = certificates.warnings(now);
         if std::env::var_os(CPU_CAPABILITIES_VARIABLE).is_some() {
             warnings.push(format!(
                 "{CPU_CAPABILITIES_VARIABLE} is set: it can make AES 35 times slower; unset it"
             ));
         }
-        let (table, ticketer) = resumption(options.resumption, &provider, &clock)?;
-        let sessions: Arc<dyn StoresServerSessions> = match &table {
-            Some(table) => Arc::clone(table) as _,
-            None => Arc::new(NoTable),
-        };
-        let tickets: Arc<dyn ProducesTickets> = match &ticketer {
-            Some(ticketer) => Arc::clone(ticketer) as _,
-            None => Arc::new(NoTickets),
-        };
-        let is_shared = matches!(options.resumption, Resumption::Shared { .. });
-        let key_log = options.key_log.clone();
-        let shared = Arc::new(Shared { certificates, sessions, is_shared, tickets, key_log });
+        let shared = Arc::new(Shared {
+            certificates,
+            sessions: resumer.storage(),
+            is_shared: resumer.is_shared,
+            tickets: resumer.tickets(),
+            key_log: options.key_log.clone(),
+        });
         let provider = Arc::new(provider);
         let mut config = ServerConfig::builder_with_details(provider, clock)
             .with_protocol_versions(&versions)
@@ -236,27 +266,29 @@ impl Server {
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.enable_secret_extraction = true;
         config.ignore_client_order = true;
-        config.send_tls13_tickets = match options.resumption {
-            Resumption::Off => 0,
-            Resumption::Table { .. } | Resumption::Shared { .. } | Resumption::Tickets { .. } => {
-                SESSIONS_PER_HANDSHAKE
-            }
-        };
+        config.send_tls13_tickets = if resumer.is_off() { 0 } else { SESSIONS_PER_HANDSHAKE };
         // rustls counts the header in.
         config.max_fragment_size = Some(options.fragment.bytes() + HEADER_BYTES);
         // Early data can be replayed to another node: refused.
         config.max_early_data_size = 0;
-        Ok(Server {
-            inner: Arc::new(Inner {
-                config,
-                shared,
-                table,
-                ticketer,
-                warnings,
-                fragment: options.fragment,
-                tls13: options.tls13,
-            }),
-        })
+        let inner =
+            Inner { config, shared, resumer, warnings, fragment: options.fragment, tls13: options.tls13 };
+        Ok(Server { inner: Arc::new(inner) })
+    }
+
+    /// What clients come back by, without the certificates.
+    pub fn resumer(&self) -> Resumer {
+        self.inner.resumer.clone()
+    }
+
+    /// What is known of its certificates, in their order.
+    pub fn certificates(&self) -> &[CertificateFacts] {
+        self.inner.shared.certificates.facts()
+    }
+
+    /// Whether nobody else holds this server, nor a handshake that began with it: dropped now, its keys are erased.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.inner) == 1
     }
 
     /// Most plaintext of one record of ours.
@@ -281,88 +313,32 @@ impl Server {
         self.inner.shared.certificates.warm_up();
     }
 
-    /// Forgets sessions and ticket keys whose time is over, so that they are erased even when no client comes. For
-    /// the control thread, every few seconds.
-    pub fn expire(&self) {
-        if let Some(table) = &self.inner.table {
-            table.expire();
-        }
-        if let Some(ticketer) = &self.inner.ticketer {
-            ticketer.expire();
-        }
-    }
-
-    /// Where the ticket keys of this node are; `None`: it makes no tickets.
-    fn ticketer(&self) -> Option<&Ticketer> {
-        self.inner.ticketer.as_deref()
-    }
-
-    /// Whether clients come back by tickets.
-    pub fn makes_tickets(&self) -> bool {
-        self.ticketer().is_some()
-    }
-
-    /// Looks after ticket keys of a cluster, which one node makes, this one if `is_maker`. For the control thread, about
-    /// once a second.
-    pub fn tend_ticket_keys(&self, is_maker: bool) {
-        if let Some(ticketer) = self.ticketer() {
-            ticketer.tend(is_maker);
-        }
-    }
-
-    /// Changes whenever there is a ticket key more.
-    pub fn ticket_keys_version(&self) -> u64 {
-        self.ticketer().map_or(0, Ticketer::version)
-    }
-
-    /// Every ticket key, for another node of the cluster: whoever has them can open what clients keep.
-    pub fn ticket_keys(&self) -> Vec<TicketKey> {
-        self.ticketer().map_or_else(Vec::new, Ticketer::all)
-    }
-
-    /// Takes another node's ticket key.
-    pub fn take_ticket_key(&self, key: &TicketKey) {
-        if let Some(ticketer) = self.ticketer() {
-            ticketer.take(key);
-        }
-    }
-
-    /// What has become of tickets and their keys.
-    pub fn ticket_counts(&self) -> TicketCounts {
-        self.ticketer().map_or_else(TicketCounts::default, Ticketer::counts)
-    }
-
-    /// Sessions kept here.
-    pub fn sessions(&self) -> usize {
-        self.inner.table.as_ref().map_or(0, |table| table.len())
-    }
-
     /// Keeps a session a handshake has made, here or at another node. Without a table it is dropped.
     pub fn keep(&self, session: Session) {
-        if let Some(table) = &self.inner.table {
+        if let Some(table) = &self.inner.resumer.table {
             table.keep(session);
         }
     }
 
     /// Gives a session kept here to a handshake of another node. One that may go on once is gone here.
     pub fn give(&self, identity: &SessionId) -> Option<Session> {
-        self.inner.table.as_ref()?.give(identity)
+        self.inner.resumer.table.as_ref()?.give(identity)
     }
 
     /// Gives a session kept here to the node it lives at from now on: it is gone here, whether it may go on once or not.
     pub fn hand_over(&self, identity: &SessionId) -> Option<Session> {
-        self.inner.table.as_ref()?.hand_over(identity)
+        self.inner.resumer.table.as_ref()?.hand_over(identity)
     }
 
     /// The next session kept here, from the cursor on, that is such. Looks at no more than `looks` places, and counts
     /// them down.
     pub fn walk(&self, cursor: &mut Cursor, looks: &mut usize, is_such: impl Fn(&SessionId) -> bool) -> Walk {
-        self.inner.table.as_ref().map_or(Walk::Over, |table| table.walk(cursor, looks, is_such))
+        self.inner.resumer.table.as_ref().map_or(Walk::Over, |table| table.walk(cursor, looks, is_such))
     }
 
     /// Of the sessions a client offers, those that are not here, if others may keep them; nothing if one is here.
     pub(crate) fn absent(&self, offered: Offered) -> Offered {
-        match &self.inner.table {
+        match &self.inner.resumer.table {
             Some(table) if !offered.iter().any(|identity| table.has(identity)) => offered,
             _ => Offered::new(),
         }
@@ -370,7 +346,7 @@ impl Server {
 
     /// How a handshake looks for sessions offered, if it has to.
     pub(crate) fn search(&self) -> Option<Search> {
-        self.inner.shared.is_shared.then(Search::default)
+        self.inner.resumer.is_shared.then(Search::default)
     }
 
     /// Whether it offers TLS 1.3.
@@ -423,31 +399,4 @@ fn versions(
         versions.push(theirs);
     }
     if versions.is_empty() { Err(ConfigError::NoVersion) } else { Ok(versions) }
-}
-
-type Resumers = (Option<Arc<Table>>, Option<Arc<Ticketer>>);
-
-fn resumption(
-    how: Resumption,
-    provider: &CryptoProvider,
-    clock: &Arc<dyn TimeProvider>,
-) -> Result<Resumers, ConfigError> {
-    match how {
-        Resumption::Off => Ok((None, None)),
-        Resumption::Table { lifetime, .. }
-        | Resumption::Shared { lifetime, .. }
-        | Resumption::Tickets { lifetime }
-            if lifetime < Duration::from_secs(1) || lifetime > SESSION_LIFETIME_MAX =>
-        {
-            Err(ConfigError::SessionLifetime)
-        }
-        Resumption::Table { sessions, lifetime } | Resumption::Shared { sessions, lifetime } => {
-            Ok((Some(Arc::new(Table::new(sessions, lifetime, Arc::clone(clock)))), None))
-        }
-        Resumption::Tickets { lifetime } => {
-            let ticketer = Ticketer::new(lifetime, provider.secure_random, Arc::clone(clock));
-            let no_random = || ConfigError::Provider { what: "no randomness from the system".to_owned() };
-            Ok((None, Some(Arc::new(ticketer.ok_or_else(no_random)?))))
-        }
-    }
 }

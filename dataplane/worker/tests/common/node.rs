@@ -111,6 +111,8 @@ pub struct Node {
     pub fabric: Fabric,
     /// By worker.
     pub mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
+    /// What they shake hands with at first.
+    pub server: Server,
     pub time: VirtualClock,
     pub injected: Cell<u64>,
 }
@@ -161,7 +163,7 @@ pub fn node(options: &Options) -> Node {
         parts(options, place, queue, handover, server.clone(), time.clone())
     });
     let (mailboxes, workers) = parts.map(|parts| (Arc::clone(&parts.mailbox), Worker::new(parts))).unzip();
-    Node { workers, net, wire, fabric: Fabric::new(), mailboxes, time, injected: Cell::new(0) }
+    Node { workers, net, wire, fabric: Fabric::new(), mailboxes, server, time, injected: Cell::new(0) }
 }
 
 fn parts(
@@ -240,15 +242,20 @@ fn parts(
     }
 }
 
-/// A server with a P-256 certificate made for the occasion.
-fn server(options: &Options) -> Server {
+/// A P-256 certificate made for the occasion.
+pub fn certificate() -> CertificatePem {
     let made = rcgen::generate_simple_self_signed(vec!["flood.test".into()]).expect("a certificate");
+    CertificatePem {
+        chain: made.cert.pem().into_bytes(),
+        key: made.signing_key.serialize_pem().into_bytes().into(),
+        source: "floods".into(),
+    }
+}
+
+/// A server with one.
+fn server(options: &Options) -> Server {
     let server = Server::new(&ServerOptions {
-        certificates: vec![CertificatePem {
-            chain: made.cert.pem().into_bytes(),
-            key: made.signing_key.serialize_pem().into_bytes().into(),
-            source: "floods".into(),
-        }],
+        certificates: vec![certificate()],
         tls12: true,
         tls13: true,
         resumption: if options.others.is_empty() {

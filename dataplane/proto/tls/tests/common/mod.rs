@@ -1,6 +1,8 @@
 //! Certificates of the tests' own, rustls clients in process, and the records between them and us.
 #![allow(dead_code)] // Each test file uses a part.
 
+pub mod search;
+
 use std::sync::Arc;
 use std::time::Duration;
 
