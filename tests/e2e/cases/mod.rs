@@ -21,6 +21,7 @@ mod path_mtu;
 mod peers;
 mod port_of_its_own;
 mod rdma;
+mod reload;
 mod resumption;
 mod sessions;
 mod slow;

@@ -276,7 +276,6 @@ fn answers(workers: usize) {
     assert!(kept > 0 && sessions["capacity"].as_u64() == Some(65_536), "{sessions}");
     stdout(&run(cluster.ctl("a", &["sessions"])));
 
-    reload(&cluster);
     cluster.take_b().stop();
     let deadline = Instant::now() + NOTICED;
     loop {
@@ -297,28 +296,4 @@ fn answers(workers: usize) {
     cluster.start_b();
     cluster.wait_linked(workers);
     cluster.finish();
-}
-
-fn reload(cluster: &Cluster) {
-    let answer = json(cluster.ctl("a", &["reload", "--json"]));
-    assert_eq!(
-        (&answer["applied"], &answer["needs_restart"]),
-        (&Value::Array(vec![]), &Value::Array(vec![]))
-    );
-    let mut before = String::new();
-    cluster.edit_config("a", |text| {
-        before = text.clone();
-        text.replace("[limits]\n", "[limits]\nheaders = 32\n")
-    });
-    let answer = json(cluster.ctl("a", &["reload", "--json"]));
-    assert_eq!(answer["needs_restart"], serde_json::json!(["[limits]"]), "{answer}");
-    let text = stdout(&run(cluster.ctl("a", &["reload"])));
-    assert!(text.contains("[limits]") && text.contains("restart the node"), "{text}");
-    cluster.edit_config("a", |_| before.replace("[limits]\n", "[limits]\nheader = 32\n"));
-    let output = run(cluster.ctl("a", &["reload"]));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("did you mean headers"), "{said}");
-    cluster.edit_config("a", |_| before);
-    assert_eq!(cluster.a().status().total("requests"), 1, "it serves as before");
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use keyferry_cluster::certificates::{self, Certificates, NAME};
+use keyferry_cluster::certificates::{self, Another, Certificates, NAME};
 use keyferry_cluster::netns::Link;
 use keyferry_cluster::process::PAUSE;
 use keyferry_cluster::{Etcd, Guard, Netns, Process as Node, Status};
@@ -274,6 +274,17 @@ impl Cluster {
     /// The authority clients trust.
     pub fn ca(&self) -> &Path {
         &self.certificates.ca
+    }
+
+    /// Another certificate for the default name, valid for so many days.
+    pub fn another_certificate(&self, days: i64) -> Another {
+        self.certificates.another(NAME, days)
+    }
+
+    /// Chain and key that nodes use by default.
+    pub fn default_pair(&self) -> (&Path, &Path) {
+        let (chain, key) = &self.certificates.leaves[0];
+        (chain, key)
     }
 
     /// The file of the private key that nodes use by default.

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
-    PKCS_RSA_SHA256,
+    PKCS_RSA_SHA256, SerialNumber,
 };
+use time::{Duration, OffsetDateTime};
 
 /// The default certificate's name; ECDSA.
 pub const NAME: &str = "kf.test";
@@ -32,8 +33,25 @@ pub fn for_links(executable: &Path, folder: &Path, names: &[&str]) {
     keyferry(&[&["node", path], names].concat());
 }
 
-/// Certificate files for clients.
+/// A certificate that is in no file yet.
+pub struct Another {
+    /// The chain, in PEM.
+    pub chain: String,
+    /// Its key, in PEM.
+    pub key: String,
+    /// Its serial number, in hexadecimal digits.
+    pub serial: String,
+}
+
+fn params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new([name.to_owned()]).expect("a DNS name");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+/// Certificate files for clients, and the authority that issues more.
 pub struct Certificates {
+    authority: CertifiedIssuer<'static, KeyPair>,
     /// The authority all clients trust.
     pub ca: PathBuf,
     /// Chain and key of each name, the default first.
@@ -46,11 +64,11 @@ impl Certificates {
     /// # Panics
     /// If it cannot be written to.
     pub fn issue(directory: &Path) -> Certificates {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
+        let mut own = CertificateParams::new(Vec::new()).expect("no names are valid names");
         // Issuer and subject must differ, or OpenSSL takes a leaf for self-signed.
-        params.distinguished_name.push(DnType::CommonName, "keyferry test authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+        own.distinguished_name.push(DnType::CommonName, "keyferry test authority");
+        own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(own, KeyPair::generate().expect("a key"))
             .expect("the authority signs itself");
         let ca = directory.join("ca.pem");
         fs::write(&ca, authority.pem()).expect("the cluster's directory is writable");
@@ -62,15 +80,32 @@ impl Certificates {
         ]
         .map(|(name, algorithm)| {
             let key = KeyPair::generate_for(algorithm).expect("a key");
-            let mut params = CertificateParams::new([name.to_owned()]).expect("a DNS name");
-            params.distinguished_name.push(DnType::CommonName, name);
-            let certificate = params.signed_by(&key, &authority).expect("the authority signs");
+            let certificate = params(name).signed_by(&key, &authority).expect("the authority signs");
             let (chain_file, key_file) =
                 (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
             fs::write(&chain_file, certificate.pem()).expect("the cluster's directory is writable");
             fs::write(&key_file, key.serialize_pem()).expect("the cluster's directory is writable");
             (chain_file, key_file)
         });
-        Certificates { ca, leaves: leaves.into() }
+        Certificates { authority, ca, leaves: leaves.into() }
+    }
+
+    /// Issues another certificate for a name, for another key, valid until so many days from now: chain, key and serial, the
+    /// texts in PEM and in hexadecimal digits.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn another(&self, name: &str, days: i64) -> Another {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = params(name);
+        // Of the key, behind the byte that says how its point is written: no two have the same.
+        let mut serial = key.public_key_raw()[1..17].to_vec();
+        serial[0] = serial[0] & 0x7f | 0x40;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.not_before = OffsetDateTime::now_utc() - Duration::days(30);
+        params.not_after = OffsetDateTime::now_utc() + Duration::days(days);
+        let certificate = params.signed_by(&key, &self.authority).expect("the authority signs");
+        let serial = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+        Another { chain: certificate.pem(), key: key.serialize_pem(), serial }
     }
 }

@@ -131,6 +131,26 @@ impl Process {
         self.wait_ended();
     }
 
+    /// Tells it that its file is another one.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// Its answer to an operator's command.
+    pub fn ask(&self, command: &str) -> String {
+        let answer = admin::ask(&self.socket, command);
+        answer.unwrap_or_else(|error| panic!("{command} to {}: {error}\nits log:\n{}", self.name, self.log()))
+    }
+
+    /// Waits until it has written this, as often as that.
+    pub fn wait_logged(&self, text: &str, times: usize) {
+        let deadline = Instant::now() + FAULT_MAX;
+        while self.log().matches(text).count() < times {
+            assert!(Instant::now() < deadline, "{}: `{text}` is not in its log:\n{}", self.name, self.log());
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// Tells it to end, and does not wait.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
