@@ -1,5 +1,6 @@
 //! Two ends in one process, over real sockets: what they agree on, and ends that do not keep to it.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -109,7 +109,7 @@ fn what_can_be_taken_over_is_and_the_rest_is_named() {
         assert_eq!(node.reload.reload().await.word(), "applied");
         assert_eq!(node.reload.config().node.model, Model::Session);
         assert_eq!(node.reload.config().limits.headers, 64, "as it was before");
-        let total = |name| node.registry.total(name);
+        let total = |name: &str| node.registry.total(name);
         let counts = ["applied", "partly", "unchanged", "refused"].map(|it| total(&format!("reloads_{it}")));
         assert_eq!(counts, [1, 2, 1, 0]);
     });
