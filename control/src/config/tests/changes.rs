@@ -39,6 +39,7 @@ const OTHERWISE: &[(&str, &str)] = &[
     ("cluster.etcd.key", "\"/etc/keyferry/other.key\""),
     ("cluster.etcd.user", "\"other\""),
     ("cluster.etcd.password_file", "\"/etc/keyferry/other.password\""),
+    ("tcp.receive_memory_mib", "64"),
     ("tcp.congestion", "\"bbr\""),
     ("admin.socket", "\"/run/keyferry/other.ctl\""),
     ("admin.metrics", "\"127.0.0.1:9465\""),

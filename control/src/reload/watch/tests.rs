@@ -109,13 +109,6 @@ fn what_tools_do_to_files_is_told() {
         .await;
         assert!(folders().contains(&at("..2")));
         told("written where the link leads now", &|| fs::write(at("..2/tls.crt"), "4").unwrap()).await;
-        // The same name, another folder.
-        told("its folder made anew", &|| {
-            fs::remove_dir_all(at("..2")).unwrap();
-            fs::create_dir(at("..2")).unwrap();
-        })
-        .await;
-        told("written in the new one", &|| fs::write(at("..2/tls.crt"), "5").unwrap()).await;
         told("somebody else's word", &|| news.notify_one()).await;
     });
 }
