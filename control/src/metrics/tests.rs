@@ -256,7 +256,7 @@ fn the_text_is_what_prometheus_reads_and_families_add_up() {
     has(expiry, &[("file", "/a.pem"), ("name", "a.test"), ("serial", "0a")]);
     has(expiry, &[("file", "/b.pem"), ("name", "a.test"), ("serial", "0b")]);
     // Whatever is counted is exported, but for sums of what is.
-    assert_eq!(samples.len(), 2 * (names().len() - SUMS.len()) + Tally::help().count() + 1);
+    assert_eq!(samples.len(), 2 * (names().len() - SUMS.len()) + Tally::help().count() + 1 + 2);
     // Again, with nothing twice.
     parse(&metrics.render());
 }
