@@ -259,7 +259,8 @@ mod tests {
         let description = Description::default()
             .with_node("[lease]\ndecide = \"never\"\n[limits]\nconnections = 9")
             .with_node("[lease]\ndecide = \"always\"");
-        let certificates = Certificates { ca: "ca".into(), leaves: vec![("chain".into(), "key".into())] };
+        let folder = tempfile::tempdir().unwrap();
+        let certificates = Certificates::issue(folder.path());
         let text = description.node_text(2, Path::new("/tmp/kf"), &certificates, None);
         let table: Table = text.parse().unwrap();
         assert_eq!(table["lease"]["decide"].as_str(), Some("always"));

@@ -133,13 +133,13 @@ fn every_key_that_differs_is_named() {
         let (table, key) = (format!("[{table}]"), key.to_owned());
         let named: Vec<_> = changes.applied.iter().chain(&changes.needs_restart).collect();
         let is_it = |change: &&Change| change.table == table && change.key == key;
-        assert!(named.iter().any(|change| is_it(change)), "{path}: {changes:?}");
+        assert!(named.iter().any(is_it), "{path}: {changes:?}");
         // What is in effect is the one or the other.
         let expected = if changes.applied.is_empty() { &now } else { &new };
         assert_eq!((&next, named.len()), (expected, 1), "{path}: {changes:?}");
         seen += 1;
     }
-    assert!(seen > 90, "{seen} keys");
+    assert!(seen >= 90, "{seen} keys");
 }
 
 #[test]
