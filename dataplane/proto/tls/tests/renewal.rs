@@ -118,7 +118,7 @@ fn what_cannot_be_used_is_refused_and_the_old_one_goes_on() {
         (Vec::new(), key.as_str()),
     ] {
         let broken = pair(chain, key);
-        let error = broken.check().err().expect("it is of no use");
+        let error = broken.check().expect_err("it is of no use");
         assert!(error.to_string().starts_with("new.pem: "), "{error}");
         let options = ServerOptions { certificates: vec![old.pem(), broken], ..options(&[]) };
         assert_eq!(first.renewed(&options).err(), Some(error));
