@@ -185,9 +185,14 @@ impl<'c, 't> Section<'c, 't> {
         Some(texts.iter().filter_map(parsed).collect())
     }
 
+    /// Whether the key is written, be its value good or not.
+    pub(super) fn is_set(&self, key: &'static str) -> bool {
+        self.context.is_set(&self.path(key))
+    }
+
     /// Says that a key without a default is missing, unless its value was there and refused.
     pub(super) fn required<T>(&self, key: &'static str, value: Option<T>, wants: &str) -> Option<T> {
-        if value.is_none() && !self.context.is_set(&self.path(key)) {
+        if value.is_none() && !self.is_set(key) {
             self.report(key, format!("this key is required: write {wants}"));
         }
         value

@@ -31,7 +31,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Draft> {
     let wants = "\"static\", \"synthetic\" or the name of an [[upstream]]";
     let app: Option<String> = section.value("app", wants);
     let app = section.required("app", app, wants);
-    if host_given.is_none() && path_prefix.is_none() && app.is_some() {
+    if !section.is_set("host") && !section.is_set("path_prefix") && app.is_some() {
         section
             .report("app", "this route is for every request: add host or path_prefix, or write it in [app]");
     }

@@ -121,8 +121,9 @@ fn every_key_that_differs_is_named() {
     let now = folder.parse(&toml::to_string(&example(&folder)).unwrap()).unwrap();
     assert_eq!(now.taking_over(&now), (now.clone(), Changes::default()));
     let is_own = |path: &String| {
-        let is_of_list =
-            ["listener.", "certificate.", "peer.", "app.s"].iter().any(|it| path.starts_with(it));
+        let is_of_list = ["listener.", "certificate.", "peer.", "app.s", "app.u", "route", "upstream"]
+            .iter()
+            .any(|it| path.starts_with(it));
         path == "app.slots" || !is_of_list && !ELSEWHERE.contains(&path.as_str())
     };
     let mut seen = 0;
