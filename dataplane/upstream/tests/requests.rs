@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Condvar, Mutex};
+use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
 use common::*;
@@ -231,6 +231,26 @@ fn an_ended_connection_is_not_used() {
         assert_eq!(proxy.ask(request(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n")).status(), 200);
     }
     assert_eq!((origin.count(), proxy.count("reused")), (20, 0));
+}
+
+/// A connection that nobody uses ends, and the next request has another.
+#[test]
+fn kept_connections_end() {
+    let (ended, is_ended) = mpsc::channel();
+    let ended = Mutex::new(ended);
+    let origin = Origin::tcp(move |mut conn| {
+        while conn.request().is_some() {
+            conn.say(OK);
+        }
+        let _ = ended.lock().expect("one at a time").send(());
+    });
+    let idle_timeout = Duration::from_millis(20);
+    let mut proxy = Proxy::start(Options { idle_timeout, ..patient(&[&origin]) });
+    for number in 1..=2 {
+        assert_eq!(proxy.ask(get("/")).status(), 200);
+        is_ended.recv_timeout(LONG).expect("the connection ends");
+        assert_eq!(origin.count(), number);
+    }
 }
 
 #[test]
