@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// The first bytes of a link, and the version this release speaks.
 const MAGIC: &[u8; 8] = b"kf-link\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 fn wait_logged(node: &Node, sentence: &str) {
     let deadline = Instant::now() + SOON;
@@ -184,7 +184,7 @@ fn another_version() {
     let mut prefix = [0; 16];
     stream.read_exact(&mut prefix).expect("B says its version to whoever it is");
     assert_eq!((&prefix[..8], &prefix[8..12]), (&MAGIC[..], &VERSION.to_le_bytes()[..]));
-    wait_logged(cluster.b(), "it speaks link version 8, this node 2");
+    wait_logged(cluster.b(), "it speaks link version 9, this node 3");
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("B closes in order");
     cluster.start_a();
