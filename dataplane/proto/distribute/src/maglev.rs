@@ -15,8 +15,8 @@ pub const PLACES: usize = 65_537;
 /// Largest weight of a node.
 pub const WEIGHT_MAX: u8 = 16;
 
-/// Places looked at for a node of use, at most: a table lacks one only until it is made anew.
-const TRIES: usize = 64;
+/// Places looked at for a node of use, before all nodes are: a table has others only until it is made anew.
+const TRIES: u64 = 64;
 
 /// Keys of the two hashes of a name: fixed, since all distributors must agree.
 const OFFSET_KEY: (u64, u64) = (0x6b65_7966_6572_7279, 1);
@@ -37,7 +37,7 @@ pub struct Place<'a> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Maglev {
     places: Box<[NodeId]>,
-    /// Who has some.
+    /// Who has some, by name.
     nodes: Box<[NodeId]>,
 }
 
@@ -74,22 +74,34 @@ impl Maglev {
     }
 
     /// The node of a flow with this hash. Until the table is made anew without them, flows of nodes that cannot be used are
-    /// those of the next places; `None` without nodes, and where none of [`TRIES`] places has one of use.
+    /// those of other places; `None` where no node is of use.
     pub fn pick(&self, hash: u64, is_of_use: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         if self.places.is_empty() {
             return None;
         }
-        let first = (hash % PLACES as u64) as usize;
-        // A distance of each flow's own, since neighbours of a node's places are not anybody's.
-        let distance = ((hash >> 32) % (PLACES as u64 - 1)) as usize + 1;
-        let place = |step: usize| self.places[(first + step * distance) % PLACES];
-        (0..TRIES).map(place).find(|node| is_of_use(*node))
+        let place = |number: u64| self.places[(number % PLACES as u64) as usize];
+        let mut tries = (0..TRIES).map(|step| place(if step == 0 { hash } else { scattered(hash, step) }));
+        tries.find(|node| is_of_use(*node)).or_else(|| {
+            // Few are of use of very many.
+            let first = (hash % self.nodes.len() as u64) as usize;
+            let mut nodes = self.nodes[first..].iter().chain(&self.nodes[..first]);
+            nodes.find(|node| is_of_use(**node)).copied()
+        })
     }
 
     /// Whether a node has places.
     pub fn has(&self, node: NodeId) -> bool {
         self.nodes.contains(&node)
     }
+}
+
+/// Numbers of a flow that have nothing to do with each other (the finalizer of SplitMix64, Steele et al., OOPSLA 2014): places of
+/// a node are as good as equally far from each other, so that steps of any one length may meet no other node's.
+fn scattered(hash: u64, step: u64) -> u64 {
+    let mut it = hash.wrapping_add(step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    it = (it ^ it >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    it = (it ^ it >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    it ^ it >> 31
 }
 
 /// The order in which a node asks for places: all of them, each once, since their number is prime.
@@ -187,6 +199,19 @@ mod tests {
         );
         assert_eq!(table.pick(7, |_| false), None);
         assert!(table.has(NodeId(4)) && !table.has(NodeId(5)));
+    }
+
+    #[test]
+    fn one_node_of_use_takes_all() {
+        for nodes in [4, 200] {
+            let names = names(nodes);
+            let table = Maglev::new(&places(&names));
+            for flow in 0..100_000u64 {
+                let (hash, left) =
+                    (flow.wrapping_mul(0x9e37_79b9_7f4a_7c15), NodeId((flow % nodes as u64) as u16));
+                assert_eq!(table.pick(hash, |id| id == left), Some(left), "{hash:#x}");
+            }
+        }
     }
 
     #[test]
