@@ -47,6 +47,11 @@ const COMPLETION_BURSTS_A_TURN: usize = 4;
 /// Bytes of sealed records that are sent before more are sealed: a part of what a core's second-level cache holds.
 const EMIT_BYTES: usize = 64 << 10;
 
+/// Bytes of sealed records after which a turn ends, and what else there is to answer is the next one's: what was
+/// acknowledged meanwhile gives its buffers back while they are in the processor's cache, and nothing waits long for its turn.
+const TURN_BYTES: usize = 256 << 10;
+const _: () = assert!(TURN_BYTES >= EMIT_BYTES);
+
 /// Connections without a buffer that are looked at again in a turn.
 const STARVED_A_TURN: usize = 256;
 
@@ -96,6 +101,10 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) sealed_chunks: Vec<keyferry_app::Chunk>,
     /// Bytes of records made since TCP sent last.
     pub(crate) sealed_bytes: usize,
+    /// Bytes of records that this turn has made and TCP has sent.
+    turn_bytes: usize,
+    /// The last turn ended before all was answered.
+    was_cut: bool,
     inbox: Box<[u8]>,
     lives: Vec<u8>,
 }
@@ -138,6 +147,8 @@ impl<N: Nic, A: App> Worker<N, A> {
             late: Vec::with_capacity(64),
             sealed_chunks: Vec::with_capacity(8),
             sealed_bytes: 0,
+            turn_bytes: 0,
+            was_cut: false,
             inbox: vec![0; config.message_bytes].into_boxed_slice(),
             lives: vec![0; crate::peer::PEERS_MAX],
             config,
@@ -163,6 +174,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         self.now = now;
         self.port.now = now;
+        (self.turn_bytes, self.was_cut) = (0, false);
         probe.begin();
         let mut busy = self.read_mail();
         busy |= self.take_packets();
@@ -200,7 +212,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// When the next turn is due though nothing arrives.
     pub fn poll_at(&self) -> Option<Time> {
-        if self.has_left_over() {
+        if self.was_cut || self.has_left_over() {
             return Some(self.now);
         }
         let deadlines = [
@@ -252,7 +264,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Has TCP send.
     fn emit(&mut self) {
-        self.sealed_bytes = 0;
+        self.turn_bytes += std::mem::take(&mut self.sealed_bytes);
         self.tcp.emit(self.now, &mut self.port);
     }
 
@@ -263,10 +275,18 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
     }
 
+    /// Whether this turn has sealed its share; what is left is the next one's then.
+    fn is_full(&mut self) -> bool {
+        self.was_cut |= self.turn_bytes >= TURN_BYTES;
+        self.was_cut
+    }
+
     /// What TCP has to tell about connections.
     fn take_events(&mut self) -> bool {
         let mut busy = false;
-        while let Some(event) = self.tcp.poll_event() {
+        while !self.is_full()
+            && let Some(event) = self.tcp.poll_event()
+        {
             busy = true;
             match event {
                 Event::Opened(id) => self.open(id),
@@ -284,7 +304,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn take_parts(&mut self) -> bool {
         let mut busy = false;
         let mut parts = ArrayVec::<keyferry_app::Part, { keyferry_app::PARTS }>::new();
-        loop {
+        while !self.is_full() {
             self.app.poll(&mut parts);
             if parts.is_empty() {
                 break;

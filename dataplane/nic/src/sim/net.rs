@@ -3,15 +3,14 @@
 //! In: ports and links at the start, then the time. Out: frames moved from transmit rings over wires to receive rings.
 //! Owned by whoever drives the simulation.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_queue::ArrayQueue;
-
-use super::packet::{FRAME_OVERHEAD_BYTES, Packet, Pool};
+use super::packet::{Cache, FRAME_OVERHEAD_BYTES, Packet, Pool};
 use super::pending::{Arrivals, Pending};
-use super::queue::{Queue, Rings, count};
+use super::queue::{Queue, Rings, Sent, count};
 use super::{Latency, Wire, offload};
 use crate::headers::{self, Content};
 use crate::rss::{self, Class};
@@ -79,6 +78,8 @@ pub struct Net {
     pending: Pending,
     clock: Arc<AtomicU64>,
     scratch: Scratch,
+    /// What one queue has to send.
+    sent: VecDeque<Sent>,
 }
 
 /// Storage of a port that sends.
@@ -119,6 +120,7 @@ impl Net {
             pending: Pending::new(frames_max),
             clock: Arc::default(),
             scratch: Scratch::default(),
+            sent: VecDeque::new(),
         }
     }
 
@@ -131,17 +133,12 @@ impl Net {
         assert!(options.tx_checksum || !options.tso, "a port that segments fills in checksums");
         let id = PortId(self.ports.len());
         let packets = (options.packets / usize::from(options.queues)).max(1);
-        let rings = || Rings {
-            rx: ArrayQueue::new(options.descriptors),
-            tx: ArrayQueue::new(options.descriptors),
-            pool: Arc::new(Pool::new(packets, options.mtu, options.tso)),
-            rx_missed: AtomicU64::new(0),
-            rx_no_buffer: AtomicU64::new(0),
-            tx_errors: AtomicU64::new(0),
-        };
+        let pool = || Arc::new(Pool::new(packets, options.mtu, options.tso));
+        let rings = || Rings::new(options.descriptors, pool());
         let rings: Vec<Arc<Rings>> = (0..options.queues).map(|_| Arc::new(rings())).collect();
         let queue = |(number, rings): (u16, &Arc<Rings>)| Queue {
             rings: Arc::clone(rings),
+            cache: Cache::default(),
             clock: Arc::clone(&self.clock),
             caps: caps(&options, number),
             port: id,
@@ -198,10 +195,11 @@ impl Net {
     }
 
     fn collect(&mut self) {
-        let Net { ports, pending, scratch, .. } = self;
+        let Net { ports, pending, scratch, sent, .. } = self;
         for port in ports {
             for rings in &port.queues {
-                while let Some((sent_ns, packet)) = rings.tx.pop() {
+                std::mem::swap(&mut *rings.tx(), sent);
+                for (sent_ns, packet) in sent.drain(..) {
                     send(&port.options, &mut port.link, pending, scratch, sent_ns, packet, &rings.tx_errors);
                 }
             }

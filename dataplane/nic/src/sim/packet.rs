@@ -1,15 +1,14 @@
 //! Packet buffers of a simulated port, and the pool they come from.
 //!
-//! In: a number and a size. Out: owned buffers that return by themselves. The free lists are lock-free, so that a
-//! packet may be dropped by any thread.
+//! In: a number and a size. Out: owned buffers that return by themselves, whichever thread drops them. A queue takes many
+//! at once, as a core does from a mempool of DPDK's.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
-use crossbeam_queue::ArrayQueue;
 
-use crate::{Buffer, PIECES_MAX, RxMeta, TSO_BYTES_MAX, TxOffload};
+use crate::{BURST, Buffer, PIECES_MAX, RxMeta, TSO_BYTES_MAX, TxOffload};
 
 /// Bytes around an IP packet: Ethernet and two VLAN tags.
 pub(super) const FRAME_OVERHEAD_BYTES: usize = 14 + 4 + 4;
@@ -19,6 +18,8 @@ const BUFFER_BYTES_MIN: usize = 2048;
 const HEADER_BYTES_MAX: usize = 14 + 4 + 40 + 60;
 /// Of this many packets one more is a large one, where the port segments.
 const PACKETS_PER_LARGE: usize = 16;
+/// Of this many packets a queue has at most one at hand.
+const PACKETS_PER_CACHED: usize = 32;
 /// Large packets of a pool, at least: two bursts.
 const LARGE_MIN: usize = 64;
 
@@ -41,44 +42,51 @@ struct Piece {
     range: Range<usize>,
 }
 
-/// Buffers that are not in use.
+/// Boxes, since what moves from list to queue is a word.
+type Bodies = Vec<Box<Body>>;
+
+/// Buffers that are not in use. The last to come back is the first to go, so that only as many circulate, and stay in the
+/// cache, as are in use at once.
 #[derive(Debug)]
 struct FreeList {
-    /// Taken first, so that only as many buffers circulate, and stay in the cache, as are in use at once.
-    returned: ArrayQueue<Box<Body>>,
-    /// Never used so far.
-    fresh: ArrayQueue<Box<Body>>,
+    count: usize,
+    free: Mutex<Bodies>,
 }
 
 impl FreeList {
     fn new(count: usize, bytes: usize, large: bool) -> FreeList {
-        let list = FreeList { returned: ArrayQueue::new(count), fresh: ArrayQueue::new(count) };
-        for _ in 0..count {
-            let body = Body {
-                buffer: vec![0; bytes].into_boxed_slice(),
-                len: 0,
-                large,
-                pieces: ArrayVec::new(),
-                rx: RxMeta::default(),
-                tx: TxOffload::default(),
-            };
-            // The list has exactly this many places.
-            let _ = list.fresh.push(Box::new(body));
+        let body = || Body {
+            buffer: vec![0; bytes].into_boxed_slice(),
+            len: 0,
+            large,
+            pieces: ArrayVec::new(),
+            rx: RxMeta::default(),
+            tx: TxOffload::default(),
+        };
+        FreeList {
+            count,
+            free: Mutex::new(std::iter::repeat_with(|| Box::new(body())).take(count).collect()),
         }
-        list
     }
 
-    fn pop(&self) -> Option<Box<Body>> {
-        self.returned.pop().or_else(|| self.fresh.pop())
-    }
-
-    /// The list has a place for every buffer of the pool, so this succeeds.
-    fn push(&self, body: Box<Body>) {
-        let _ = self.returned.push(body);
+    /// Nothing is done under the lock that could panic.
+    fn free(&self) -> MutexGuard<'_, Bodies> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn missing(&self) -> usize {
-        self.fresh.capacity() - self.fresh.len() - self.returned.len()
+        self.count - self.free().len()
+    }
+}
+
+/// Buffers of a queue that are at hand.
+#[derive(Debug, Default)]
+pub(super) struct Cache(ArrayVec<Box<Body>, BURST>);
+
+impl Cache {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -103,12 +111,27 @@ impl Pool {
 
     /// An empty packet.
     pub fn alloc(self: &Arc<Pool>) -> Option<Packet> {
-        Some(Packet::new(self.normal.pop()?, Arc::clone(self)))
+        let body = self.normal.free().pop()?;
+        Some(Packet::new(body, Arc::clone(self)))
+    }
+
+    /// An empty packet of those a queue has at hand, which are filled up first if there are none.
+    pub fn alloc_from(self: &Arc<Pool>, cache: &mut Cache) -> Option<Packet> {
+        if cache.0.is_empty() {
+            let mut free = self.normal.free();
+            let from =
+                free.len() - free.len().min(cache.0.capacity()).min(self.normal.count / PACKETS_PER_CACHED);
+            // Of a small pool, or of the last ones, one.
+            let from = from.min(free.len().saturating_sub(1));
+            cache.0.extend(free.drain(from..));
+        }
+        Some(Packet::new(cache.0.pop()?, Arc::clone(self)))
     }
 
     /// An empty large packet.
     pub fn alloc_large(self: &Arc<Pool>) -> Option<Packet> {
-        Some(Packet::new(self.large.as_ref()?.pop()?, Arc::clone(self)))
+        let body = self.large.as_ref()?.free().pop()?;
+        Some(Packet::new(body, Arc::clone(self)))
     }
 
     /// Buffers that are missing.
@@ -221,7 +244,7 @@ impl Drop for Packet {
         body.pieces.clear();
         let list = if body.large { self.home.large.as_ref() } else { Some(&self.home.normal) };
         if let Some(list) = list {
-            list.push(body);
+            list.free().push(body);
         }
     }
 }

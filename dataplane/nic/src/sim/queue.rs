@@ -3,27 +3,51 @@
 //! In: packets from its worker, delivered frames from the net. Out: the same over two bounded rings. Owned by one
 //! worker.
 
+use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
 
 use super::net::PortId;
-use super::packet::{Packet, Pool};
+use super::packet::{Cache, Packet, Pool};
 use crate::{BURST, Buffer, Caps, Nic, Stats};
 
 /// What a queue and the net share.
 #[derive(Debug)]
 pub(super) struct Rings {
     pub rx: ArrayQueue<Packet>,
-    /// Each with the time it was sent.
-    pub tx: ArrayQueue<(u64, Packet)>,
+    tx: Mutex<VecDeque<Sent>>,
+    descriptors: usize,
     pub pool: Arc<Pool>,
     pub rx_missed: AtomicU64,
     pub rx_no_buffer: AtomicU64,
     pub tx_errors: AtomicU64,
+}
+
+/// A packet to send, and when it was given to the port.
+pub(super) type Sent = (u64, Packet);
+
+impl Rings {
+    /// Empty ones of so many descriptors.
+    pub fn new(descriptors: usize, pool: Arc<Pool>) -> Rings {
+        Rings {
+            rx: ArrayQueue::new(descriptors),
+            tx: Mutex::new(VecDeque::with_capacity(descriptors)),
+            descriptors,
+            pool,
+            rx_missed: AtomicU64::new(0),
+            rx_no_buffer: AtomicU64::new(0),
+            tx_errors: AtomicU64::new(0),
+        }
+    }
+
+    /// What is to be sent; locked once a burst, and nothing that could panic is done meanwhile.
+    pub fn tx(&self) -> MutexGuard<'_, VecDeque<Sent>> {
+        self.tx.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Counts one.
@@ -35,6 +59,7 @@ pub(super) fn count(counter: &AtomicU64) {
 #[derive(Debug)]
 pub struct Queue {
     pub(super) rings: Arc<Rings>,
+    pub(super) cache: Cache,
     pub(super) clock: Arc<AtomicU64>,
     pub(super) caps: Caps,
     pub(super) port: PortId,
@@ -74,22 +99,22 @@ impl Nic for Queue {
     /// # Panics
     /// If a packet asks for what [`Caps`] does not report, or goes out empty: mistakes of ours.
     fn tx_burst(&mut self, packets: &mut ArrayVec<Packet, BURST>) -> usize {
-        let room = self.rings.tx.capacity() - self.rings.tx.len();
-        let taken = room.min(packets.len());
-        let now_ns = self.clock.load(Ordering::Relaxed);
-        for packet in packets.drain(..taken) {
-            let tx = packet.tx();
+        let asked = packets.iter().map(Packet::tx);
+        for tx in asked {
             assert!(self.caps.tx_checksum || !tx.checksum, "the port fills in no checksums");
             assert!(tx.tso_segment_bytes == 0 || self.caps.tso_bytes_max > 0, "the port does not segment");
-            // There is room: only this queue pushes.
-            let _ = self.rings.tx.push((now_ns, packet));
         }
+        let now_ns = self.clock.load(Ordering::Relaxed);
+        let mut ring = self.rings.tx();
+        let taken = packets.len().min(self.rings.descriptors - ring.len());
+        ring.extend(packets.drain(..taken).map(|packet| (now_ns, packet)));
+        drop(ring);
         self.tx_packets += taken as u64;
         taken
     }
 
     fn alloc(&mut self) -> Option<Packet> {
-        self.rings.pool.alloc()
+        self.rings.pool.alloc_from(&mut self.cache)
     }
 
     fn alloc_large(&mut self) -> Option<Packet> {
@@ -101,7 +126,7 @@ impl Nic for Queue {
     }
 
     fn in_use(&self) -> usize {
-        self.rings.pool.in_use()
+        self.rings.pool.in_use() - self.cache.len()
     }
 
     fn stats(&self) -> Stats {
