@@ -1,8 +1,9 @@
-//! A cluster flooded from a million addresses: what is established goes on, tables stay what they are, new clients get in.
+//! A cluster flooded with packets from a million addresses, or with requests: what is established goes on, tables stay what
+//! they are, new clients get in.
 
 use std::time::Duration;
 
-use keyferry_cluster::flood::{self, Flood, Kind, Seen, Watch};
+use keyferry_cluster::flood::{self, Asking, Flood, Kind, Requests, Seen, Sending, Watch};
 use keyferry_cluster::{Cluster, Description, Model, SERVICE4, Status};
 
 use super::distributor::{curl, load, serve};
@@ -16,6 +17,11 @@ const SOON: Duration = Duration::from_secs(10);
 const RATE: f64 = 20_000.0;
 /// Sources of the flood.
 const SOURCES: u32 = 1_000_000;
+/// Connections that ask as fast as they can, and for how long at most.
+const ASKING: usize = 32;
+const ASKING_MAX: Duration = Duration::from_secs(600);
+/// Replies of each node meanwhile.
+const REQUESTS: u64 = 1000;
 /// Entries of the distributor's tables, as configured.
 const ENTRIES: u64 = 4096;
 /// Half-open connections of a node.
@@ -31,16 +37,29 @@ fn started() -> Cluster {
     Cluster::start(&keyferry(), &description)
 }
 
-/// What happens to a cluster under a load of connections that are kept, while it is flooded.
+/// What happens to a cluster under a load of connections that are kept, while it is flooded with packets.
 fn flooded(kind: Kind, while_flooded: impl FnOnce(&mut Cluster)) {
+    let flood = Flood { kind, sources: SOURCES, service: flood::service(), rate: RATE };
+    let stop = |sending: Sending| {
+        let sent = sending.stop().expect("the flood is sent");
+        assert!(sent.count > ENTRIES, "{sent:?}");
+    };
+    endured(|cluster| flood.start(cluster.clients(), 0), stop, while_flooded);
+}
+
+/// The same with any flood: it begins, something happens, it ends.
+fn endured<F>(
+    start: impl FnOnce(&Cluster) -> F,
+    stop: impl FnOnce(F),
+    while_flooded: impl FnOnce(&mut Cluster),
+) {
     let mut cluster = started();
     assert!(flood::loses_strays(cluster.clients()));
     let report = load(&mut cluster, |cluster| {
         serve(cluster, &["n1", "n2"], 20);
         let before = resident_kib(cluster);
         let watch = Watch::start(cluster, flood::METRICS);
-        let flood = Flood { kind, sources: SOURCES, service: flood::service(), rate: RATE };
-        let flood = flood.start(cluster.clients(), 0);
+        let flood = start(cluster);
         while_flooded(cluster);
         serve(cluster, &["n1", "n2"], 100);
         for (from, client) in (0..).zip(cluster.client_addresses()) {
@@ -49,7 +68,7 @@ fn flooded(kind: Kind, while_flooded: impl FnOnce(&mut Cluster)) {
             keyferry_app::synthetic::fill(from, 0, &mut expected);
             assert!(body.expect("a new connection is served") == expected, "from {client}");
         }
-        assert!(flood.stop().expect("the flood is sent").packets > ENTRIES);
+        stop(flood);
         let Seen { failures, answers, .. } = watch.stop();
         assert!(
             failures == 0 && answers > 0,
@@ -124,5 +143,20 @@ fn packets_of_nothing() {
             let came = |status: &Status| status.total(counter) > 1000;
             cluster.process("d1").wait_for(of, FILLED, came);
         }
+    });
+}
+
+/// Clients that ask as fast as they can take no answer from others.
+#[test]
+fn requests() {
+    let flood = Requests { connections: ASKING, time_max: ASKING_MAX };
+    let start = |cluster: &Cluster| flood.start(cluster, 1).expect("the flood's values are the generator's");
+    let stop = |asking: Asking| {
+        let sent = asking.stop().expect("the flood is answered");
+        assert_eq!(sent.failed, 0, "{sent:?}");
+    };
+    endured(start, stop, |cluster| {
+        serve(cluster, &["n1", "n2"], REQUESTS);
+        assert_eq!(cluster.status("d1").total("flows_lost"), 0, "these are connections as others are");
     });
 }

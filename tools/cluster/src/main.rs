@@ -6,7 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
-use keyferry_cluster::flood::{self, Kind, compare::Plan};
+use keyferry_cluster::flood::{
+    self, Kind,
+    compare::{Of, Plan},
+};
 use keyferry_cluster::models::{self, Ratio, Workload};
 use keyferry_cluster::{Cluster, Description, Members, Model};
 
@@ -47,7 +50,8 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         rounds: u64,
     },
-    /// Flood the service from a million addresses, and compare what others notice with what they notice without
+    /// Flood the service, with packets from a million addresses or with requests, and compare what others notice with what
+    /// they notice without
     Flood(FloodArguments),
     /// Run a workload under rr, session and bf, and compare
     Models {
@@ -79,6 +83,9 @@ struct FloodArguments {
     /// Its addresses
     #[arg(long, default_value_t = 1_000_000)]
     sources: u32,
+    /// In place of packets: requests of so many connections, each as soon as the one before it is answered
+    #[arg(long, value_name = "CONNECTIONS", conflicts_with_all = ["kind", "packets", "sources"])]
+    requests: Option<usize>,
     /// Trials with it, and as many without
     #[arg(long, default_value_t = 5)]
     rounds: u64,
@@ -225,12 +232,13 @@ fn flooded(arguments: &Arguments, flood: &FloodArguments) -> anyhow::Result<()> 
         rate: flood.rate,
         connections: flood.connections,
         new_clients: flood.new_clients,
-        kind: flood.kind,
-        packets: flood.packets,
-        sources: flood.sources,
+        flood: match flood.requests {
+            Some(connections) => Of::Requests { connections },
+            None => Of::Packets { kind: flood.kind, per_s: flood.packets, sources: flood.sources },
+        },
     };
     let outcome = flood::compare::compare(&arguments.keyferry, &plan, |trial| eprintln!("{trial}"))?;
-    println!("p99 with {} / without, 90 % confidence: {}", flood.kind.name(), outcome.p99());
+    println!("p99 with {} / without, 90 % confidence: {}", plan.flood.name(), outcome.p99());
     println!("{outcome}");
     Ok(())
 }

@@ -15,9 +15,8 @@ use clap::Parser;
 use keyferry_load::args::Args;
 use keyferry_load::report::Report;
 
-use super::{Flood, Kind, METRICS, Seen, Sent, Watch};
-use crate::certificates::NAME;
-use crate::cluster::{Cluster, SERVICE4};
+use super::{Asking, Flood, Kind, METRICS, Requests, Seen, Sending, Sent, Watch};
+use crate::cluster::Cluster;
 use crate::description::{Description, Model};
 use crate::models::Ratio;
 
@@ -43,12 +42,74 @@ pub struct Plan {
     pub connections: usize,
     /// Clients a second that come anew, each with a connection, a full handshake and a request.
     pub new_clients: f64,
-    /// What the flood is made of.
-    pub kind: Kind,
-    /// Its packets a second.
-    pub packets: f64,
-    /// Its addresses.
-    pub sources: u32,
+    /// The flood.
+    pub flood: Of,
+}
+
+/// What a flood is made of.
+#[derive(Clone, Copy, Debug)]
+pub enum Of {
+    /// Packets of clients that nobody is.
+    Packets {
+        /// Which.
+        kind: Kind,
+        /// So many a second.
+        per_s: f64,
+        /// From so many addresses.
+        sources: u32,
+    },
+    /// Requests, each as soon as the one before it is answered.
+    Requests {
+        /// On so many connections.
+        connections: usize,
+    },
+}
+
+impl Of {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Of::Packets { kind, .. } => kind.name(),
+            Of::Requests { .. } => "requests",
+        }
+    }
+
+    /// What is counted of it.
+    fn unit(self) -> &'static str {
+        match self {
+            Of::Packets { .. } => "packets",
+            Of::Requests { .. } => "requests",
+        }
+    }
+
+    /// Begins, behind `count` packets or requests of floods before.
+    fn start(self, cluster: &Cluster, plan: &Plan, count: u64) -> anyhow::Result<UnderWay> {
+        Ok(match self {
+            Of::Packets { kind, per_s, sources } => {
+                let flood = Flood { kind, sources, service: super::service(), rate: per_s };
+                UnderWay::Packets(flood.start(cluster.clients(), count))
+            }
+            Of::Requests { connections } => {
+                let time_max = Duration::from_secs_f64(WARM_UP + plan.seconds);
+                UnderWay::Requests(Requests { connections, time_max }.start(cluster, count)?)
+            }
+        })
+    }
+}
+
+/// A flood of either kind.
+enum UnderWay {
+    Packets(Sending),
+    Requests(Asking),
+}
+
+impl UnderWay {
+    fn stop(self) -> anyhow::Result<Sent> {
+        match self {
+            UnderWay::Packets(sending) => sending.stop(),
+            UnderWay::Requests(asking) => asking.stop(),
+        }
+    }
 }
 
 /// The cluster a flood is measured on: tables so small that they are full within seconds.
@@ -94,7 +155,7 @@ pub struct Trial {
     /// The operators'.
     pub seen: Seen,
     /// The flood, if there was one.
-    pub flood: Option<Sent>,
+    pub flood: Option<(Of, Sent)>,
     /// The distributor's table of connections.
     pub flows: Fill,
     /// Its table of clients.
@@ -132,7 +193,7 @@ pub fn compare(executable: &Path, plan: &Plan, mut told: impl FnMut(&Trial)) -> 
     for round in 0..plan.rounds {
         let mut trial = |flooded: bool| -> anyhow::Result<Trial> {
             let trial = trial(&cluster, plan, flooded.then_some(first), round)?;
-            first += trial.flood.map_or(0, |sent| sent.packets);
+            first += trial.flood.map_or(0, |(_, sent)| sent.count);
             told(&trial);
             Ok(trial)
         };
@@ -148,7 +209,7 @@ pub fn compare(executable: &Path, plan: &Plan, mut told: impl FnMut(&Trial)) -> 
     Ok(outcome)
 }
 
-/// One trial; with a flood from packet `first` on.
+/// One trial; with a flood from packet or request `first` on.
 fn trial(cluster: &Cluster, plan: &Plan, first: Option<u64>, round: u64) -> anyhow::Result<Trial> {
     let (load, new) = (load_args(cluster, plan, round)?, new_args(cluster, plan, round)?);
     let never = Arc::new(AtomicBool::new(false));
@@ -160,11 +221,7 @@ fn trial(cluster: &Cluster, plan: &Plan, first: Option<u64>, round: u64) -> anyh
         };
         let (load, new) = (run(load), run(new));
         std::thread::sleep(Duration::from_secs_f64(WARM_UP * 0.75));
-        let flood = |first| {
-            let (service, kind, sources, rate) = (super::service(), plan.kind, plan.sources, plan.packets);
-            Flood { kind, sources, service, rate }.start(cluster.clients(), first)
-        };
-        let flood = first.map(flood);
+        let flood = first.map(|first| plan.flood.start(cluster, plan, first)).transpose()?;
         let watch = Watch::start(cluster, METRICS);
         let (mut flows, mut clients, mut half_open) = (Fill::default(), Fill::default(), 0);
         while !load.is_finished() {
@@ -178,7 +235,7 @@ fn trial(cluster: &Cluster, plan: &Plan, first: Option<u64>, round: u64) -> anyh
             std::thread::sleep(LOOK);
         }
         let seen = watch.stop();
-        let flood = flood.map(super::Sending::stop).transpose()?;
+        let flood = flood.map(UnderWay::stop).transpose()?.map(|sent| (plan.flood, sent));
         let join = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<Report>>| {
             thread.join().expect("a load does not panic")
         };
@@ -194,17 +251,9 @@ fn trial(cluster: &Cluster, plan: &Plan, first: Option<u64>, round: u64) -> anyh
 
 /// What both loads have in common.
 fn common(cluster: &Cluster, seconds: f64, seed: u64) -> Vec<String> {
-    vec![
-        "keyferry-load".to_owned(),
-        format!("https://{NAME}/"),
-        format!("--resolve={NAME}:{SERVICE4}"),
-        format!("--ca={}", cluster.ca().display()),
-        "--synthetic".to_owned(),
-        "--arrivals=poisson".to_owned(),
-        format!("--duration={seconds}"),
-        format!("--seed={seed}"),
-        format!("--source={}", cluster.client_addresses().join(",")),
-    ]
+    let mut text = super::ask(cluster);
+    text.extend(["--arrivals=poisson".to_owned(), format!("--duration={seconds}"), format!("--seed={seed}")]);
+    text
 }
 
 fn load_args(cluster: &Cluster, plan: &Plan, round: u64) -> anyhow::Result<Args> {
@@ -265,15 +314,17 @@ impl fmt::Display for Outcome {
         let (quiet, seen) =
             (Self::seen(self.quiet().map(|it| it.seen)), Self::seen(self.flooded().map(|it| it.seen)));
         let fill = |of: fn(&Trial) -> Fill| self.flooded().map(of).fold(Fill::default(), Fill::and);
-        let sent: Vec<f64> =
-            self.flooded().filter_map(|trial| trial.flood).map(|sent| sent.per_s()).collect();
+        let floods: Vec<(Of, Sent)> = self.flooded().filter_map(|trial| trial.flood).collect();
+        let unit = floods.first().map_or("packets", |(of, _)| of.unit());
+        let per_s = floods.iter().map(|(_, sent)| sent.per_s()).sum::<f64>() / floods.len().max(1) as f64;
+        let refused: u64 = floods.iter().map(|(_, sent)| sent.failed).sum();
         let new: Vec<&Report> = self.flooded().map(|trial| &trial.new).collect();
         let ok: u64 = new.iter().map(|report| report.requests).sum();
         let failed: u64 = new.iter().map(|report| report.failures()).sum();
         write!(
             f,
             "flood: p99_ratio={:.2} admin_ms_max={:.0} metrics_ms_max={:.0} links_ms_max={:.0} flows={} clients={} \
-             half_open={} packets_per_s={:.0} new_clients_ok={ok}/{} failed={} unanswered={}",
+             half_open={} {unit}_per_s={per_s:.0} refused={refused} new_clients_ok={ok}/{} failed={} unanswered={}",
             self.p99().mean,
             ms(seen.admin),
             ms(seen.metrics),
@@ -282,7 +333,6 @@ impl fmt::Display for Outcome {
             fill(|trial| trial.flows),
             fill(|trial| trial.clients),
             self.flooded().map(|trial| trial.half_open).max().unwrap_or(0),
-            sent.iter().sum::<f64>() / sent.len().max(1) as f64,
             ok + failed,
             self.failures(),
             seen.failures,
@@ -297,7 +347,7 @@ impl fmt::Display for Trial {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         match self.flood {
             None => write!(f, "without: ")?,
-            Some(sent) => write!(f, "with {:.0} packets/s: ", sent.per_s())?,
+            Some((of, sent)) => write!(f, "with {:.0} {}/s: ", sent.per_s(), of.unit())?,
         }
         write!(
             f,

@@ -1,18 +1,21 @@
-//! A cluster under a flood: its packets, who sends them, who watches the cluster meanwhile, and what those who are
-//! established notice ([`compare`]).
+//! A cluster under a flood: its packets and who sends them, or its requests and who asks; who watches the cluster
+//! meanwhile, and what those who are established notice ([`compare`]).
 
 pub mod compare;
 pub mod packets;
+pub mod requests;
 pub mod sender;
 pub mod watch;
 
 pub use packets::Kind;
+pub use requests::{Asking, Requests};
 pub use sender::{Flood, Sending, Sent};
 pub use watch::{Seen, Watch};
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use crate::cluster::{SERVICE_PORT, SERVICE4};
+use crate::certificates::NAME;
+use crate::cluster::{Cluster, SERVICE_PORT, SERVICE4};
 use crate::{Description, Netns};
 
 /// Where each process has its counters for Prometheus, in its own namespace.
@@ -38,4 +41,16 @@ pub fn with_way_out(description: Description) -> Description {
 pub fn loses_strays(clients: &Netns) -> bool {
     let output = clients.command("sysctl").args(["-n", "net.ipv4.ip_forward"]).output();
     output.is_ok_and(|output| output.stdout.starts_with(b"0"))
+}
+
+/// The load generator's arguments for whoever asks a cluster's synthetic application from all addresses of clients.
+fn ask(cluster: &Cluster) -> Vec<String> {
+    vec![
+        "keyferry-load".to_owned(),
+        format!("https://{NAME}/"),
+        format!("--resolve={NAME}:{SERVICE4}"),
+        format!("--ca={}", cluster.ca().display()),
+        "--synthetic".to_owned(),
+        format!("--source={}", cluster.client_addresses().join(",")),
+    ]
 }

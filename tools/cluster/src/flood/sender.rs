@@ -46,16 +46,18 @@ pub struct Sending {
 /// What became of a flood.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
-    /// Packets the kernel took.
-    pub packets: u64,
+    /// Packets the kernel took, or requests that were answered.
+    pub count: u64,
+    /// Requests that were not: refused, or cut off.
+    pub failed: u64,
     /// For how long.
     pub time: Duration,
 }
 
 impl Sent {
-    /// Packets a second.
+    /// So many a second.
     pub fn per_s(&self) -> f64 {
-        self.packets as f64 / self.time.as_secs_f64().max(f64::MIN_POSITIVE)
+        self.count as f64 / self.time.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 }
 
@@ -115,7 +117,7 @@ fn send(flood: &Flood, first: u64, stop: &AtomicBool, sent: &AtomicU64) -> anyho
         since += BATCH as u64;
         sent.store(packets, Ordering::Relaxed);
     }
-    Ok(Sent { packets, time: began.elapsed() })
+    Ok(Sent { count: packets, failed: 0, time: began.elapsed() })
 }
 
 /// A socket whose packets bring their own headers, towards `service` by the namespace's routes.

@@ -89,16 +89,19 @@ fn watch(socket: &Path, metrics: SocketAddr, stop: &AtomicBool) -> Seen {
     seen
 }
 
-/// One question to the admin socket, over a connection of its own as `keyferry ctl` has one.
+/// Both questions to the admin socket, each over a connection of its own as `keyferry ctl` has one.
 fn ask(socket: &Path) -> Seen {
-    let began = Instant::now();
-    let Ok(answer) = admin::ask(socket, "peers") else { return Seen { failures: 1, ..Seen::default() } };
-    let took = began.elapsed();
-    let (silence, down) = links(&answer);
-    Seen { admin: took, silence, answers: 1, failures: down, ..Seen::default() }
+    let of = |question| {
+        let began = Instant::now();
+        let Ok(answer) = admin::ask(socket, question) else { return Seen { failures: 1, ..Seen::default() } };
+        let admin = began.elapsed();
+        let (silence, down) = links(&answer);
+        Seen { admin, silence, answers: 1, failures: down, ..Seen::default() }
+    };
+    of("status").and(of("peers"))
 }
 
-/// The longest silence of the links in an answer to `peers`, and how many are down.
+/// The longest silence of the links in an answer to `peers`, and how many are down; an answer to `status` has none.
 fn links(answer: &str) -> (Duration, u64) {
     let answer: Value = serde_json::from_str(answer).unwrap_or(Value::Null);
     let rows = |key: &str| answer[key].as_array().into_iter().flatten().cloned().collect::<Vec<_>>();
@@ -140,5 +143,6 @@ mod tests {
         let distributor = r#"{"nodes":[{"node":"n1","state":"up"},{"node":"n2","state":"down"}]}"#;
         assert_eq!(links(distributor), (Duration::ZERO, 1));
         assert_eq!(links(r#"{"peers":[{"name":"n2","link":"down"}]}"#), (Duration::ZERO, 1));
+        assert_eq!(links(r#"{"node":"n1","threads":[],"total":{}}"#), (Duration::ZERO, 0));
     }
 }
