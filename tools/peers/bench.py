@@ -5,6 +5,10 @@ pinned to core 0; the client has core 1. Packets are received on the core of who
 receive work is its own. What a trial costs the server is the time core 0 was busy (/proc/stat: with softirq) without
 the time the server was ready to run and somebody else had the core. keyferry polls: of its core's time, idle turns are left
 out, each as long as one takes while there is no load, so that what the kernel did in between counts.
+
+As a reverse proxy keyferry sleeps while it has nothing to do, so nothing is left out: a trial costs either proxy what its
+process used (/proc/PID/stat, all threads), and beside that the time core 0 was busy. The origin is an nginx that shares
+core 1 with the client and goes before it.
 """
 
 import argparse
@@ -40,6 +44,9 @@ OPEN_FILES = 20_000
 START_MAX = 20
 # Pages of 2 MiB for packet memory of keyferry and of a client with a port of its own.
 HUGE_PAGES = 300
+# The node at rest: seconds until it is, and requests a second of its light load.
+SETTLE, LIGHT_RATE = 2.0, 200
+IDLE_MODES = ["sleep", "yield"]
 # The clients' addresses in the idle case: .10 and those after it.
 CLIENT_ADDRESSES = 4
 # A trial in which others had more of the server's core than this is done again, so often at most.
@@ -61,9 +68,13 @@ def run(*command, **options):
 class Case:
     """One kind of load: the client's options, and what is counted."""
 
-    def __init__(self, name, title, file, options, unit, peers=(*PEERS, VHOST)):
+    def __init__(self, name, title, file, options, unit, peers=(*PEERS, VHOST), proxy=False, idle="yield"):
         self.name, self.title, self.file, self.options = name, title, file, options
-        self.unit, self.peers = unit, peers
+        self.unit, self.peers, self.proxy, self.idle = unit, peers, proxy, idle
+
+    def polls(self, peer):
+        """Whether the server is always busy, and says itself which of its turns were not."""
+        return peer.startswith("keyferry") and self.idle != "sleep"
 
 
 CASES = [
@@ -85,6 +96,8 @@ CASES = [
     ),
     # HAProxy replies from a buffer, which 1 GiB is not.
     Case("download_1g", "one client downloads 1 GiB", "1g", ["-c", "1", "-n", "1"], "bytes", ("keyferry", "nginx", VHOST)),
+    Case("proxy_1k", "reverse proxy, keep-alive, 1 KiB", "1k", ["-c", "64"], "requests", ("keyferry", "nginx", VHOST),
+         proxy=True, idle="sleep"),
 ]
 
 
@@ -103,12 +116,18 @@ class Machine:
         self.reserve_hugepages()
         run("ip", "netns", "add", self.clients)
         run("ip", "-n", self.clients, "link", "set", "lo", "up")
-        for number, peer in enumerate(PEERS, start=1):
-            self.make_link(peer, number)
+        run("ip", "netns", "add", self.origin)
+        for peer in PEERS:
+            self.make_link(peer)
+            self.make_link_to_origin(peer)
 
     @property
     def clients(self):
         return f"{self.prefix}-c"
+
+    @property
+    def origin(self):
+        return f"{self.prefix}-o"
 
     def namespace(self, peer):
         return f"{self.prefix}-{'keyferry' if peer == VHOST else peer}"
@@ -123,7 +142,27 @@ class Machine:
             return f"{VHOST_NETWORK}.{host}"
         return f"10.79.{PEERS.index(peer) + 1}.{host}"
 
-    def make_link(self, peer, number):
+    @staticmethod
+    def origin_address(peer, host=1):
+        """The origin's, or with 2 the server's, on the network between the two."""
+        return f"10.80.{PEERS.index('keyferry' if peer == VHOST else peer) + 1}.{host}"
+
+    def make_link_to_origin(self, peer):
+        server, near, far = self.namespace(peer), "origin0", f"to-{peer}"
+        run("ip", "-n", server, "link", "add", near, "type", "veth", "peer", "name", far, "netns", self.origin)
+        run("ip", "-n", server, "address", "add", f"{self.origin_address(peer, 2)}/24", "dev", near)
+        run("ip", "-n", self.origin, "address", "add", f"{self.origin_address(peer)}/24", "dev", far)
+        self.raise_link(server, near, SERVER_CORE)
+        self.raise_link(self.origin, far, CLIENT_CORE)
+
+    @staticmethod
+    def raise_link(namespace, interface, core):
+        """Up, with what it receives on that core."""
+        file = f"/sys/class/net/{interface}/queues/rx-0/rps_cpus"
+        run("ip", "netns", "exec", namespace, "sh", "-c", f"echo {1 << core:x} >{file}")
+        run("ip", "-n", namespace, "link", "set", interface, "up")
+
+    def make_link(self, peer):
         server, near, far = self.namespace(peer), "bench0", f"to-{peer}"
         run("ip", "netns", "add", server)
         run("ip", "-n", server, "link", "add", near, "type", "veth", "peer", "name", far, "netns", self.clients)
@@ -138,10 +177,8 @@ class Machine:
             run("ip", "netns", "exec", self.clients, "ethtool", "-K", far, *offloads)
         else:
             run("ip", "-n", server, "address", "add", f"{self.address(peer)}/24", "dev", near)
-        for namespace, interface, core in [(server, near, SERVER_CORE), (self.clients, far, CLIENT_CORE)]:
-            file = f"/sys/class/net/{interface}/queues/rx-0/rps_cpus"
-            run("ip", "netns", "exec", namespace, "sh", "-c", f"echo {1 << core:x} >{file}")
-            run("ip", "-n", namespace, "link", "set", interface, "up")
+        self.raise_link(server, near, SERVER_CORE)
+        self.raise_link(self.clients, far, CLIENT_CORE)
         # 10,000 connections in a few seconds, and a connection per request from one address.
         run("ip", "netns", "exec", server, "sysctl", "-qw", "net.ipv4.tcp_max_syn_backlog=16384", "net.core.somaxconn=16384")
         run("ip", "netns", "exec", self.clients, "sysctl", "-qw", "net.ipv4.ip_local_port_range=10000 65000",
@@ -173,11 +210,16 @@ class Machine:
             self.hugepages = "require"
 
     def configure(self, peer, case):
-        name = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}.get(peer, "keyferry.toml")
+        nginx = "nginx_proxy.conf" if case.proxy else "nginx.conf"
+        name = {"nginx": nginx, "haproxy": "haproxy.cfg", "origin": "nginx_origin.conf"}.get(peer, "keyferry.toml")
         text = (HERE / name).read_text()
         file = case.file if case.file in ("1k", "64k") else "1k"
         values = {
-            "ADDRESS": self.address(peer),
+            "ADDRESS": "0.0.0.0" if peer == "origin" else self.address(peer),
+            "ORIGIN": "" if peer == "origin" else f"{self.origin_address(peer)}:8080",
+            "APPS": f"[{SERVER_CORE}]" if case.proxy else "[]",
+            "IDLE": case.idle,
+            "ANSWERS": "upstream" if case.proxy else "static",
             "DEVICE": f"net_vhost0,iface={self.vhost}" if peer == VHOST else "net_af_packet0,iface=bench0,framecnt=4096",
             "HOST": HOST,
             "FOLDER": self.folder,
@@ -197,18 +239,35 @@ class Machine:
             client.stop()
         for server in list(self.servers):
             server.stop()
-        for name in [*map(self.namespace, PEERS), self.clients]:
+        for name in [*map(self.namespace, PEERS), self.clients, self.origin]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         if self.pages_before is not None:
             Path("/proc/sys/vm/nr_hugepages").write_text(str(self.pages_before))
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Origin:
+    """What stands behind a proxy, on the client's core and before it."""
+
+    def __init__(self, machine, case):
+        self.machine = machine
+        config = machine.configure("origin", case)
+        inside = ["ip", "netns", "exec", machine.origin, "taskset", "-c", str(CLIENT_CORE), "nice", "-n", "-10"]
+        log = machine.folder / "origin.log"
+        self.process = subprocess.Popen([*inside, "nginx", "-c", config, "-e", log], stdin=subprocess.DEVNULL)
+        machine.servers.append(self)
+
+    def stop(self):
+        self.machine.servers.remove(self)
+        self.process.terminate()
+        self.process.wait()
+
+
 class Server:
     """One of the servers, running on core 0."""
 
     def __init__(self, machine, peer, case):
-        self.machine, self.peer = machine, peer
+        self.machine, self.peer, self.case = machine, peer, case
         self.config = machine.configure(peer, case)
         command = {
             "nginx": ["nginx", "-c", self.config, "-e", machine.folder / "nginx.log"],
@@ -264,6 +323,11 @@ class Server:
             threads.append((ran, waited / 1e9))
         return max(threads)[1]
 
+    def used(self):
+        """Seconds of processors that its threads used, of /proc/PID/stat."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def memory_bytes(self):
         """Resident memory, shared memory and hugepages of the server's process."""
         rss = shared = 0
@@ -292,12 +356,12 @@ def meminfo(key):
 
 
 def core_times(core):
-    """Seconds that a core was busy and in softirq since the start of the machine, of /proc/stat (proc(5))."""
+    """Seconds that a core was busy, in softirqs and in interrupts since the start of the machine, of /proc/stat (proc(5))."""
     for line in Path("/proc/stat").read_text().splitlines():
         if line.startswith(f"cpu{core} "):
             user, nice, system, _idle, _wait, irq, softirq, _steal = map(int, line.split()[1:9])
             tick = os.sysconf("SC_CLK_TCK")
-            return (user + nice + system + irq + softirq) / tick, softirq / tick
+            return (user + nice + system + irq + softirq) / tick, softirq / tick, irq / tick
     raise Failed(f"/proc/stat has no core {core}")
 
 
@@ -346,6 +410,7 @@ class Client:
 
 def trial(machine, peer, case, seconds):
     """One measurement of one server: its figures by name."""
+    origin = Origin(machine, case) if case.proxy else None
     server = Server(machine, peer, case)
     try:
         idle_turn = idle_turn_seconds(server)
@@ -372,11 +437,13 @@ def trial(machine, peer, case, seconds):
         return figures(case, report, before, after, idle_turn)
     finally:
         server.stop()
+        if origin:
+            origin.stop()
 
 
 def idle_turn_seconds(server):
     """What a turn of keyferry's worker takes when there is no load at all."""
-    if not server.peer.startswith("keyferry"):
+    if not server.case.polls(server.peer):
         return 0.0
     before, began = server.counters()["turns"], time.monotonic()
     time.sleep(0.5)
@@ -392,18 +459,23 @@ def quiet_trial(machine, peer, case, seconds):
 
 
 def sample(server):
-    busy, softirq = core_times(SERVER_CORE)
+    busy, softirq, irq = core_times(SERVER_CORE)
     now = time.monotonic()
-    counters = server.counters() if server.peer.startswith("keyferry") else None
+    counters = server.counters() if server.case.polls(server.peer) else None
     others = server.waited() - softirq_thread(SERVER_CORE)
-    return {"time": now, "busy": busy, "softirq": softirq, "others": others, "counters": counters}
+    times = {"time": now, "busy": busy, "softirq": softirq, "irq": irq, "others": others, "used": server.used()}
+    return {**times, "counters": counters}
 
 
 def figures(case, report, before, after, idle_turn):
     wall = after["time"] - before["time"]
-    others = max(0.0, after["others"] - before["others"])
-    busy = after["busy"] - before["busy"] - others
-    result = {"softirq_share": (after["softirq"] - before["softirq"]) / wall, "others_share": others / wall}
+    spent = {key: after[key] - before[key] for key in ("busy", "softirq", "irq", "used", "others")}
+    others = max(0.0, spent["others"])
+    if case.proxy:
+        # Its threads wait for each other as well: others' is what was neither theirs nor an interrupt's.
+        others = max(0.0, spent["busy"] - spent["used"] - spent["softirq"] - spent["irq"])
+    busy = spent["busy"] - others
+    result = {"softirq_share": spent["softirq"] / wall, "others_share": others / wall}
     if before["counters"]:
         delta = {name: after["counters"][name] - before["counters"][name] for name in ("turns", "turns_idle")}
         # Whatever took the core from its idle turns made them longer than they are without any load.
@@ -413,6 +485,9 @@ def figures(case, report, before, after, idle_turn):
     done = report["requests"] if case.unit == "requests" else report["bytes"]
     rate = done / report["seconds"]
     latency = report["latency_us"]
+    if case.proxy:
+        result["per_busy_second"] = rate / (busy / wall)
+        busy = spent["used"]
     result.update(
         rate=rate,
         # With a number of requests the whole load lies between the samples; else they are inside of it.
@@ -448,6 +523,22 @@ def idle_memory(machine, peer, counts):
         server.stop()
 
 
+def at_rest(machine, idle, seconds):
+    """A node that nobody asks: its share of a core. And then one that a few ask: how long they wait."""
+    case = Case("at_rest", "", "1k", [], "requests", idle=idle)
+    server = Server(machine, "keyferry", case)
+    try:
+        time.sleep(SETTLE)
+        began, used = time.monotonic(), server.used()
+        time.sleep(seconds)
+        share = (server.used() - used) / (time.monotonic() - began)
+        options = ["/1k", "-c", "16", "--rate", str(LIGHT_RATE), "--arrivals", "poisson", "-d", str(seconds + 1), "--warm-up", "1"]
+        latency = Client(machine, "keyferry", options).finish()["latency_us"]
+        return {"share": share, "p50_us": latency["p50"], "p99_us": latency["p99"]}
+    finally:
+        server.stop()
+
+
 def measure(machine, arguments):
     """All figures: {case: {peer: [figures of each round]}}."""
     results = {}
@@ -460,6 +551,12 @@ def measure(machine, arguments):
                 result = quiet_trial(machine, peer, case, arguments.seconds)
                 results.setdefault(case.name, {}).setdefault(peer, []).append(result)
                 say(f"round {number + 1}  {case.name:18} {peer:9} " + describe(case, result))
+        if "at_rest" in arguments.case:
+            for idle in IDLE_MODES[number % 2:] + IDLE_MODES[:number % 2]:
+                result = at_rest(machine, idle, arguments.seconds)
+                results.setdefault("at_rest", {}).setdefault(idle, []).append(result)
+                say(f"round {number + 1}  at rest            {idle:9} {result['share']:.2%} of a core;  {LIGHT_RATE} requests/s: "
+                    f"p50 {result['p50_us']:.0f} us  p99 {result['p99_us']:.0f} us")
     if "idle_memory" in arguments.case:
         counts = [100, 1000] if arguments.quick else [1000, 10000]
         for peer in PEERS:
@@ -472,6 +569,8 @@ def measure(machine, arguments):
 def describe(case, result):
     scale, unit = (1, "requests") if case.unit == "requests" else (1e9, "GB")
     others = f"  others {result['others_share']:.0%}" if result["others_share"] > OTHERS_MAX else ""
+    if "per_busy_second" in result:
+        others = f"  {result['per_busy_second'] / scale:.4g} a second of the core{others}"
     return (
         f"{result['rate'] / scale:10.4g} {unit}/s  {result['per_core_second'] / scale:10.4g} a core-second"
         f"  busy {result['busy_share']:.2f} (softirq {result['softirq_share']:.2f})  p99 {result['p99_us']:.0f} us  client {result['client_share']:.2f}"
@@ -503,6 +602,10 @@ def summary(results):
             return "none"
         return f"{found[ours][0] / found[peer][0]:.3g}"
 
+    def rest(key, idle="sleep"):
+        found = medians(results, "at_rest", key)
+        return f"{found[idle][0]:.3g}" if idle in found else "none"
+
     return (
         f"bench peers: rps_vs_haproxy_veth={ratio('keep_alive_1k', 'haproxy')}"
         f" rps_vs_nginx_veth={ratio('keep_alive_1k', 'nginx')}"
@@ -511,6 +614,11 @@ def summary(results):
         f" handshakes_vs_nginx_vhost={ratio('handshake_full', 'nginx', ours=VHOST)}"
         f" resumed_vs_nginx={ratio('handshake_resumed', 'nginx')}"
         f" idle_vs_nginx={ratio('idle_memory', 'nginx', 'bytes')}"
+        f" proxy_vs_nginx={ratio('proxy_1k', 'nginx')}"
+        f" proxy_vs_nginx_vhost={ratio('proxy_1k', 'nginx', ours=VHOST)}"
+        f" proxy_core_vs_nginx={ratio('proxy_1k', 'nginx', 'per_busy_second')}"
+        f" proxy_core_vs_nginx_vhost={ratio('proxy_1k', 'nginx', 'per_busy_second', VHOST)}"
+        f" rest_share={rest('share')} rest_p50_us={rest('p50_us')} yield_p50_us={rest('p50_us', 'yield')}"
     )
 
 
@@ -519,7 +627,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each case")
     parser.add_argument("--seconds", type=float, default=5.0, help="measured seconds of a trial")
     parser.add_argument("--quick", action="store_true", help="one round of a second, 1,000 connections")
-    names = [*(case.name for case in CASES), "idle_memory"]
+    names = [*(case.name for case in CASES), "idle_memory", "at_rest"]
     parser.add_argument("--case", action="append", choices=names, help="only this one; again for more")
     parser.add_argument("--json", type=Path, help="every figure of every round")
     parser.add_argument("--write", action="store_true", help="put the result into docs/BENCHMARKS.md")

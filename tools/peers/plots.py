@@ -79,10 +79,19 @@ def write(document, results, cases, medians, versions, run_of, summary):
         lines += [f"![{title}](bench/{name}.svg)", ""]
         lines += table(name, title, unit, results, found, medians)
         lines += left_out(results[name])
+    if "at_rest" in results:
+        lines += at_rest(results, medians)
     text = document.read_text()
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     document.write_text(before + "\n".join(lines) + END + after)
+
+
+def at_rest(results, medians):
+    """A node that nobody asks, and one that a few ask."""
+    share, p50, p99 = (medians(results, "at_rest", key) for key in ("share", "p50_us", "p99_us"))
+    rows = [f"| `{idle}` | **{share[idle][0]:.2%}** | {p50[idle][0]:.0f} | {p99[idle][0]:.0f} |" for idle in results["at_rest"]]
+    return ["| a node at rest | of a core | a few requests: p50 us | p99 us |", "|---|---|---|---|", *rows, ""]
 
 
 def disturbed(results):
