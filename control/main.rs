@@ -3,7 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    keyferry_control::cli::run(env!("KEYFERRY_VERSION"), |config| {
-        keyferry_control::node::run(&config, env!("KEYFERRY_VERSION"))
-    })
+    keyferry_control::cli::run(env!("KEYFERRY_VERSION"))
 }

@@ -1,13 +1,15 @@
 //! What answers a node's requests: the applications its configuration names, as one, on app threads or inside the workers.
 //!
-//! In: a validated configuration. Out: each worker's way to them. At start, on the control thread.
+//! In: a validated configuration, and the applications an executable has of its own. Out: each worker's way to them. At
+//! start, on the control thread.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Poll, Waker};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use keyferry_app::routes::{Routes, Rule};
 use keyferry_app::static_files::Static;
 use keyferry_app::synthetic::{self, Synthetic};
@@ -20,72 +22,153 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::{self, Config, Files, Named};
 use crate::counters::Registry;
 
+/// Applications that an executable has of its own, by the names that `[app] kind` and `[[route]] app` have for them.
+///
+/// Each app thread, or each worker where there are none, has a value of its own of each that its node's configuration names.
+/// Several are of one type: an enum, if they differ. `docs/EMBEDDING.md` says how an executable is made of them.
+pub struct Own<A> {
+    names: Vec<String>,
+    makers: Vec<Box<dyn FnMut() -> A>>,
+}
+
+impl Own<Nothing> {
+    /// None: those that come with keyferry are all there are.
+    pub fn none() -> Own<Nothing> {
+        Own { names: Vec::new(), makers: Vec::new() }
+    }
+}
+
+impl<A: keyferry_app::App> Own<A> {
+    /// One. `make` is called at start, on the control thread, for each thread that is to run it.
+    ///
+    /// # Panics
+    /// If the name is one of keyferry's own: a mistake of the caller.
+    pub fn named(name: &str, make: impl FnMut() -> A + 'static) -> Own<A> {
+        Own { names: Vec::new(), makers: Vec::new() }.and(name, make)
+    }
+
+    /// And another one.
+    ///
+    /// # Panics
+    /// As [`named`](Own::named), and if two have the same name.
+    #[must_use]
+    pub fn and(mut self, name: &str, make: impl FnMut() -> A + 'static) -> Own<A> {
+        let is_free = !config::is_builtin_app(name) && !self.names.iter().any(|known| known == name);
+        assert!(is_free, "an application is called {name} already: give this one another name");
+        self.names.push(name.to_owned());
+        self.makers.push(Box::new(make));
+        self
+    }
+}
+
+impl<A> Own<A> {
+    /// What they are called: [`Config::load_with`] reads a file that may name them.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+}
+
+impl<A> fmt::Debug for Own<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Own").field(&self.names).finish()
+    }
+}
+
 /// What answers, as the executable knows it.
-pub type App = Routes<One>;
+pub type App<A> = Routes<One<A>>;
 
 /// One application.
-pub enum One {
+pub enum One<A> {
     /// Of those that come with keyferry.
     Builtin(Builtin),
     /// Origin servers.
     Upstream(Upstream),
+    /// Of the executable's own.
+    Own(A),
 }
 
 /// One reply of it.
-pub enum Task {
+pub enum Task<T> {
     /// Of [`One::Builtin`].
     Builtin(builtin::Task),
     /// Of [`One::Upstream`].
     Upstream(upstream::Task),
+    /// Of [`One::Own`].
+    Own(T),
 }
 
-impl keyferry_app::App for One {
-    type Task = Task;
+impl<A: keyferry_app::App> keyferry_app::App for One<A> {
+    type Task = Task<A::Task>;
 
-    fn begin(&mut self, request: &Request, now: Time) -> Task {
+    fn begin(&mut self, request: &Request, now: Time) -> Task<A::Task> {
         match self {
             One::Builtin(app) => Task::Builtin(app.begin(request, now)),
             One::Upstream(app) => Task::Upstream(app.begin(request, now)),
+            One::Own(app) => Task::Own(app.begin(request, now)),
         }
     }
 
-    fn wake_by(&mut self, task: &mut Task, waker: &Waker) {
+    fn wake_by(&mut self, task: &mut Task<A::Task>, waker: &Waker) {
         match (self, task) {
+            (One::Own(app), Task::Own(task)) => app.wake_by(task, waker),
             (One::Upstream(app), Task::Upstream(task)) => app.wake_by(task, waker),
             (One::Builtin(app), Task::Builtin(task)) => app.wake_by(task, waker),
             _ => unreachable!("a task belongs to the application that began it"),
         }
     }
 
-    fn head(&mut self, task: &mut Task, request: &Request, now: Time) -> Poll<ReplyHead> {
+    fn head(&mut self, task: &mut Task<A::Task>, request: &Request, now: Time) -> Poll<ReplyHead> {
         match (self, task) {
+            (One::Own(app), Task::Own(task)) => app.head(task, request, now),
             (One::Builtin(app), Task::Builtin(task)) => app.head(task, request, now),
             (One::Upstream(app), Task::Upstream(task)) => app.head(task, request, now),
             _ => unreachable!("a task belongs to the application that began it"),
         }
     }
 
-    fn body(&mut self, task: &mut Task, request: &Request, now: Time, out: &mut [u8]) -> Poll<Body> {
+    fn body(&mut self, task: &mut Task<A::Task>, request: &Request, now: Time, out: &mut [u8]) -> Poll<Body> {
         match (self, task) {
+            (One::Own(app), Task::Own(task)) => app.body(task, request, now, out),
             (One::Builtin(app), Task::Builtin(task)) => app.body(task, request, now, out),
             (One::Upstream(app), Task::Upstream(task)) => app.body(task, request, now, out),
             _ => unreachable!("a task belongs to the application that began it"),
         }
     }
 
-    fn share(&mut self, task: &mut Task, request: &Request, bytes_max: usize) -> Option<Shared> {
+    fn share(&mut self, task: &mut Task<A::Task>, request: &Request, bytes_max: usize) -> Option<Shared> {
         match (self, task) {
             (One::Builtin(app), Task::Builtin(task)) => app.share(task, request, bytes_max),
+            (One::Own(app), Task::Own(task)) => app.share(task, request, bytes_max),
             _ => None,
         }
     }
 
-    fn deadline(&self, task: &Task) -> Option<Time> {
+    fn deadline(&self, task: &Task<A::Task>) -> Option<Time> {
         match (self, task) {
+            (One::Own(app), Task::Own(task)) => app.deadline(task),
             (One::Builtin(app), Task::Builtin(task)) => app.deadline(task),
             (One::Upstream(app), Task::Upstream(task)) => app.deadline(task),
             _ => unreachable!("a task belongs to the application that began it"),
         }
+    }
+}
+
+/// The application of executables that have none of their own: there is no value of it.
+pub enum Nothing {}
+
+impl keyferry_app::App for Nothing {
+    type Task = Nothing;
+
+    fn begin(&mut self, _: &Request, _: Time) -> Nothing {
+        match *self {}
+    }
+
+    fn head(&mut self, task: &mut Nothing, _: &Request, _: Time) -> Poll<ReplyHead> {
+        match *task {}
+    }
+
+    fn body(&mut self, task: &mut Nothing, _: &Request, _: Time, _: &mut [u8]) -> Poll<Body> {
+        match *task {}
     }
 }
 
@@ -98,18 +181,24 @@ pub(crate) fn slots(config: &Config) -> u32 {
 }
 
 /// Each worker's way to the applications: app threads where cores are set aside for them, else inside the workers.
-pub(crate) fn start(
+pub(crate) fn start<A: keyferry_app::App>(
     config: &Config,
+    mut own: Own<A>,
     registry: &Registry,
     stop: &Arc<AtomicBool>,
-) -> anyhow::Result<threads::Started<App>> {
+) -> anyhow::Result<threads::Started<App<A>>> {
+    ensure!(
+        config.own == own.names,
+        "the configuration was read for other applications than {:?}: read it with Config::load_with",
+        own.names
+    );
     let workers = config.cores.workers.len();
     let jobs = config.limits.requests_in_app;
     let files = config.app.files.as_ref().map(open).transpose()?;
     let mut made = 0;
     let mut make = |upstreams: &[Upstream]| {
         made += 1;
-        all(config, files.as_ref(), made, upstreams)
+        all(config, files.as_ref(), made, upstreams, &mut own)
     };
     if config.cores.apps.is_empty() {
         let runner = |app| Runner::new(app, jobs, Box::new(SystemClock::default())).with_slots(config.slots);
@@ -141,7 +230,7 @@ pub(crate) fn start(
         number += 1;
         let app = make(&upstreams);
         let beside = Beside::new(&upstreams, tally);
-        (app, move |turns: threads::Turns<App>| {
+        (app, move |turns: threads::Turns<App<A>>| {
             upstream::run(turns, beside, move |values| block.publish(values))
         })
     };
@@ -162,7 +251,13 @@ fn open(files: &Files) -> anyhow::Result<Static> {
 }
 
 /// All applications that are named, behind the routes to them.
-fn all(config: &Config, files: Option<&Static>, seed: u64, upstreams: &[Upstream]) -> App {
+fn all<A: keyferry_app::App>(
+    config: &Config,
+    files: Option<&Static>,
+    seed: u64,
+    upstreams: &[Upstream],
+    own: &mut Own<A>,
+) -> App<A> {
     let mut apps = Vec::new();
     let mut places: Vec<Named> = Vec::new();
     let mut place = |named: Named| {
@@ -175,6 +270,7 @@ fn all(config: &Config, files: Option<&Static>, seed: u64, upstreams: &[Upstream
                     One::Builtin(Builtin::Static(files.cloned().expect("the folder was opened above")))
                 }
                 Named::Upstream(index) => One::Upstream(upstreams[index].clone()),
+                Named::Own(index) => One::Own((own.makers[index])()),
             });
             places.push(named);
             places.len() - 1
@@ -205,5 +301,23 @@ fn distribution(from: config::Distribution) -> synthetic::Distribution {
         config::Distribution::Exponential(mean) => synthetic::Distribution::Exponential(mean),
         config::Distribution::LogNormal(median, sigma) => synthetic::Distribution::LogNormal(median, sigma),
         config::Distribution::Pareto(least, alpha) => synthetic::Distribution::Pareto(least, alpha),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn never() -> Nothing {
+        unreachable!("nobody starts it")
+    }
+
+    #[test]
+    fn each_application_has_a_name_of_its_own() {
+        assert_eq!(Own::named("hello", never).and("time", never).names(), ["hello", "time"]);
+        for taken in ["hello", "static", "synthetic", "upstream"] {
+            let named = std::panic::catch_unwind(|| drop(Own::named("hello", never).and(taken, never)));
+            assert!(named.is_err(), "{taken}");
+        }
     }
 }

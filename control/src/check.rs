@@ -26,10 +26,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// Checks a configuration file against the host below `root` (`/`).
-    pub fn new(file: &Path, root: &Path) -> Report {
+    /// Checks a configuration file against the host below `root` (`/`); `own`: what the executable's own applications are
+    /// called.
+    pub fn new(file: &Path, root: &Path, own: &[String]) -> Report {
         let host = Host::read(root);
-        let (config, wanted) = config::examine(file, host.cores.usable());
+        let (config, wanted) = config::examine(file, host.cores.usable(), own);
         let mut findings = check(&host, &wanted);
         let (problems, mut text) = match &config {
             Ok(Kind::Node(config)) => {
@@ -103,7 +104,7 @@ mod tests {
     }
 
     fn report(folder: &Path) -> Report {
-        Report::new(&folder.join("a.toml"), folder)
+        Report::new(&folder.join("a.toml"), folder, &[])
     }
 
     #[test]

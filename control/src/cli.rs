@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use keyferry_app::App;
 use keyferry_link::Cidr;
 
+use crate::applications::Own;
 use crate::ca;
 use crate::check::Report;
 use crate::config::{Config, Distributor};
@@ -15,6 +17,7 @@ use crate::ctl;
 use crate::drain::DRAIN_MAX;
 use crate::init;
 use crate::memory;
+use crate::node;
 
 /// Exit code of a reload of which some keys wait for a restart.
 const PARTLY: u8 = 3;
@@ -132,8 +135,13 @@ pub fn command() -> clap::Command {
     Arguments::command()
 }
 
-/// Reads the process's arguments and does what they say. `node` runs a node until it is told to end.
-pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
+/// Reads the process's arguments and does what they say.
+pub fn run(version: &'static str) -> ExitCode {
+    run_with(version, Own::none())
+}
+
+/// As [`run`], for an executable that has applications of its own.
+pub fn run_with<A: App>(version: &'static str, own: Own<A>) -> ExitCode {
     // clap prints help and usage errors itself and leaves with 0 and 2.
     let matches = Arguments::command().version(version).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -141,10 +149,12 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
         Command::Init { dir, host, address } => say(init::init(&dir, &host, address)),
         Command::Node { config } => {
             memory::heap_in_hugepages();
-            load(&config).and_then(node)
+            Config::load_with(&config, own.names())
+                .map_err(anyhow::Error::from)
+                .and_then(|config| node::run_with(&config, version, own))
         }
         Command::Distributor { config } => distribute(&config, version),
-        Command::Check { config, json } => return check(&config, json),
+        Command::Check { config, json } => return check(&config, json, own.names()),
         Command::Ctl { command, config: Some(config), json } => {
             return told(ctl::run(&config, command.into(), json));
         }
@@ -176,12 +186,8 @@ fn distribute(file: &Path, version: &'static str) -> anyhow::Result<()> {
     crate::distributor::run(&Distributor::load(file)?, version)
 }
 
-fn load(file: &Path) -> anyhow::Result<Config> {
-    Ok(Config::load(file)?)
-}
-
-fn check(file: &Path, json: bool) -> ExitCode {
-    let report = Report::new(file, Path::new("/"));
+fn check(file: &Path, json: bool, own: &[String]) -> ExitCode {
+    let report = Report::new(file, Path::new("/"), own);
     match json {
         true => println!("{}", serde_json::to_string(&report).expect("a report is plain data")),
         false => println!("{report}"),

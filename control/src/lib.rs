@@ -9,7 +9,7 @@
 //! - [`metrics`]: the counters for Prometheus
 //! - `log`: what goes to standard error
 //! - [`socket`]: Unix sockets a node listens on
-//! - `applications`: what answers requests
+//! - [`applications`]: what answers requests, and how an executable brings its own
 //! - [`key_log`]: writes secrets of connections, where the operator asked for that
 //! - [`node`], [`distributor`]: start everything and end it; [`port`]: the port of either
 //! - [`runtime`]: the control thread's runtime and the signals that end it
@@ -23,7 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
-mod applications;
+pub mod applications;
 mod backoff;
 pub mod ca;
 pub mod check;

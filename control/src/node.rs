@@ -33,7 +33,7 @@ use keyferry_worker::{Clock, Parts, Worker, counters};
 use tracing::{info, warn};
 
 use crate::admin::Admin;
-use crate::applications::{self, App};
+use crate::applications::{self, App, Own};
 use crate::config::{self, Cluster, Config, Protocol, files};
 use crate::counters::Registry;
 use crate::desk::{self, Desk};
@@ -72,11 +72,32 @@ pub fn run(config: &Config, version: &'static str) -> anyhow::Result<()> {
     run_between(config, version, |queue_pair| queue_pair)
 }
 
+/// As [`run`], with applications of the executable's own; the configuration was read for them ([`Config::load_with`]).
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with<A: keyferry_app::App>(
+    config: &Config,
+    version: &'static str,
+    brought: Own<A>,
+) -> anyhow::Result<()> {
+    start(config, version, brought, |queue_pair| queue_pair)
+}
+
 /// As [`run`], with something between the workers and their queue pairs.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_between(config: &Config, version: &'static str, between: Between) -> anyhow::Result<()> {
+    start(config, version, Own::none(), between)
+}
+
+fn start<A: keyferry_app::App>(
+    config: &Config,
+    version: &'static str,
+    brought: Own<A>,
+    between: Between,
+) -> anyhow::Result<()> {
     log::start(config.admin.log);
     end_on_panic();
     for warning in memory::protect(config.node.core_dumps) {
@@ -110,7 +131,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     tls.warm_up();
     let workers = config.cores.workers.len();
     let (port, queues) = port::open(&config.nic, workers as u16)?;
-    let (apps, app_threads) = applications::start(config, &registry, &stop)?;
+    let (apps, app_threads) = applications::start(config, brought, &registry, &stop)?;
     let handovers = Handover::between(workers, HANDOVER_PACKETS);
     let mailboxes: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(MAIL_MAX))).collect();
     let announced = announced(config);
@@ -352,15 +373,15 @@ fn duty(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, announcer: &Rc<A
     }
 }
 
-fn parts<N: Nic>(
+fn parts<N: Nic, A: keyferry_app::App>(
     config: &Config,
     number: usize,
     nic: N,
-    app: Port<App>,
+    app: Port<App<A>>,
     receive: Receive<N::Packet>,
     mailbox: Arc<ArrayQueue<Mail>>,
     tls: Server,
-) -> anyhow::Result<Parts<N, App>> {
+) -> anyhow::Result<Parts<N, App<A>>> {
     let caps = nic.caps();
     let connections = config.limits.connections as usize;
     let requests = config.limits.requests_in_app + config.lease.leases * config.peers_max();

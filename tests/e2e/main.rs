@@ -9,6 +9,7 @@ mod cases;
 mod client;
 #[path = "../smuggling/corpus.rs"]
 mod corpus;
+mod embedded;
 mod faulty;
 mod harness;
 

@@ -37,6 +37,8 @@ pub enum Named {
     Static,
     /// An upstream, by its place in the file.
     Upstream(usize),
+    /// One of the executable's own, by its place among them.
+    Own(usize),
 }
 
 /// The files of a folder.
@@ -80,6 +82,7 @@ enum Kind {
     Synthetic,
     Static,
     Upstream,
+    Own(usize),
 }
 
 const KINDS: &[(&str, Kind)] =
@@ -89,8 +92,14 @@ const KINDS: &[(&str, Kind)] =
 const BUILTIN: [(&str, Named); 2] = [("synthetic", Named::Synthetic), ("static", Named::Static)];
 
 /// Whether an application that comes with keyferry is called so.
-pub(super) fn is_builtin(name: &str) -> bool {
+pub(crate) fn is_builtin(name: &str) -> bool {
     KINDS.iter().any(|(known, _)| *known == name)
+}
+
+/// What `kind` may be, where the executable has these applications of its own.
+fn kinds(own: &[String]) -> Vec<(&str, Kind)> {
+    let own = own.iter().enumerate().map(|(place, name)| (name.as_str(), Kind::Own(place)));
+    KINDS.iter().copied().chain(own).collect()
 }
 
 const WANTS: &str =
@@ -109,9 +118,9 @@ pub(super) struct Draft {
     pub(super) slots: Option<NonZeroUsize>,
 }
 
-/// `wants_files`: a route goes to them.
-pub(super) fn read(mut section: Section<'_, '_>, wants_files: bool) -> Draft {
-    let kind = section.choice("kind", KINDS, Kind::Synthetic);
+/// `wants_files`: a route goes to them. `own`: what the executable's own applications are called.
+pub(super) fn read(mut section: Section<'_, '_>, wants_files: bool, own: &[String]) -> Draft {
+    let kind = section.choice("kind", &kinds(own), Kind::Synthetic);
     let upstream = section.value("upstream", "the name of an [[upstream]] in quotes");
     let slots = NonZeroUsize::new(section.number("slots", 0, 0..=SLOTS_MAX));
     let synthetic = read_synthetic(section.section("synthetic"));
@@ -131,6 +140,7 @@ impl Draft {
         let default = match (self.kind, named, upstreams) {
             (Kind::Synthetic, ..) => Named::Synthetic,
             (Kind::Static, ..) => Named::Static,
+            (Kind::Own(place), ..) => Named::Own(place),
             (Kind::Upstream, Some((_, place)), _) => Named::Upstream(place?),
             (Kind::Upstream, None, [_]) => Named::Upstream(0),
             (Kind::Upstream, None, []) => {
@@ -151,12 +161,20 @@ impl Draft {
 }
 
 /// The application of that name; what is not there is reported at `path`.
-pub(super) fn named(context: &Context<'_>, path: &str, name: &str, upstreams: &[&str]) -> Option<Named> {
+pub(super) fn named(
+    context: &Context<'_>,
+    path: &str,
+    name: &str,
+    upstreams: &[&str],
+    own: &[String],
+) -> Option<Named> {
     let builtin = BUILTIN.iter().find(|(known, _)| *known == name).map(|(_, named)| *named);
+    let own_one = || own.iter().position(|known| known == name).map(Named::Own);
     let upstream = || upstreams.iter().position(|known| *known == name).map(Named::Upstream);
-    let found = builtin.or_else(upstream);
+    let found = builtin.or_else(own_one).or_else(upstream);
     if found.is_none() {
-        context.report(path, unknown(name, upstreams, &BUILTIN.map(|(name, _)| name)));
+        let builtin = BUILTIN.iter().map(|(name, _)| *name).chain(own.iter().map(String::as_str));
+        context.report(path, unknown(name, upstreams, &builtin.collect::<Vec<_>>()));
     }
     found
 }

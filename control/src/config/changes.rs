@@ -136,6 +136,7 @@ impl Config {
             peers,
             limits,
             admin,
+            own: _,
         } = &mut next;
         // Link certificates are for the name, and a new fabric wants new addresses: they go together.
         let same_name = node.name == new.node.name;

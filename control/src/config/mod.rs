@@ -61,6 +61,7 @@ pub use tcp::Tcp;
 pub use tls::{CERTIFICATES_MAX, Certificate, Resumption, Tls};
 pub use upstream::UPSTREAMS_MAX;
 
+pub(crate) use app::is_builtin as is_builtin_app;
 pub(crate) use cluster::address as peer_address;
 pub(crate) use node::name as member_name;
 
@@ -109,13 +110,26 @@ pub struct Config {
     pub limits: Limits,
     /// Where an operator asks.
     pub admin: Admin,
+    /// What the applications are called that the executable has of its own.
+    pub own: Vec<String>,
 }
 
 impl Config {
     /// Reads and validates a file, against this machine's cores.
+    ///
+    /// # Errors
+    /// Every problem of it.
     pub fn load(file: &Path) -> Result<Config, Problems> {
+        Config::load_with(file, &[])
+    }
+
+    /// As [`load`](Config::load), where the executable has applications of its own, which are called so.
+    ///
+    /// # Errors
+    /// As for [`load`](Config::load).
+    pub fn load_with(file: &Path, own: &[String]) -> Result<Config, Problems> {
         let host = Host::read(Path::new("/"));
-        parse(&read_file(file)?, file, host.cores.usable()).0
+        parse(&read_file(file)?, file, host.cores.usable(), own).0
     }
 
     /// Where the node or distributor of a file answers operators: the one thing to know of a node that is running already, whose
@@ -125,7 +139,7 @@ impl Config {
         let context = Context::new(&text, file);
         match context.root() {
             Some(root) if distributor::is_one(&text) => Ok(distributor::read(root).admin.socket),
-            Some(root) => Ok(read(root).admin.socket),
+            Some(root) => Ok(read(root, &[]).admin.socket),
             None => Err(Problems::new(file, context.into_parts().0)),
         }
     }
@@ -156,7 +170,7 @@ impl Config {
 /// Every problem of it.
 #[doc(hidden)]
 pub fn read_text(text: &str, file: &Path, cores: &BTreeSet<usize>) -> Result<Config, Problems> {
-    parse(text, file, cores).0
+    parse(text, file, cores, &[]).0
 }
 
 /// A distributor of a file's text, for tests of what follows from it.
@@ -166,14 +180,18 @@ pub(crate) fn read_distributor(text: &str, file: &Path) -> Result<Distributor, P
 }
 
 /// Reads and validates a file; also what it asks of the host as far as that can be told, valid or not.
-pub(crate) fn examine(file: &Path, cores: &BTreeSet<usize>) -> (Result<Kind, Problems>, Wanted) {
+pub(crate) fn examine(
+    file: &Path,
+    cores: &BTreeSet<usize>,
+    own: &[String],
+) -> (Result<Kind, Problems>, Wanted) {
     match read_file(file) {
         Ok(text) if distributor::is_one(&text) => {
             let (read, wanted) = distributor::parse(&text, file, cores);
             (read.map(|config| Kind::Distributor(Box::new(config))), wanted)
         }
         Ok(text) => {
-            let (read, wanted) = parse(&text, file, cores);
+            let (read, wanted) = parse(&text, file, cores, own);
             (read.map(|config| Kind::Node(Box::new(config))), wanted)
         }
         Err(problems) => (Err(problems), Wanted::default()),
@@ -221,15 +239,20 @@ struct Draft {
 }
 
 /// Parses and validates a file's text.
-fn parse(text: &str, file: &Path, cores: &BTreeSet<usize>) -> (Result<Config, Problems>, Wanted) {
+fn parse(
+    text: &str,
+    file: &Path,
+    cores: &BTreeSet<usize>,
+    own: &[String],
+) -> (Result<Config, Problems>, Wanted) {
     let context = Context::new(text, file);
     let Some(root) = context.root() else {
         return (Err(Problems::new(file, context.into_parts().0)), Wanted::default());
     };
-    let draft = read(root);
+    let draft = read(root, own);
     check(&context, &draft, cores);
     let wanted = draft.wanted();
-    let config = draft.finish(&context, file);
+    let config = draft.finish(&context, file, own);
     let (problems, _) = context.into_parts();
     match config {
         Some(config) if problems.is_empty() => (Ok(config), wanted),
@@ -237,7 +260,7 @@ fn parse(text: &str, file: &Path, cores: &BTreeSet<usize>) -> (Result<Config, Pr
     }
 }
 
-fn read(mut root: Section<'_, '_>) -> Draft {
+fn read(mut root: Section<'_, '_>, own: &[String]) -> Draft {
     let node = node::read(root.section("node"));
     let name = node.as_ref().map_or("node", |node| node.name.as_str());
     let certificates = root.sections("certificate", CERTIFICATES_MAX);
@@ -245,7 +268,8 @@ fn read(mut root: Section<'_, '_>) -> Draft {
     let peers = root.sections("peer", PEERS_MAX);
     let upstreams = root.sections("upstream", UPSTREAMS_MAX);
     let routes = each(root.sections("route", APP_ROUTES_MAX), route::read);
-    let app = app::read(root.section("app"), routes.iter().any(|(_, route)| route.app() == "static"));
+    let wants_files = routes.iter().any(|(_, route)| route.app() == "static");
+    let app = app::read(root.section("app"), wants_files, own);
     let draft = Draft {
         cores: cores::read(root.section("cores")),
         nic: nic::read(root.section("nic")),
@@ -315,6 +339,7 @@ fn answering(
     drafts: Vec<(usize, route::Draft)>,
     upstreams: Vec<(usize, Options)>,
     declared: usize,
+    own: &[String],
 ) -> (Option<App>, Vec<Route>, Vec<Options>) {
     let upstreams: Vec<Options> = upstreams.into_iter().map(|(_, upstream)| upstream).collect();
     if upstreams.len() < declared {
@@ -330,7 +355,7 @@ fn answering(
         }
     }
     let route = |(index, draft): (usize, route::Draft)| {
-        let named = app::named(context, &format!("route[{index}].app"), draft.app(), &names);
+        let named = app::named(context, &format!("route[{index}].app"), draft.app(), &names, own);
         named.map(|named| draft.finish(named))
     };
     let routes = drafts.into_iter().filter_map(route).collect();
@@ -376,10 +401,11 @@ impl Draft {
         }
     }
 
-    fn finish(self, context: &Context<'_>, file: &Path) -> Option<Config> {
+    fn finish(self, context: &Context<'_>, file: &Path, own: &[String]) -> Option<Config> {
+        upstream::check_names(context, &self.upstreams, own);
         let slots = self.app.slots;
         let (app, routes, upstreams) =
-            answering(context, self.app, self.routes, self.upstreams, self.upstreams_declared);
+            answering(context, self.app, self.routes, self.upstreams, self.upstreams_declared, own);
         if reaches_upstreams(app.as_ref(), &routes) && self.cores.apps.is_empty() {
             let what = "an upstream needs threads of its own, as a worker must not wait for servers: write the cores of";
             context.report(
@@ -411,6 +437,7 @@ impl Draft {
             peers: self.peers.into_iter().map(|(_, peer)| peer).collect(),
             limits: self.limits,
             admin: self.admin,
+            own: own.to_vec(),
         })
     }
 }

@@ -67,7 +67,12 @@ impl Folder {
     }
 
     fn parse(&self, text: &str) -> Result<Config, Problems> {
-        parse(&self.text(text), &self.0.path().join("a.toml"), &BTreeSet::from([0, 1, 2, 3])).0
+        self.parse_with(text, &[])
+    }
+
+    /// As an executable reads it that has these applications of its own.
+    fn parse_with(&self, text: &str, own: &[String]) -> Result<Config, Problems> {
+        parse(&self.text(text), &self.0.path().join("a.toml"), &BTreeSet::from([0, 1, 2, 3]), own).0
     }
 
     /// The problems of the example after `edits`, each of which has to change something.
@@ -123,7 +128,7 @@ fn without_peer(text: &str) -> String {
 /// Every key of the schema, `nic.mtu`.
 fn schema() -> BTreeSet<String> {
     let context = Context::new(EXAMPLE, Path::new("a.toml"));
-    read(context.root().unwrap());
+    read(context.root().unwrap(), &[]);
     context.into_parts().1
 }
 
@@ -589,7 +594,7 @@ proptest! {
         let end = (at + bytes).min(EXAMPLE.len());
         prop_assume!(EXAMPLE.is_char_boundary(at) && EXAMPLE.is_char_boundary(end));
         let text = format!("{}{with}{}", &EXAMPLE[..at], &EXAMPLE[end..]);
-        if let Err(problems) = parse(&text, Path::new("/nonexistent/a.toml"), &BTreeSet::from([0, 1])).0 {
+        if let Err(problems) = parse(&text, Path::new("/nonexistent/a.toml"), &BTreeSet::from([0, 1]), &[]).0 {
             for problem in problems.list() {
                 prop_assert!(problem.what.len() > 10);
             }

@@ -157,6 +157,14 @@ pub(super) fn host(text: &str) -> Result<String, String> {
 }
 
 /// Whether names differ.
+/// Whether each has a name that no application of the executable's own has.
+pub(super) fn check_names(context: &Context<'_>, upstreams: &[(usize, Options)], own: &[String]) {
+    for (index, upstream) in upstreams.iter().filter(|(_, upstream)| own.contains(&upstream.name)) {
+        let what = format!("\"{}\" is an application of this executable: write another name", upstream.name);
+        context.report(&format!("upstream[{index}].name"), what);
+    }
+}
+
 pub(super) fn check(context: &Context<'_>, upstreams: &[(usize, Options)]) {
     for (position, (index, upstream)) in upstreams.iter().enumerate() {
         if upstreams[..position].iter().any(|(_, other)| other.name == upstream.name) {

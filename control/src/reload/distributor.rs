@@ -202,7 +202,7 @@ pub(crate) fn others(config: &Distributor) -> Others {
 
 /// Reads everything, and makes what can fail. Changes nothing.
 fn prepare(now: &Distributor, trust: Option<&Trust>, cores: &BTreeSet<usize>) -> Result<Prepared, Outcome> {
-    let new = match config::examine(&now.file, cores).0 {
+    let new = match config::examine(&now.file, cores, &[]).0 {
         Ok(Kind::Distributor(new)) => new,
         Ok(Kind::Node(_)) => {
             return Err(Outcome::refused("nothing was applied: the file is a node's now; correct it"));

@@ -274,7 +274,7 @@ fn prepare(
     key_log: Option<Arc<KeyLog>>,
     cores: &BTreeSet<usize>,
 ) -> Result<Prepared, Outcome> {
-    let new = match config::examine(&now.file, cores).0 {
+    let new = match config::examine(&now.file, cores, &now.own).0 {
         Ok(Kind::Node(new)) => new,
         Ok(Kind::Distributor(_)) => {
             return Err(Outcome::refused("nothing was applied: the file is a distributor's now; correct it"));

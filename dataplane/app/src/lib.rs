@@ -1,6 +1,6 @@
 //! The application seam: what runs a request and makes its reply.
 //!
-//! An embedder implements [`App`]; `keyferry` brings `static` and `synthetic`. A worker submits whole requests and
+//! An embedder implements [`App`] (docs/EMBEDDING.md); `keyferry` brings `static` and `synthetic`. A worker submits whole requests and
 //! gets back reply bytes ready to be sealed, a chunk of at most one TLS record at a time. The application fills
 //! only chunks it was given, so back-pressure needs no protocol of its own.
 //!
@@ -16,8 +16,8 @@
 
 use std::task::{Poll, Waker};
 
-use keyferry_http::{ReplyHead, Request};
-use keyferry_time::Time;
+pub use keyferry_http::{Method, ReplyHead, Request};
+pub use keyferry_time::Time;
 
 pub mod bells;
 pub mod builtin;

@@ -6,6 +6,7 @@ mod deciding;
 mod distributor;
 mod distributor_floods;
 mod distributor_members;
+mod embedding;
 mod first_look;
 mod floods;
 mod helper_killed;

@@ -17,10 +17,10 @@ use keyferry_cluster::{Etcd, Guard, Netns, Process as Node, Status};
 use keyferry_load::args::Args;
 use keyferry_load::report::Report;
 
-use super::config::{self, Options, Place};
+use super::config::{self, Options, Place, Runs};
 use super::fabric;
 use super::keyferry;
-use crate::faulty;
+use crate::{embedded, faulty};
 
 /// Node A, which the clients speak to.
 pub const A4: &str = "10.77.1.2";
@@ -73,8 +73,8 @@ pub struct Cluster {
     certificates: Certificates,
     /// B is not the first of its name.
     restarted: bool,
-    /// Nodes take scripts of faults.
-    faulty: bool,
+    /// What runs as a node.
+    runs: Runs,
     _guard: Guard,
 }
 
@@ -138,7 +138,7 @@ impl Cluster {
             directory,
             certificates,
             restarted: false,
-            faulty: options.faulty,
+            runs: options.runs,
             _guard: guard,
         };
         // B first: A then finds its peer at once.
@@ -191,9 +191,10 @@ impl Cluster {
 
     fn start_node(&self, name: &str, netns: &Netns) -> Node {
         let config = config_file(&self.directory, name);
-        let command = match self.faulty {
-            true => faulty::command(&config, netns),
-            false => {
+        let command = match self.runs {
+            Runs::Faulty => faulty::command(&config, netns),
+            Runs::Embedded => embedded::command(&config, netns),
+            Runs::Keyferry => {
                 let mut command = netns.command(keyferry());
                 command.args(["node", "--config"]).arg(&config).stdin(Stdio::null());
                 command

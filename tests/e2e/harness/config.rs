@@ -24,6 +24,17 @@ pub enum Decide {
     Estimate,
 }
 
+/// What runs as a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// The executable under test.
+    Keyferry,
+    /// This one, which takes scripts of faults.
+    Faulty,
+    /// This one, with an application of its own, called `hello`.
+    Embedded,
+}
+
 /// What a test wants of its nodes; both get the same.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -35,8 +46,10 @@ pub struct Options {
     pub burn: bool,
     /// When to lend.
     pub decide: Decide,
-    /// Scripts of faults may stand between the nodes.
-    pub faulty: bool,
+    /// What runs.
+    pub runs: Runs,
+    /// `[app] kind`; `None`: what follows from the rest.
+    pub kind: Option<&'static str>,
     /// The folder of the static application; `None`: the synthetic one.
     pub root: Option<PathBuf>,
     /// `[tls] resumption`.
@@ -66,7 +79,8 @@ impl Options {
             apps: 0,
             burn: false,
             decide: Decide::Never,
-            faulty: false,
+            runs: Runs::Keyferry,
+            kind: None,
             root: None,
             resumption: "table",
             silence_timeout_ms: 20_000,
@@ -86,7 +100,12 @@ impl Options {
 
     /// Nodes that take scripts of faults.
     pub fn faulty(self) -> Options {
-        Options { faulty: true, ..self }
+        Options { runs: Runs::Faulty, ..self }
+    }
+
+    /// Nodes that answer by an application of their own.
+    pub fn embedded(self) -> Options {
+        Options { runs: Runs::Embedded, kind: Some("hello"), ..self }
     }
 
     /// Nodes with vhost ports.
@@ -196,7 +215,7 @@ pub fn text(
         ("nic", nic(directory, place, interface, options)),
         // Long for a loaded machine: a session that comes late would be missed.
         ("tls", format!("resumption = {:?}\nsession_wait_ms = 5000", options.resumption)),
-        ("app", format!("kind = {:?}", kind(options))),
+        ("app", format!("kind = {:?}", options.kind.unwrap_or_else(|| kind(options)))),
         ("app.synthetic", format!("burn = {}", options.burn)),
         ("app.static", options.root.as_ref().map_or(String::new(), |root| format!("root = {root:?}"))),
         (

@@ -10,7 +10,7 @@ fn both(text: &str) -> (Wanted, Wanted) {
     let (file, cores) = (Path::new("/etc/keyferry/a.toml"), (0..64).collect());
     let here = match distributor::is_one(text) {
         true => distributor::parse(text, file, &cores).1,
-        false => parse(text, file, &cores).1,
+        false => parse(text, file, &cores, &[]).1,
     };
     (here, Wanted::read(text).expect("a valid file"))
 }

@@ -42,7 +42,7 @@ fn the_example_is_valid_and_says_the_defaults() {
 fn the_example_shows_every_key() {
     let full: toml::Table = toml::from_str(EXAMPLE).unwrap();
     let context = Context::new(EXAMPLE, Path::new("a.toml"));
-    read(context.root().unwrap());
+    read(context.root().unwrap(), &[]);
     let schema = context.into_parts().1;
     let is_here = |path: &&String| path.starts_with("upstream") || path.starts_with("route");
     assert!(schema.iter().filter(is_here).count() > 25);
@@ -121,4 +121,34 @@ fn each_mistake_is_one_sentence_at_its_place() {
         assert!(problems[0].what.contains(what), "{edits:?}: {}", problems[0].what);
         assert!(problems[0].line.is_some(), "{edits:?} has no line");
     }
+}
+
+#[test]
+fn an_executable_may_have_applications_of_its_own() {
+    let folder = Folder::new();
+    let own = ["hello".to_owned(), "time".to_owned()];
+    let text = EXAMPLE.replacen("kind = \"upstream\"", "kind = \"time\"", 1).replacen(
+        "app = \"api\"",
+        "app = \"hello\"",
+        1,
+    );
+    let config = folder.parse_with(&text, &own).unwrap();
+    assert_eq!((config.app.default, config.routes[1].app), (Named::Own(1), Named::Own(0)));
+    assert_eq!(config.own, own);
+    let told = |text: &str, own: &[String]| {
+        let problems = folder.parse_with(text, own).unwrap_err();
+        problems
+            .list()
+            .iter()
+            .map(|problem| format!("{}: {}", problem.place, problem.what))
+            .collect::<Vec<_>>()
+    };
+    let others = told(&text, &own[1..]);
+    assert_eq!(others.len(), 1, "{others:?}");
+    assert!(others[0].starts_with("[[route]] app: there is no \"hello\""), "{others:?}");
+    assert!(others[0].contains("\"static\", \"time\", \"app\""), "{others:?}");
+    let slip = told(&text.replacen("\"time\"", "\"tine\"", 1), &own);
+    assert!(slip[0].starts_with("[app] kind: there is no \"tine\", did you mean \"time\"?"), "{slip:?}");
+    let taken = told(EXAMPLE, &["api".to_owned()]);
+    assert!(taken.len() == 1 && taken[0].contains("is an application of this executable"), "{taken:?}");
 }
