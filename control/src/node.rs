@@ -34,6 +34,7 @@ use tracing::{info, warn};
 
 use crate::admin::Admin;
 use crate::applications::{self, App};
+use crate::capture::{Captures, Tell};
 use crate::config::{self, Cluster, Config, Protocol, files};
 use crate::counters::Registry;
 use crate::desk::{self, Desk};
@@ -140,6 +141,14 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     let resumer = tls.resumer();
     let tickets = (resumer.makes_tickets() && config.tls.sessions_shared).then(|| resumer.clone());
     threads.push(expire_sessions(resumer, &stop)?);
+    let captures = Rc::new(Captures {
+        name: config.node.name.clone(),
+        version,
+        clock,
+        workers: mailboxes.iter().map(tell).collect(),
+        key_log: key_log.clone(),
+        is_on: Cell::new(false),
+    });
     let reload = Rc::new(Reload::new(config, tls, key_log, cores, mailboxes.clone(), &registry));
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);
@@ -178,6 +187,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
         roster,
         drain: Rc::clone(&drain),
         started: Instant::now(),
+        captures,
     };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
@@ -231,6 +241,12 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     }
     drop(port);
     Ok(outcome?)
+}
+
+/// How a worker is given a tap.
+fn tell(mailbox: &Arc<ArrayQueue<Mail>>) -> Tell {
+    let mailbox = Arc::clone(mailbox);
+    Box::new(move |tap| mailbox.push(Mail::Capture(tap)).is_ok())
 }
 
 /// This node as others find it in etcd.
