@@ -1,8 +1,9 @@
 //! The admin socket: an operator's questions to a running process.
 //!
 //! A line protocol over a Unix stream socket: a command and a line feed come in, one JSON document on one line
-//! goes out; any number of commands a connection. What the commands are is up to the process: a node's are in
-//! `crate::desk`. Runs on the control thread (tokio, current-thread); [`Line`] is the other end, blocking.
+//! goes out; any number of commands a connection, unless packets are asked for, which fill the rest of it. What the
+//! commands are is up to the process: a node's are in `crate::desk`. Runs on the control thread (tokio,
+//! current-thread); [`Line`] is the other end, blocking.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,28 +13,44 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use crate::capture::Stream;
+
 /// Connections served at once; more wait.
 pub const CONNECTIONS_MAX: usize = 16;
-/// Longest command, its line feed included.
-const COMMAND_BYTES_MAX: u64 = 256;
+/// Longest command, its line feed included: a capture with the longest filter.
+const COMMAND_BYTES_MAX: u64 = 2 * keyferry_filter::TEXT_BYTES_MAX as u64 + 256;
 /// Longest answer [`Line`] takes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// How long a connection may be idle, or an answer take to be written.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after a failed accept: with no descriptor free the next would fail at once as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long answers under way are waited for when the process ends.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// An answer to a command.
+pub enum Answer {
+    /// One JSON document.
+    Document(String),
+    /// Packets, until the end of the connection.
+    Packets(Box<Stream>),
+}
+
+impl From<String> for Answer {
+    fn from(document: String) -> Answer {
+        Answer::Document(document)
+    }
+}
+
 /// What is answered to a command that is not carried out.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Refused {
     /// Why, and what to do.
     pub error: String,
@@ -70,7 +87,7 @@ impl Admin {
     }
 
     /// Gives operators the answers `answer` has to their commands, for ever. Within a [`tokio::task::LocalSet`].
-    pub async fn serve(&self, answer: impl AsyncFn(&str) -> String + 'static) {
+    pub async fn serve<A: Into<Answer> + 'static>(&self, answer: impl AsyncFn(&str) -> A + 'static) {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let answer = Rc::new(answer);
         loop {
@@ -107,18 +124,28 @@ impl Drop for Admin {
     }
 }
 
-async fn converse(
+async fn converse<A: Into<Answer>>(
     stream: UnixStream,
-    answer: &impl AsyncFn(&str) -> String,
+    answer: &impl AsyncFn(&str) -> A,
     under_way: &Rc<Cell<usize>>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = AsyncBufReader::new(read);
     while let Some(command) = timeout(PATIENCE, command(&mut read)).await?? {
-        let _counted = Counted::new(under_way);
-        let mut answer = answer(&command).await.into_bytes();
-        answer.push(b'\n');
-        timeout(PATIENCE, write.write_all(&answer)).await??;
+        let counted = Counted::new(under_way);
+        let answer: Answer = answer(&command).await.into();
+        match answer {
+            Answer::Document(mut document) => {
+                document.push('\n');
+                timeout(PATIENCE, write.write_all(document.as_bytes())).await??;
+                drop(counted);
+            }
+            Answer::Packets(stream) => {
+                // It has no end to wait for.
+                drop(counted);
+                return stream.run(read, write).await;
+            }
+        }
     }
     Ok(())
 }

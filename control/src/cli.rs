@@ -1,5 +1,5 @@
-//! The command line: `keyferry init`, `node`, `distributor`, `check`, `ctl`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong
-//! usage, 3 a reload of which some keys wait for a restart.
+//! The command line: `keyferry init`, `node`, `distributor`, `check`, `ctl`, `status`, `capture` and `ca`. Exit codes: 0 well, 1
+//! problems, 2 wrong usage, 3 a reload of which some keys wait for a restart.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,9 +8,11 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use keyferry_app::App;
 use keyferry_link::Cidr;
+use keyferry_worker::capture::SNAP_BYTES_MAX;
 
 use crate::applications::Own;
 use crate::ca;
+use crate::capture::{self, request::Request};
 use crate::check::Report;
 use crate::config::{Config, Distributor};
 use crate::ctl;
@@ -82,11 +84,41 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Write packets of a running node or distributor to a file that Wireshark reads, until Ctrl-C
+    Capture(Capture),
     /// Make certificates for the links between nodes, if you have no authority of your own
     Ca {
         #[command(subcommand)]
         command: CaCommand,
     },
+}
+
+#[derive(clap::Args)]
+struct Capture {
+    /// Its configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where to: pcapng, what was there is replaced; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    write: PathBuf,
+    /// End after so many packets
+    #[arg(short, long, value_name = "NUMBER")]
+    count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "NUMBER")]
+    seconds: Option<u32>,
+    /// Bytes kept of each packet
+    #[arg(long, value_name = "BYTES", default_value_t = SNAP_BYTES_MAX)]
+    snap: usize,
+    /// With the secrets of the connections that begin meanwhile: whoever has the file reads them. Wants [tls] key_log
+    #[arg(long)]
+    keys: bool,
+    /// What this worker receives and sends, alone
+    #[arg(long, value_name = "NUMBER")]
+    worker: Option<usize>,
+    /// Which packets, as for tcpdump: host, net and port, with src or dst before them, tcp, udp, icmp, icmp6, arp, ip, ip6, and, or, not,
+    /// parentheses
+    filter: Vec<String>,
 }
 
 #[derive(Clone, Copy, Subcommand)]
@@ -165,6 +197,7 @@ pub fn run_with<A: App>(version: &'static str, own: Own<A>) -> ExitCode {
                 .exit()
         }
         Command::Status { config } => return told(ctl::run(&config, ctl::Command::Status, true)),
+        Command::Capture(wanted) => capture(wanted),
         Command::Ca { command } => certify(&command),
     };
     told(done.map(|()| ctl::Done::Whole))
@@ -184,6 +217,16 @@ fn told(done: anyhow::Result<ctl::Done>) -> ExitCode {
 fn distribute(file: &Path, version: &'static str) -> anyhow::Result<()> {
     memory::heap_in_hugepages();
     crate::distributor::run(&Distributor::load(file)?, version)
+}
+
+fn capture(wanted: Capture) -> anyhow::Result<()> {
+    let Capture { config, write, count, seconds, snap, keys, worker, filter } = wanted;
+    let request = Request { filter: filter.join(" "), snap, count, seconds, worker, keys };
+    // How many workers there are the process knows.
+    if let Err(why) = request.check(usize::MAX) {
+        Arguments::command().error(clap::error::ErrorKind::ValueValidation, why).exit()
+    }
+    capture::command::run(&config, &write, &request)
 }
 
 fn check(file: &Path, json: bool, own: &[String]) -> ExitCode {

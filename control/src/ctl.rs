@@ -38,7 +38,7 @@ pub fn connect(file: &Path) -> anyhow::Result<Line> {
     Line::connect(&socket).map_err(|error| nobody(&socket, &error))
 }
 
-fn nobody(socket: &Path, error: &io::Error) -> anyhow::Error {
+pub(crate) fn nobody(socket: &Path, error: &io::Error) -> anyhow::Error {
     let what = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             "it is not running: start it with `keyferry node --config FILE`, or name the file it was started with"

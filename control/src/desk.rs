@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::admin::{document, refusal};
+use crate::admin::{Answer, document, refusal};
+use crate::capture::Captures;
 use crate::config::{Model, Resumption};
 use crate::counters::{Registry, Snapshot};
 use crate::drain::{Drain, Phase, Progress};
@@ -19,7 +20,7 @@ use crate::reload::node::Reload;
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// The commands, for whoever sends another.
-const COMMANDS: &str = "status, peers, sessions, drain [MILLISECONDS], progress, reload";
+const COMMANDS: &str = "status, peers, sessions, drain [MILLISECONDS], progress, reload, capture REQUEST";
 
 /// What a node's answers come from.
 pub(crate) struct Desk {
@@ -35,6 +36,8 @@ pub(crate) struct Desk {
     pub drain: Rc<Drain>,
     /// When it began to serve.
     pub started: Instant,
+    /// Packets for operators.
+    pub captures: Rc<Captures>,
 }
 
 #[derive(Serialize)]
@@ -79,18 +82,20 @@ struct Sessions<'a> {
 }
 
 impl Desk {
-    /// The answer to one command.
-    pub async fn answer(&self, command: &str) -> String {
+    /// The answer to one command: one JSON document, or packets.
+    pub async fn answer(&self, command: &str) -> Answer {
         let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
-        match (word, rest.trim()) {
+        let document = match (word, rest.trim()) {
             ("status", "") => self.status(),
             ("peers", "") => self.peers(),
             ("sessions", "") => self.sessions(),
             ("drain", rest) => self.drain(rest),
             ("progress", "") => document(&self.progress().await),
             ("reload", "") => self.reload().await,
+            ("capture", request) => return self.captures.answer(request).await,
             _ => refusal(format!("unknown command: send one of {COMMANDS}")),
-        }
+        };
+        document.into()
     }
 
     fn node(&self) -> String {

@@ -19,12 +19,13 @@ use keyferry_link::Cidr;
 use keyferry_nic::{Nic, dpdk, prefer_hugepages};
 use keyferry_nic_config::Host;
 use keyferry_worker::Clock;
-use keyferry_worker::distribute::{Distribute, NEWS_MAX, names};
+use keyferry_worker::distribute::{Distribute, NEWS_MAX, News, names};
 use serde::Serialize;
 use siphasher::sip::SipHasher13;
 use tracing::{info, warn};
 
-use crate::admin::{Admin, document, refusal};
+use crate::admin::{Admin, Answer, document, refusal};
+use crate::capture::{Captures, Tell};
 use crate::config::{self, Cluster, DistributedNode, DistributedService, Distributor, Etcd};
 use crate::counters::{Registry, Snapshot};
 use crate::links::{
@@ -66,6 +67,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let worker = start_worker(config, it, clock, &registry, &stop)?;
     let of_file = config.nodes.iter().zip(0..).map(|(node, place)| placed(config, node, NodeId(place)));
     let nodes = Rc::new(Nodes::new(of_file, config.room(), config.services.len(), Arc::clone(&news)));
+    let captures = captures(config, version, clock, &news);
     let companions = Rc::new(Companions::new(config.nic.addresses.clone(), news, told));
     companions.list(config.peers.iter().map(|peer| peer.name.as_str()));
     let (mut roster, incarnation) = (None, node::incarnation());
@@ -93,6 +95,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         phase,
         reload: Rc::clone(&reload),
         started: Instant::now(),
+        captures,
     };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
@@ -138,6 +141,19 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let _ = worker.join();
     drop(opened);
     Ok(outcome?)
+}
+
+/// Packets for operators.
+fn captures(
+    config: &Distributor,
+    version: &'static str,
+    clock: Clock,
+    news: &Arc<ArrayQueue<News>>,
+) -> Rc<Captures> {
+    let news = Arc::clone(news);
+    let worker: Tell = Box::new(move |tap| news.push(News::Capture(tap)).is_ok());
+    let name = config.name.clone();
+    Rc::new(Captures { name, version, clock, workers: vec![worker], key_log: None, is_on: Cell::new(false) })
 }
 
 /// Starts the one worker on its core.
@@ -254,10 +270,11 @@ struct Desk {
     phase: Rc<Cell<Phase>>,
     reload: Rc<Reload>,
     started: Instant,
+    captures: Rc<Captures>,
 }
 
 /// The commands, for whoever sends another.
-const COMMANDS: &str = "status, peers, reload";
+const COMMANDS: &str = "status, peers, reload, capture REQUEST";
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -277,9 +294,12 @@ struct Peers<'a> {
 }
 
 impl Desk {
-    /// The answer to one command: one JSON document.
-    async fn answer(&self, command: &str) -> String {
-        match command {
+    /// The answer to one command: one JSON document, or packets.
+    async fn answer(&self, command: &str) -> Answer {
+        if let Some(request) = command.strip_prefix("capture ") {
+            return self.captures.answer(request).await;
+        }
+        let document = match command {
             "status" => document(&Status {
                 node: &self.name,
                 version: self.version,
@@ -298,7 +318,8 @@ impl Desk {
                 outcome.answer(&self.name)
             }
             _ => refusal(format!("unknown to a distributor: send one of {COMMANDS}")),
-        }
+        };
+        document.into()
     }
 }
 

@@ -5,10 +5,10 @@
 //! - [`check`]: what would fail at start
 //! - [`counters`], [`admin`], `desk`: what the workers count, who asks, and what a node answers
 //! - [`drain`]: the end of a node in order; `reload`: change without loss
-//! - [`ctl`]: the operator's side
+//! - [`ctl`]: the operator's side; [`capture`]: packets for an operator, both sides
 //! - [`metrics`]: the counters for Prometheus
 //! - `log`: what goes to standard error
-//! - [`socket`]: Unix sockets a node listens on
+//! - [`socket`]: Unix sockets a node listens on; `private`: files for one user alone
 //! - [`applications`]: what answers requests, and how an executable brings its own
 //! - [`key_log`]: writes secrets of connections, where the operator asked for that
 //! - [`node`], [`distributor`]: start everything and end it; [`port`]: the port of either
@@ -26,6 +26,7 @@ pub mod admin;
 pub mod applications;
 mod backoff;
 pub mod ca;
+pub mod capture;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -46,6 +47,7 @@ pub mod node;
 mod peers;
 mod places;
 pub mod port;
+mod private;
 mod reload;
 pub mod runtime;
 mod service;

@@ -34,6 +34,7 @@ use tracing::{info, warn};
 
 use crate::admin::Admin;
 use crate::applications::{self, App, Own};
+use crate::capture::{Captures, Tell};
 use crate::config::{self, Cluster, Config, Protocol, files};
 use crate::counters::Registry;
 use crate::desk::{self, Desk};
@@ -161,6 +162,14 @@ fn start<A: keyferry_app::App>(
     let resumer = tls.resumer();
     let tickets = (resumer.makes_tickets() && config.tls.sessions_shared).then(|| resumer.clone());
     threads.push(expire_sessions(resumer, &stop)?);
+    let captures = Rc::new(Captures {
+        name: config.node.name.clone(),
+        version,
+        clock,
+        workers: mailboxes.iter().map(tell).collect(),
+        key_log: key_log.clone(),
+        is_on: Cell::new(false),
+    });
     let reload = Rc::new(Reload::new(config, tls, key_log, cores, mailboxes.clone(), &registry));
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);
@@ -199,6 +208,7 @@ fn start<A: keyferry_app::App>(
         roster,
         drain: Rc::clone(&drain),
         started: Instant::now(),
+        captures,
     };
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
@@ -252,6 +262,12 @@ fn start<A: keyferry_app::App>(
     }
     drop(port);
     Ok(outcome?)
+}
+
+/// How a worker is given a tap.
+fn tell(mailbox: &Arc<ArrayQueue<Mail>>) -> Tell {
+    let mailbox = Arc::clone(mailbox);
+    Box::new(move |tap| mailbox.push(Mail::Capture(tap)).is_ok())
 }
 
 /// This node as others find it in etcd.

@@ -69,6 +69,8 @@ const COUNTERS: &[&str] = &[
     "rx_time_wait",
     "tx_packets",
     "tx_attached",
+    "captured",
+    "capture_missed",
     "syn_acks_again",
     "cookies",
     "path_mtu_told",

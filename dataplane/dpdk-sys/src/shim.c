@@ -78,6 +78,16 @@ void kf_pktmbuf_append(struct rte_mbuf *packet, struct rte_mbuf *empty, struct r
 	(void)rte_pktmbuf_chain(packet, empty);
 }
 
+/* Copies the first `len` bytes of a packet, through all its segments, to `out`. It has as many. */
+void kf_pktmbuf_copy_out(const struct rte_mbuf *packet, uint32_t len, void *out)
+{
+	const void *bytes = rte_pktmbuf_read(packet, 0, len, out);
+
+	/* What lies in one segment is pointed to. */
+	if (bytes != NULL && bytes != out)
+		memcpy(out, bytes, len);
+}
+
 uint16_t kf_mbuf_refcnt_read(const struct rte_mbuf *mbuf)
 {
 	return rte_mbuf_refcnt_read(mbuf);

@@ -77,6 +77,7 @@ struct rte_mbuf *kf_pktmbuf_alloc(struct rte_mempool *pool);
 void kf_pktmbuf_free(struct rte_mbuf *packet);
 int kf_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **packets, unsigned int count);
 void kf_pktmbuf_append(struct rte_mbuf *packet, struct rte_mbuf *empty, struct rte_mbuf *store, uint16_t at, uint16_t len);
+void kf_pktmbuf_copy_out(const struct rte_mbuf *packet, uint32_t len, void *out);
 uint16_t kf_mbuf_refcnt_read(const struct rte_mbuf *mbuf);
 
 #endif

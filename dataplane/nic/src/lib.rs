@@ -43,6 +43,8 @@ pub trait Packet: Send + 'static {
     /// # Panics
     /// If `len` exceeds [`capacity`](Packet::capacity): a mistake of ours, never of a peer.
     fn set_len(&mut self, len: usize);
+    /// Copies the frame's first bytes with those of attached pieces, as many as `out` takes. Returns the length of the whole.
+    fn copy_to(&self, out: &mut [u8]) -> usize;
     /// What the port said about a received packet.
     fn rx(&self) -> RxMeta;
     /// What the port is to do to this packet when it is sent. Only what [`Caps`] reports may be asked for.

@@ -78,6 +78,23 @@ fn a_buffer_is_its_owners_again_when_the_last_packet_is_gone() {
 }
 
 #[test]
+fn a_packet_is_copied_with_its_pieces() {
+    let _control = control();
+    let (_port, mut queues) = Port::open(eal(), &port("net_ring4")).unwrap_or_else(|error| panic!("{error}"));
+    let queue = &mut queues[0];
+    let whole = frame(1, b"the first of two pieces, and the last");
+    let (pieces, _buffers) = packet_in_pieces(queue, &whole, 16);
+    for packet in [packet(queue, &whole), pieces] {
+        for room in [0, 10, 16, 17, whole.len() - 1, whole.len(), 100] {
+            let mut out = vec![0xee; room];
+            assert_eq!(packet.copy_to(&mut out), whole.len());
+            let kept = room.min(whole.len());
+            assert!(out[..kept] == whole[..kept] && out[kept..].iter().all(|byte| *byte == 0xee), "{room}");
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "no packet refers to a buffer that is written")]
 fn a_buffer_in_the_ring_is_not_written() {
     let _control = control();

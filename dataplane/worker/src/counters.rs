@@ -247,6 +247,10 @@ counters! {
     tx_packets,
     /// Packets whose payload was not copied into them.
     tx_attached,
+    /// Packets copied for an operator who captures.
+    captured,
+    /// Packets an operator who captures wanted and did not get: copies were made faster than they were read.
+    capture_missed,
     /// SYN-ACKs sent again.
     syn_acks_again,
     /// TCP connections made out of what their clients returned: their handshakes were forgotten for want of room.

@@ -19,6 +19,7 @@ use keyferry_link::{Ingress, Link};
 use keyferry_nic::{BURST, Checksum, Nic, Packet, prefetch};
 use keyferry_time::Time;
 
+use crate::capture::Tap;
 use crate::counters::Counters;
 use crate::hops::Hops;
 use crate::lag::Lag;
@@ -70,6 +71,8 @@ pub enum News {
     },
     /// Another distributor is gone.
     Parted(PeerId),
+    /// Show packets to an operator, or to nobody any more.
+    Capture(Option<Box<Tap>>),
 }
 
 /// A node that comes.
@@ -114,6 +117,8 @@ const PORT_NAMES: &[&str] = &[
     "rx_packets",
     "rx_link",
     "tx_packets",
+    "captured",
+    "capture_missed",
     "solicits",
     "neighbors_lost",
     "drop_link",
@@ -227,6 +232,7 @@ impl<N: Nic> Distribute<N> {
                 }
                 Some(News::Met { peer, ends, secrets }) => self.distributor.add_peer(peer, ends, secrets),
                 Some(News::Parted(peer)) => self.distributor.remove_peer(now, peer),
+                Some(News::Capture(tap)) => self.port.capture(tap),
                 None => return taken > 0,
             }
         }
@@ -349,8 +355,7 @@ impl<N: Nic> Turning for Distribute<N> {
         self.port.now = now;
         let mut busy = self.read_news(now);
         let mut packets = std::mem::take(&mut self.packets);
-        let received = self.port.nic.rx_burst(&mut packets);
-        self.port.counters.rx_packets += received as u64;
+        let received = self.port.receive(&mut packets);
         self.is_behind = self.lag.note(received, || self.port.nic.rx_waiting());
         self.read(&packets);
         for (at, packet) in packets.drain(..).enumerate() {

@@ -6,6 +6,7 @@ use keyferry_decide::NodeId;
 use keyferry_fabric::QueuePair;
 use keyferry_lease::Channel;
 
+use crate::capture::Tap;
 use crate::settings::Settings;
 
 /// Letters waiting for a worker at most.
@@ -40,4 +41,6 @@ pub enum Mail {
     Settings(Box<Settings>),
     /// Take no new work, and end. Said again, it can only end sooner.
     Drain(Drain),
+    /// Show packets to an operator, or to nobody any more.
+    Capture(Option<Box<Tap>>),
 }

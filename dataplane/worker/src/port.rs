@@ -14,6 +14,7 @@ use keyferry_nic::{BURST, Buffer, Caps, Nic, PIECES_MAX, Packet, TxOffload};
 use keyferry_tcp::{Egress, Outbound, Stretch};
 use keyferry_time::Time;
 
+use crate::capture::Tap;
 use crate::counters::Counters;
 use crate::segment::Placed;
 
@@ -46,6 +47,8 @@ pub struct Port<N: Nic> {
     /// Payloads are copied for now, whatever the port can do.
     pub copies: bool,
     tx: ArrayVec<N::Packet, BURST>,
+    /// Only while an operator captures.
+    tap: Option<Box<Tap>>,
     /// Taken from the pool ahead of need, so that `room` can promise packets.
     spare: ArrayVec<N::Packet, { CUT_MAX as usize }>,
     large_spare: Option<N::Packet>,
@@ -73,6 +76,7 @@ impl<N: Nic> Port<N> {
             link_drops: [0; DropReason::ALL.len()],
             copies: false,
             tx: ArrayVec::new(),
+            tap: None,
             spare: ArrayVec::new(),
             large_spare: None,
         }
@@ -91,6 +95,8 @@ impl<N: Nic> Port<N> {
         all.rx_link = own.rx_link;
         all.tx_packets = own.tx_packets;
         all.tx_attached = own.tx_attached;
+        all.captured = own.captured;
+        all.capture_missed = own.capture_missed;
         all.handed_over = own.handed_over;
         all.solicits = link.solicits;
         all.neighbors_lost = link.neighbors_lost;
@@ -112,6 +118,23 @@ impl<N: Nic> Port<N> {
         all.packets_in_use = (self.nic.in_use().saturating_sub(self.held())) as u64;
     }
 
+    /// Shows packets to an operator from here on, or to nobody any more.
+    pub fn capture(&mut self, tap: Option<Box<Tap>>) {
+        self.tap = tap;
+        self.tap.iter().for_each(|tap| tap.begin());
+    }
+
+    /// Takes a burst from the port.
+    #[inline]
+    pub fn receive(&mut self, packets: &mut ArrayVec<N::Packet, BURST>) -> usize {
+        let received = self.nic.rx_burst(packets);
+        self.counters.rx_packets += received as u64;
+        if let Some(tap) = &mut self.tap {
+            tap.received(self.now, packets, &mut self.counters);
+        }
+        received
+    }
+
     /// Queues a frame that is ready; drops and counts it if the port does not keep up.
     #[inline]
     pub fn transmit(&mut self, frame: N::Packet) {
@@ -127,6 +150,9 @@ impl<N: Nic> Port<N> {
     pub fn flush(&mut self) -> usize {
         if self.tx.is_empty() {
             return 0;
+        }
+        if let Some(tap) = &mut self.tap {
+            tap.sent(&self.tx, &mut self.counters);
         }
         let sent = self.nic.tx_burst(&mut self.tx);
         self.counters.tx_packets += sent as u64;

@@ -72,8 +72,7 @@ impl<P: Packet> Receive<P> {
             self.read(packet, From::Worker, port, tcp);
         }
         self.take(port, tcp, ahead);
-        let received = port.nic.rx_burst(&mut packets);
-        port.counters.rx_packets += received as u64;
+        let received = port.receive(&mut packets);
         for packet in packets.drain(..) {
             if self.is_surplus(&packet, port) {
                 port.counters.drop_syns += 1;

@@ -237,6 +237,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                 Mail::Members(members) => self.set_members(&members),
                 Mail::Settings(settings) => self.take_settings(*settings),
                 Mail::Drain(wanted) => self.begin_drain(wanted),
+                Mail::Capture(tap) => self.port.capture(tap),
             }
         }
         busy

@@ -19,6 +19,7 @@ use keyferry_nic::sim::{Net, PortOptions, Queue};
 use keyferry_nic::{BURST, Nic, Packet as _};
 use keyferry_time::Time;
 use keyferry_worker::Turning;
+use keyferry_worker::capture::{Copies, Direction, Tap};
 use keyferry_worker::distribute::{Distribute, Join, NEWS_MAX, News};
 
 /// Where the nodes are, each with a MAC address that ends as its own does.
@@ -369,4 +370,25 @@ fn more_than_can_be_handed_on_takes_nothing_from_who_is_there() {
     assert!(counters.drop_behind > u64::from(syns) / 2, "{} of {syns}", counters.drop_behind);
     // It is over when the port has no more.
     world.forwarded(&segment(9000, SYN, 0));
+}
+
+/// What an operator who captures sees: a packet as it came, and as it went on to a node.
+#[test]
+fn a_capture_shows_both_sides() {
+    let mut world = World::new(Model::RoundRobin);
+    let copies = Copies::new(128);
+    let filter = format!("src host {} and tcp", CLIENT.0).parse().expect("a filter");
+    let tap = Tap::new(filter, Arc::clone(&copies), || Time(1));
+    world.tell(News::Capture(Some(Box::new(tap))));
+    world.pass();
+    assert!(copies.is_on());
+    let syn = segment(1, SYN, 0);
+    let node = world.forwarded(&syn);
+    let seen: Vec<_> = std::iter::from_fn(|| copies.take()).collect();
+    assert_eq!(seen.iter().map(|copy| copy.direction).collect::<Vec<_>>(), Direction::ALL);
+    assert_eq!(seen[0].bytes(), syn);
+    assert_eq!((&seen[1].bytes()[..6], &seen[1].bytes()[12..]), (&mac_of(NODES[node])[..], &syn[12..]));
+    world.tell(News::Capture(None));
+    world.pass();
+    assert!(copies.is_over());
 }

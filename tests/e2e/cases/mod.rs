@@ -1,6 +1,7 @@
 //! The tests, by what they are about.
 
 mod bodies;
+mod capture;
 mod commands;
 mod deciding;
 mod distributor;

@@ -323,6 +323,18 @@ impl Cluster {
         command
     }
 
+    /// `keyferry capture ARGUMENTS` of A or B, not yet running.
+    pub fn capture(&self, node: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(keyferry());
+        command.arg("capture").args(arguments).arg("--config").arg(config_file(&self.directory, node));
+        command
+    }
+
+    /// Where A or B is asked.
+    pub fn admin_socket(&self, node: &str) -> PathBuf {
+        config::admin_socket(&config_file(&self.directory, node))
+    }
+
     /// `program`, to be run where A is.
     pub fn beside_a(&self, program: &str) -> Command {
         self.a_netns.command(program)

@@ -147,6 +147,16 @@ impl Packet for Mbuf {
         unsafe { self.set_field(sys::KF_MBUF_PKT_LEN, len as u32) };
     }
 
+    fn copy_to(&self, out: &mut [u8]) -> usize {
+        // SAFETY: pkt_len is a uint32_t.
+        let whole: u32 = unsafe { self.field(sys::KF_MBUF_PKT_LEN) };
+        let len = out.len().min(whole as usize);
+        // SAFETY: the packet has `len` bytes at least and `out` takes as many; the stores it goes on in live as long as it does, and
+        // nobody writes them meanwhile.
+        unsafe { sys::kf_pktmbuf_copy_out(self.0.as_ptr(), len as u32, out.as_mut_ptr().cast()) };
+        whole as usize
+    }
+
     #[inline]
     fn rx(&self) -> RxMeta {
         let flags = self.flags();

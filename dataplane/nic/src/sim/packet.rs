@@ -229,6 +229,19 @@ impl crate::Packet for Packet {
         body.len = len;
     }
 
+    fn copy_to(&self, out: &mut [u8]) -> usize {
+        let body = self.body();
+        let pieces = body.pieces.iter().map(|piece| &piece.memory[piece.range.clone()]);
+        let mut whole = 0;
+        for part in std::iter::once(&body.buffer[..body.len]).chain(pieces) {
+            let free = out.get_mut(whole..).unwrap_or_default();
+            let len = part.len().min(free.len());
+            free[..len].copy_from_slice(&part[..len]);
+            whole += part.len();
+        }
+        whole
+    }
+
     fn rx(&self) -> RxMeta {
         self.body().rx
     }

@@ -252,6 +252,23 @@ fn a_packet_takes_all_pieces_or_none() {
 }
 
 #[test]
+fn a_packet_is_copied_with_its_pieces() {
+    let (_net, mut a, _b) = pair(CLEVER, CLEVER);
+    let frame = tcp(false, [1, 2], 0x10, b"in two pieces");
+    let record = buffer(&mut a, 3, &frame[54..]);
+    let mut packet = a.alloc().expect("the pool is not empty");
+    packet.set_len(54);
+    packet.bytes_mut().copy_from_slice(&frame[..54]);
+    assert!(a.attach(&mut packet, &[(&record, 3..5), (&record, 5..frame.len() - 51)]));
+    for room in [0, 10, 54, 55, 57, frame.len(), 100] {
+        let mut out = vec![0xee; room];
+        assert_eq!(packet.copy_to(&mut out), frame.len());
+        let kept = room.min(frame.len());
+        assert!(out[..kept] == frame[..kept] && out[kept..].iter().all(|byte| *byte == 0xee), "{room}");
+    }
+}
+
+#[test]
 fn pools_and_rings_are_bounded() {
     let small = PortOptions { packets: 4, descriptors: 8, ..PLAIN };
     let (mut net, mut a, mut b) = pair(PLAIN, small);

@@ -11,6 +11,7 @@ use std::cell::Cell;
 
 pub mod input;
 
+mod capture_filter;
 mod client_hello;
 mod client_packets;
 mod config;
@@ -51,7 +52,8 @@ pub struct Target {
 }
 
 /// Every target.
-pub static TARGETS: [&Target; 15] = [
+pub static TARGETS: [&Target; 16] = [
+    &capture_filter::TARGET,
     &client_hello::TARGET,
     &client_packets::TARGET,
     &config::TARGET,
