@@ -10,19 +10,19 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http::Response;
-use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::TrySendError;
 use keyferry_app::{App, Body};
 use keyferry_http::{Ends, Method, ReplyHead, Request, is_bodiless};
 use keyferry_time::Time;
-use tokio::time::{Instant, Sleep, error::Elapsed, sleep, timeout};
+use tokio::time::{Instant, Sleep, error::Elapsed, sleep, sleep_until, timeout};
 
 use crate::connect::connect;
 use crate::failure::Failure;
 use crate::incoming::{incoming, length_of_head};
 use crate::options::Options;
 use crate::outgoing::{is_idempotent, outgoing};
+use crate::pipe::{Outward, Pipe};
 use crate::pool::{Lease, Pick, Place, Pool, Sender, Waiting, Wish};
 use crate::tally::{Count, Tally};
 
@@ -34,7 +34,7 @@ const _: () = assert!(HELD_BYTES_MAX < keyferry_app::CHUNK_BYTES as u64);
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What hyper says of a request.
-type Answer = Result<Response<Incoming>, TrySendError<http::Request<Full<Bytes>>>>;
+type Answer = Result<Response<Incoming>, TrySendError<http::Request<Outward>>>;
 
 /// A reverse proxy to the servers of one upstream. Clones share their connections; all of them belong on one app thread.
 #[derive(Clone)]
@@ -47,6 +47,10 @@ pub struct Task {
     pool: Arc<Pool>,
     waker: Waker,
     stage: Stage,
+    /// The request's body, if it streams.
+    pipe: Option<Pipe>,
+    /// Ends when the origin has been waited for too long, while such a body is sent.
+    patience: Option<Pin<Box<Sleep>>>,
     wish: Wish,
     /// Why the last attempt failed.
     failure: Option<Failure>,
@@ -114,6 +118,8 @@ impl App for Upstream {
             pool: Arc::clone(&self.pool),
             waker: Waker::noop().clone(),
             stage: Stage::Seeking,
+            pipe: (!request.is_whole()).then(|| Pipe::new(request.length(), request.body())),
+            patience: None,
             wish: Wish { ends, ..Wish::default() },
             failure: None,
             waiting: None,
@@ -122,6 +128,17 @@ impl App for Upstream {
 
     fn wake_by(&mut self, task: &mut Task, waker: &Waker) {
         task.waker.clone_from(waker);
+        if let Some(pipe) = &task.pipe {
+            pipe.wake_by(waker);
+        }
+    }
+
+    fn input(&mut self, task: &mut Task, _: &Request, bytes: &[u8], end: bool) -> bool {
+        match &task.pipe {
+            Some(pipe) if !matches!(task.stage, Stage::Failed(..) | Stage::Over) => pipe.add(bytes, end),
+            // Nobody wants it any more.
+            _ => true,
+        }
     }
 
     fn head(&mut self, task: &mut Task, request: &Request, _: Time) -> Poll<ReplyHead> {
@@ -132,6 +149,7 @@ impl App for Upstream {
                 let (head, text) = failure.reply();
                 task.waiting = None;
                 task.stage = Stage::Failed(text, 0);
+                task.pipe = None;
                 Poll::Ready(head)
             }
         }
@@ -185,8 +203,13 @@ impl Task {
                         }
                     }
                 }
-                Stage::Sent(_, answer) => {
-                    let answer = ready!(answer.as_mut().poll(cx));
+                Stage::Sent(exchange, answer) => {
+                    let Poll::Ready(answer) = answer.as_mut().poll(cx) else {
+                        let server = exchange.lease.server;
+                        let Some(failure) = self.is_late(cx) else { return Poll::Pending };
+                        self.pool.failed(server, failure);
+                        return Poll::Ready(Err(failure));
+                    };
                     let Stage::Sent(exchange, _) = std::mem::replace(&mut self.stage, Stage::Over) else {
                         unreachable!("matched above");
                     };
@@ -249,11 +272,31 @@ impl Task {
     fn send(&mut self, mut exchange: Exchange, request: &Request) -> Result<(), Failure> {
         self.waiting = None;
         let name = &self.pool.names[exchange.lease.server];
-        let sent = outgoing(request, &self.pool.options, name)?;
+        let sent = outgoing(request, &self.pool.options, name, self.pipe.as_ref())?;
         let answer = exchange.sender.try_send_request(sent);
-        let answer = timeout(self.pool.options.reply_timeout, answer);
-        self.stage = Stage::Sent(exchange, Box::pin(answer));
+        let answer: Pending<Result<Answer, Elapsed>> = match &self.pipe {
+            None => Box::pin(timeout(self.pool.options.reply_timeout, answer)),
+            // How long that may take depends on the client as well.
+            Some(_) => Box::pin(async move { Ok(answer.await) }),
+        };
+        self.stage = Stage::Sent(exchange, answer);
         Ok(())
+    }
+
+    /// Whether the origin has not taken more of a body that streams for too long, or has all of it and does not answer.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> Option<Failure> {
+        let options = &self.pool.options;
+        while let Some((due, failure)) = self.pipe.as_ref()?.due(options) {
+            if due <= Instant::now() {
+                return Some(failure);
+            }
+            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            patience.as_mut().reset(due);
+            if patience.as_mut().poll(cx).is_pending() {
+                break;
+            }
+        }
+        None
     }
 
     /// Another server may take what this one did not even begin.
@@ -285,7 +328,11 @@ impl Task {
                 let error = error.into_error();
                 // A connection that was kept may have ended while the request was on its way: no fault of the server's. Sent
                 // again is what was not sent at all, or may be sent twice (RFC 9110 9.2.2); once, and over a new connection.
-                let may_repeat = is_unsent || (is_idempotent(request.method()) && !error.is_parse());
+                // Of a body that streams what was taken is gone.
+                let is_here = self.pipe.as_ref().is_none_or(Pipe::is_untouched);
+                let is_unsent = is_unsent && is_here;
+                let may_repeat =
+                    is_unsent || (is_here && is_idempotent(request.method()) && !error.is_parse());
                 if exchange.reused && may_repeat && !self.wish.fresh {
                     self.wish.fresh = true;
                     self.pool.tally.add(Count::Repeated);
@@ -364,8 +411,14 @@ impl Task {
                     self.end_reply();
                     return Poll::Ready(Body { bytes: 0, end: true });
                 }
-                Poll::Pending if reply.is_silent(cx, &self.pool.options) => return self.cut(Count::Stalled),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // Who takes is not silent.
+                    reply.heard |= self.pipe.as_ref().is_some_and(Pipe::has_moved);
+                    if reply.is_silent(cx, &self.pool.options) {
+                        return self.cut(Count::Stalled);
+                    }
+                    return Poll::Pending;
+                }
             }
         }
         let bytes = out.len().min(reply.bytes.len());
@@ -396,7 +449,10 @@ impl Task {
         self.pool.tally.add(Count::Replies);
         self.stage = Stage::Over;
         let Exchange { lease, sender, .. } = reply.exchange;
-        self.pool.keep(lease, sender, self.wish.ends);
+        // What an origin has not taken of a body it would take for its next request.
+        if self.pipe.take().is_none_or(|pipe| pipe.is_over()) {
+            self.pool.keep(lease, sender, self.wish.ends);
+        }
     }
 }
 

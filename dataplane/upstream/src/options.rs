@@ -83,9 +83,9 @@ pub struct Options {
     pub queue_timeout: Duration,
     /// Until a connection is open.
     pub connect_timeout: Duration,
-    /// From the request to the head of its reply.
+    /// From the request, all of it, to the head of its reply.
     pub reply_timeout: Duration,
-    /// Between two pieces of a body.
+    /// Between two pieces of a body, of a reply or one that streams to a server.
     pub body_timeout: Duration,
     /// Failures in a row after which a server is left out; 0: never.
     pub failures: u32,

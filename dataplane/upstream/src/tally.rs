@@ -37,6 +37,8 @@ pub(crate) enum Count {
     Broken,
     /// No reply in time.
     ReplyLate,
+    /// The body of the request was not taken in time.
+    BodyLate,
     /// What came is no reply.
     Garbled,
     /// Its head is too large.
@@ -72,6 +74,7 @@ pub const NAMES: &[&str] = &[
     "upstream_failed_connect_late",
     "upstream_failed_broken",
     "upstream_failed_reply_late",
+    "upstream_failed_body_late",
     "upstream_failed_garbled",
     "upstream_failed_head_too_large",
     "upstream_failed_cut",
@@ -99,6 +102,7 @@ pub const HELP: &[&str] = &[
     "Requests: a server took no connection in time.",
     "Requests: the connection ended before the reply.",
     "Requests: the reply did not come in time.",
+    "Requests: the server did not take the body in time.",
     "Requests: the reply was none of HTTP.",
     "Requests: the head of the reply was too large.",
     "Requests: the reply ended before its end.",

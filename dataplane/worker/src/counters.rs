@@ -31,7 +31,7 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Requests fully received from clients here. Each ends as one of the next four.
+    /// Requests fully received from clients here, or begun while their bodies came. Each ends as one of the next four.
     requests,
     /// Replies made and sealed here.
     replies_local,
@@ -80,6 +80,16 @@ counters! {
     refused_lost,
     /// Requests refused (500): the application failed before it gave a reply.
     refused_failed,
+    /// Requests whose bodies came while they ran.
+    uploads,
+    /// Bytes of such bodies given to the application.
+    upload_bytes,
+    /// Of those requests, ones given up because no more of the body came in time.
+    uploads_late,
+    /// Ones whose client ended its side before the body was whole.
+    uploads_cut,
+    /// Ones whose reply ended before the body was whole; the rest is discarded, and the connection ends.
+    uploads_unread,
     /// Leases granted to helpers. Each ends as a reply lent, refused, failed, broken or dropped.
     leases_granted,
     /// Leases taken back because the client's connection ended first.

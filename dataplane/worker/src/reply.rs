@@ -35,15 +35,8 @@ fn facts(conn: &Conn, message_bytes: usize) -> Facts {
 impl<N: Nic, A: App> Worker<N, A> {
     /// A whole request is here: decides where it runs.
     pub(crate) fn dispatch(&mut self, index: usize) {
-        self.read_whole(index);
-        let Some(conn) = self.conns[index].as_mut() else { return };
-        conn.deadline = Time::NEVER;
-        conn.body_since = Time::NEVER;
-        conn.head_only = conn.request.as_deref().is_some_and(|request| request.asks_head_only());
-        self.tcp.set_idle_timeout(conn.id, None);
-        if let Some(request) = conn.request.as_deref() {
-            conn.close_after |= !request.keep_alive();
-        }
+        self.begin(index);
+        let Some(conn) = self.conns[index].as_ref() else { return };
         if self.drain.is_on() {
             // A helper could not say that its reply is the last one.
             self.counters.kept_draining += 1;
@@ -65,6 +58,19 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.counters.moved_gain_us += u64::from(decision.gain_us);
             }
             _ => self.run_here(index),
+        }
+    }
+
+    /// A request is about to run.
+    pub(crate) fn begin(&mut self, index: usize) {
+        self.read_whole(index);
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        conn.deadline = Time::NEVER;
+        conn.body_since = Time::NEVER;
+        conn.head_only = conn.request.as_deref().is_some_and(|request| request.asks_head_only());
+        self.tcp.set_idle_timeout(conn.id, None);
+        if let Some(request) = conn.request.as_deref() {
+            conn.close_after |= !request.keep_alive();
         }
     }
 
@@ -123,6 +129,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn local_part(&mut self, job: JobId, index: usize, chunk: Chunk, end: Option<bool>) {
         let conn = self.conns[index].as_mut().filter(|conn| conn.reply == Reply::Local(job));
         let Some(conn) = conn else { return self.pools.give_chunk(chunk) };
+        let is_end = end.is_some();
         conn.in_app = conn.in_app.saturating_sub(1);
         if let Some(keep_alive) = end {
             conn.close_after |= !keep_alive;
@@ -136,6 +143,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         {
             conn.in_app += 1;
             self.app.more(job, chunk);
+        }
+        if self.conns[index].as_ref().is_some_and(|conn| conn.upload.is_some()) {
+            self.replied_early(index, is_end);
         }
         self.flush(index);
     }
@@ -397,6 +407,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         for part in conn.parts.drain(..) {
             self.pools.give_chunk(part.chunk);
+        }
+        if let Some(chunk) = conn.upload.take().and_then(|upload| upload.decoded) {
+            self.pools.give_chunk(chunk);
         }
         for gather in conn.partial.take().into_iter().chain(conn.waiting.take()) {
             self.pools.give_gather(gather);

@@ -28,6 +28,7 @@ mod slow;
 mod smuggling;
 mod soak;
 mod static_files;
+mod streams;
 mod suites;
 mod tls_corners;
 mod uploads;

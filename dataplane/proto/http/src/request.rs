@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use crate::body::Body;
+use crate::body::{Body, Upload};
 use crate::head::{self, Facts, Framing};
 use crate::{Limits, Reason, Refusal};
 
@@ -149,9 +149,33 @@ impl Request {
         self.slice(&self.facts.host)
     }
 
-    /// The decoded body.
+    /// The decoded body; of one that streams what came with the head.
     pub fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// Whether the body is all here.
+    pub fn is_whole(&self) -> bool {
+        self.coming.is_done()
+    }
+
+    /// What is still to come of a body that streams.
+    pub fn upload(&self) -> Upload {
+        Upload::behind(self.coming, self.body.len())
+    }
+
+    /// Bytes of the body, as its head says; `None`: it is chunked.
+    pub fn length(&self) -> Option<u64> {
+        match self.facts.framing {
+            Framing::None => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        }
+    }
+
+    /// Whether the client waits for 100 (Continue) before it sends the body.
+    pub fn waits_to_go_on(&self) -> bool {
+        self.facts.expects_continue && self.body.is_empty()
     }
 
     /// Minor version: 0 or 1.
@@ -217,6 +241,7 @@ impl Request {
         }
         self.head.extend_from_slice(head);
         self.body.extend_from_slice(body);
+        self.coming = Body::default();
         self.facts = facts;
         Ok(())
     }
