@@ -51,6 +51,11 @@ pub enum Part {
     },
     /// A job that was cancelled is over; its request.
     Cancelled(Box<Request>),
+    /// The protocol is another one: from here on the application has what the client sends, as it comes, [fed](crate::Port::feed).
+    Switched {
+        /// The job.
+        id: JobId,
+    },
     /// The application has taken a chunk of a request's body; another may follow.
     Took {
         /// The job.
@@ -68,7 +73,7 @@ impl Part {
         match self {
             Part::Reply { end, .. } => end.is_some(),
             Part::Failed { .. } | Part::Cancelled(_) => true,
-            Part::Took { .. } | Part::Spare(_) => false,
+            Part::Switched { .. } | Part::Took { .. } | Part::Spare(_) => false,
         }
     }
 }

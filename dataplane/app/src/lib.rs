@@ -69,7 +69,9 @@ pub trait App: Send + 'static {
     }
 
     /// The reply's status, headers and length, once known. Called until it is ready, then not again. A status
-    /// outside 200 to 599 is a fault of the application.
+    /// outside 200 to 599 is a fault of the application, but for 101 to a request that
+    /// [wants a WebSocket](Request::wants_websocket): then the body is what the client is sent, and [`App::input`] what it sends,
+    /// until either ends.
     fn head(&mut self, task: &mut Self::Task, request: &Request, now: Time) -> Poll<ReplyHead>;
 
     /// Writes body bytes to the start of `out` (never empty). Called until it answers `end`; not for HEAD, nor for a

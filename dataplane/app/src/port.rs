@@ -21,8 +21,8 @@ use crate::threads::{Command, Inbox};
 pub const PARTS: usize = 32;
 
 /// Parts one job may have under way to its worker: its chunks as reply, taken or spare, those that came too late for a
-/// job before it, and its request.
-const PARTS_PER_JOB: usize = 2 * (CHUNKS_PER_JOB + FEEDS_PER_JOB) + 1;
+/// job before it, its request, and that it has switched.
+const PARTS_PER_JOB: usize = 2 * (CHUNKS_PER_JOB + FEEDS_PER_JOB) + 2;
 
 /// A worker's way to the application.
 pub enum Port<A: App> {

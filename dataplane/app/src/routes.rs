@@ -270,7 +270,10 @@ mod tests {
         assert_eq!([only.of(&request("x", "/a")), only.of(&request("h", "/b"))], [0, 0]);
         assert_eq!(Routes::to(Silent).rules.of(&request("x", "/a")), 0);
         let streams = Streams::new(only, vec![false, true]);
-        assert_eq!([("h", "/a"), ("h", "/b")].map(|(host, path)| streams.takes(&request(host, path))), [true, false]);
+        assert_eq!(
+            [("h", "/a"), ("h", "/b")].map(|(host, path)| streams.takes(&request(host, path))),
+            [true, false]
+        );
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use std::num::NonZeroUsize;
 use std::task::{Poll, Waker};
 
 use arrayvec::ArrayVec;
-use keyferry_http::{Request, Seen};
+use keyferry_http::{ReplyHead, Request, Seen};
 use keyferry_time::Time;
 
 use crate::App;
@@ -32,6 +32,9 @@ const RUNS_A_TURN: usize = 32;
 
 /// Reply bytes after which a turn ends, so that they are sealed while they are in the processor's cache.
 const BYTES_A_TURN: usize = 64 << 10;
+
+/// Switching Protocols (RFC 9110 15.2.2).
+const SWITCHING: u16 = 101;
 
 struct Slot<A: App> {
     worker: u16,
@@ -326,6 +329,9 @@ impl<A: App> Runner<A> {
             // Looked at where it is, as it is large.
             let answer = self.app.head(task, &slot.request, now);
             let Poll::Ready(head) = &answer else { return wait(self.app.deadline(task)) };
+            if head.status == SWITCHING && slot.request.wants_websocket() {
+                return self.switch(index, head, out);
+            }
             let date = self.date.at(now, &*self.clock);
             let mut seen = Seen::of(&slot.request);
             // What is still to come of the body is not read once the reply has ended (RFC 9112 9.3).
@@ -335,6 +341,18 @@ impl<A: App> Runner<A> {
             };
             (slot.status, slot.keep_alive) = (head.status, keep_alive);
         }
+        self.run_body(index, out)
+    }
+
+    /// The protocol is another one: its head goes out, then bytes go both ways.
+    fn switch(&mut self, index: u32, head: &ReplyHead, out: &mut impl FnMut(u16, Part)) -> Outcome {
+        let Some(slot) = self.slots[index as usize].as_mut() else { return Outcome::Over };
+        if slot.reply.switch(head).is_err() {
+            return self.fail(index, out);
+        }
+        (slot.status, slot.keep_alive) = (head.status, false);
+        slot.request.switch();
+        out(slot.worker, Part::Switched { id: slot.id });
         self.run_body(index, out)
     }
 

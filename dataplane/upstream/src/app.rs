@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes};
 use http::Response;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
 use keyferry_app::{App, Body};
 use keyferry_http::{Ends, Method, ReplyHead, Request, is_bodiless};
 use keyferry_time::Time;
@@ -19,12 +20,13 @@ use tokio::time::{Instant, Sleep, error::Elapsed, sleep, sleep_until, timeout};
 
 use crate::connect::connect;
 use crate::failure::Failure;
-use crate::incoming::{incoming, length_of_head};
+use crate::incoming::{incoming, is_websocket, length_of_head, switched};
 use crate::options::Options;
 use crate::outgoing::{is_idempotent, outgoing};
 use crate::pipe::{Outward, Pipe};
 use crate::pool::{Lease, Pick, Place, Pool, Sender, Waiting, Wish};
 use crate::tally::{Count, Tally};
+use crate::tunnel::{Said, Tunnel};
 
 /// Replies of at most so many bytes go out in one piece with their heads, which wait for the first of them.
 const HELD_BYTES_MAX: u64 = 8 * 1024;
@@ -71,6 +73,10 @@ enum Stage {
     Held(Box<ReplyHead>, Reply),
     /// Its reply comes.
     Replying(Reply),
+    /// The protocol is about to be another one.
+    Switching(Box<ReplyHead>, Exchange, OnUpgrade),
+    /// It is: bytes go both ways.
+    Switched(Box<Tunnel>),
     /// Its reply is one of ours, from there on.
     Failed(String, usize),
     /// Nothing follows.
@@ -164,6 +170,7 @@ impl App for Upstream {
                 Poll::Ready(Body { bytes, end: *sent == text.len() })
             }
             Stage::Replying(_) => task.poll_body(out),
+            Stage::Switched(_) => task.poll_tunnel(out),
             // Asked for more than there is: a mistake of the caller, or a reply that has failed.
             _ => Poll::Ready(Body::FAILED),
         }
@@ -234,7 +241,25 @@ impl Task {
                     self.stage = Stage::Replying(reply);
                     return Poll::Ready(Ok(*head));
                 }
-                Stage::Replying(_) | Stage::Failed(..) | Stage::Over => {
+                Stage::Switching(_, exchange, upgraded) => {
+                    let server = exchange.lease.server;
+                    let upgraded = ready!(Pin::new(upgraded).poll(cx));
+                    let Stage::Switching(head, exchange, _) = std::mem::replace(&mut self.stage, Stage::Over)
+                    else {
+                        unreachable!("matched above");
+                    };
+                    let Ok(upgraded) = upgraded else {
+                        self.pool.failed(server, Failure::Broken);
+                        return Poll::Ready(Err(Failure::Broken));
+                    };
+                    self.pool.tally.add(Count::Upgrades);
+                    let pipe = Pipe::new(None, &[]);
+                    pipe.wake_by(&waker);
+                    let tunnel = Tunnel::new(exchange.lease, upgraded, &pipe, &self.pool.options);
+                    (self.stage, self.pipe) = (Stage::Switched(Box::new(tunnel)), Some(pipe));
+                    return Poll::Ready(Ok(*head));
+                }
+                Stage::Replying(_) | Stage::Switched(_) | Stage::Failed(..) | Stage::Over => {
                     unreachable!("a head is asked for once")
                 }
             }
@@ -310,7 +335,7 @@ impl Task {
         self.stage = Stage::Seeking;
     }
 
-    /// What came of a request that was sent; `None`: it is sent again.
+    /// What came of a request that was sent; `None`: it is sent again, or something else is to come before the head.
     fn answered(
         &mut self,
         exchange: Exchange,
@@ -321,7 +346,7 @@ impl Task {
         let failure = match answer {
             Ok(Ok(response)) => {
                 self.pool.succeeded(server);
-                return self.reply(exchange, response, request).map(Some);
+                return self.reply(exchange, response, request);
             }
             Ok(Err(mut error)) => {
                 let is_unsent = error.take_message().is_some();
@@ -357,13 +382,18 @@ impl Task {
         Err(failure)
     }
 
-    /// An origin's reply has begun.
+    /// An origin's reply has begun; `None`: the protocol is going to be another one.
     fn reply(
         &mut self,
         exchange: Exchange,
         response: Response<Incoming>,
         request: &Request,
-    ) -> Result<ReplyHead, Failure> {
+    ) -> Result<Option<ReplyHead>, Failure> {
+        if request.wants_websocket() && is_websocket(response.status(), response.headers()) {
+            let head = switched(response.headers(), self.pool.options.via)?;
+            self.stage = Stage::Switching(Box::new(head), exchange, hyper::upgrade::on(response));
+            return Ok(None);
+        }
         let (parts, body) = response.into_parts();
         let head_only = request.method() == Method::Head;
         let length = match head_only {
@@ -379,7 +409,7 @@ impl Task {
         } else {
             self.stage = Stage::Replying(reply);
         }
-        Ok(head)
+        Ok(Some(head))
     }
 
     /// Keeps back the head of a short reply whose body has not begun to come; else gives it back.
@@ -429,6 +459,20 @@ impl Task {
             self.end_reply();
         }
         Poll::Ready(Body { bytes, end })
+    }
+
+    fn poll_tunnel(&mut self, out: &mut [u8]) -> Poll<Body> {
+        let Stage::Switched(tunnel) = &mut self.stage else { return Poll::Ready(Body::FAILED) };
+        let cx = &mut Context::from_waker(&self.waker);
+        match ready!(tunnel.poll(cx, self.pipe.as_ref(), &self.pool.options, out)) {
+            Ok(Said::Bytes(bytes)) => return Poll::Ready(Body { bytes, end: false }),
+            Ok(Said::End) => {}
+            Ok(Said::Silence) => self.pool.tally.add(Count::UpgradesIdle),
+            Err(_) => return self.cut(Count::Cut),
+        }
+        self.pool.tally.add(Count::Replies);
+        self.stage = Stage::Over;
+        Poll::Ready(Body { bytes: 0, end: true })
     }
 
     /// The reply ends broken: the client must not take what it has for the whole.

@@ -23,6 +23,7 @@ mod pipe;
 mod pool;
 mod proxy_protocol;
 mod run;
+mod tunnel;
 
 pub mod options;
 pub mod tally;

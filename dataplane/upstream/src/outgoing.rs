@@ -5,14 +5,16 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, VIA};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE, VIA,
+};
 use http::{Method as HttpMethod, Uri};
 use keyferry_http::{Method, Request};
 
 use crate::failure::Failure;
 use crate::fields::{ends_here, is_usual, says_whose};
 use crate::options::Options;
-use crate::pipe::{Outward, Pipe, whole};
+use crate::pipe::{Outward, Pipe, streamed, whole};
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -60,6 +62,11 @@ pub(crate) fn outgoing(
         fields.append(name, shared.value(value)?);
     }
     say_whose(request, options, host, &mut fields)?;
+    // No other protocol is asked for by whoever speaks for a client.
+    if request.wants_websocket() {
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
     if options.via {
         let via = if request.minor() == 0 { "1.0 keyferry" } else { "1.1 keyferry" };
         fields.append(VIA, HeaderValue::from_static(via));
@@ -79,7 +86,7 @@ pub(crate) fn outgoing(
             if request.length().is_none() {
                 fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
-            pipe.far_end()
+            streamed(pipe)
         }
     };
     let mut sent = http::Request::new(body);

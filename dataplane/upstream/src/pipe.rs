@@ -24,6 +24,11 @@ pub(crate) fn whole(bytes: Bytes) -> Outward {
     Either::Left(Full::new(bytes))
 }
 
+/// A body that comes out of a pipe.
+pub(crate) fn streamed(pipe: &Pipe) -> Outward {
+    Either::Right(pipe.far_end())
+}
+
 /// The client of a request is gone, or given up: its body ends broken, and with it the connection to the origin.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the rest of the request's body does not come")]
@@ -83,10 +88,10 @@ impl Pipe {
     }
 
     /// The far end.
-    pub(crate) fn far_end(&self) -> Outward {
+    pub(crate) fn far_end(&self) -> Streamed {
         // From now on the origin is waited for.
         lock(&self.0).since = Instant::now();
-        Either::Right(Streamed(Arc::clone(&self.0)))
+        Streamed(Arc::clone(&self.0))
     }
 
     /// Adds a piece, at `end` the last one, maybe empty. Answers whether there was room; also if nobody wants it any more.

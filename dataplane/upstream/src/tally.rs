@@ -21,6 +21,10 @@ pub(crate) enum Count {
     Elsewhere,
     /// Requests that waited for a connection.
     Queued,
+    /// Connections that went on as WebSockets.
+    Upgrades,
+    /// Of them, those that ended because nothing was said for too long.
+    UpgradesIdle,
     /// Servers left out after failures in a row.
     LeftOut,
     /// Health checks that failed.
@@ -66,6 +70,8 @@ pub const NAMES: &[&str] = &[
     "upstream_repeated",
     "upstream_elsewhere",
     "upstream_queued",
+    "upstream_upgrades",
+    "upstream_upgrades_idle",
     "upstream_left_out",
     "upstream_checks_failed",
     "upstream_fell",
@@ -94,6 +100,8 @@ pub const HELP: &[&str] = &[
     "Requests sent again because a kept connection had ended.",
     "Requests for which another server was tried, as one took no connection.",
     "Requests that waited for a connection.",
+    "Connections that went on as WebSockets.",
+    "WebSockets that ended because neither side said anything for too long.",
     "Servers left out after failures in a row.",
     "Health checks that failed.",
     "Servers that health checks took out.",

@@ -38,10 +38,13 @@ fn a_body_is_framed_as_it_came() {
         ("DELETE /up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked", 0),
     ] {
         let id = proxy.submit(streaming(head));
-        for _ in 0..pieces {
-            proxy.feed(id, &PIECE, false);
+        // An end of its own where there is nothing else.
+        for number in 1..=pieces {
+            proxy.feed(id, &PIECE, number == pieces);
         }
-        proxy.feed(id, &[], true);
+        if pieces == 0 {
+            proxy.feed(id, &[], true);
+        }
         assert_eq!(proxy.wait(id).body(), b"ok", "{head}");
         let seen = log.next();
         assert_eq!(seen.body.len(), pieces * PIECE.len(), "{head}");

@@ -97,7 +97,11 @@ impl<N: Nic, A: App> Worker<N, A> {
             tls: &self.tls,
         };
         if conn.waiting.is_some() {
-            return (conn.reply == Reply::None).then(|| input::take_waiting(conn, &mut with));
+            let goes_on = match &conn.upload {
+                Some(upload) => !upload.is_blocked(),
+                None => conn.reply == Reply::None,
+            };
+            return goes_on.then(|| input::take_waiting(conn, &mut with));
         }
         if !conn.may_open() {
             return None;

@@ -35,6 +35,12 @@ impl<N: Nic, A: App> Worker<N, A> {
                     Owner::Served(peer, lease) => self.lent_failed(peer, lease),
                 }
             }
+            Part::Switched { id } => {
+                // What is lent asks for no other protocol.
+                if let Owner::Conn { index, .. } = Owner::of(id) {
+                    self.switched(id, index);
+                }
+            }
             Part::Took { id, chunk } => match Owner::of(id) {
                 Owner::Conn { index, .. } => self.took(id, index, chunk),
                 // What is lent is whole.

@@ -3,7 +3,7 @@
 
 use keyferry_app::{App, Chunk, Job, JobId};
 use keyferry_decide::{Facts, Reason, decide};
-use keyferry_http::Ends;
+use keyferry_http::{Ends, Request};
 use keyferry_lease::lender::Stage;
 use keyferry_nic::Nic;
 use keyferry_time::Time;
@@ -37,6 +37,9 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn dispatch(&mut self, index: usize) {
         self.begin(index);
         let Some(conn) = self.conns[index].as_ref() else { return };
+        if conn.request.as_deref().is_some_and(Request::upgrade) && self.refuses_upgrade(index) {
+            return self.answer(index, Why::NoUpgrade);
+        }
         if self.drain.is_on() {
             // A helper could not say that its reply is the last one.
             self.counters.kept_draining += 1;
@@ -275,7 +278,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     }
 
     /// Moves a TLS 1.3 connection near its record limit to new keys; a TLS 1.2 one ends in order.
-    fn rekey(&mut self, index: usize) {
+    pub(crate) fn rekey(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
         let Tls::Open(session) = &mut conn.tls else { return };
         if session.sealer.records_left() < RECORDS_TO_LEND && !self.key_update(index) {

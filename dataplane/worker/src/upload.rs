@@ -1,11 +1,12 @@
-//! Bodies that come while their requests run: decrypted and decoded here, handed to the application a chunk at a time, and no
-//! faster than it takes them. While it is behind nothing more of the connection is opened, so that TCP's window closes.
+//! Bodies that come while their requests run, and what clients send once the protocol is another one: decrypted and decoded
+//! here, handed to the application a chunk at a time, and no faster than it takes them. While it is behind nothing more of the
+//! connection is opened, so that TCP's window closes.
 //!
 //! In: what the client sends behind the head of such a request, and what the application has taken. Out: chunks to the
-//! application; a client that stalls is answered 408, one that leaves takes its request along. Owned by the worker.
+//! application; a client that stalls amid a body is answered 408, one that leaves takes its request along. Owned by the worker.
 
 use keyferry_app::{App, Chunk, FEEDS_PER_JOB, JobId};
-use keyferry_http::{Limits, Request};
+use keyferry_http::Limits;
 use keyferry_nic::Nic;
 use keyferry_time::Time;
 
@@ -15,10 +16,12 @@ use crate::input::Taken;
 use crate::pool::Pools;
 use crate::turn::Worker;
 
-/// A body on its way to a job that runs.
+/// A body, or what takes its place, on its way to a job that runs.
 pub struct Upload {
     /// Decodes what comes.
     body: keyferry_http::Upload,
+    /// It is of another protocol: its application knows what it waits for, and its end is the client's.
+    is_raw: bool,
     /// Decoded and not handed on yet.
     pub decoded: Option<Chunk>,
     /// Chunks the application has and has not taken.
@@ -33,10 +36,11 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Of a request that begins to run now.
-    fn new(request: &Request, now: Time) -> Upload {
+    /// Of a request that begins to run now, or whose protocol is another one now.
+    fn new(body: keyferry_http::Upload, is_raw: bool, now: Time) -> Upload {
         Upload {
-            body: request.upload(),
+            body,
+            is_raw,
             decoded: None,
             in_app: 0,
             since: now,
@@ -51,9 +55,9 @@ impl Upload {
         usize::from(self.in_app) >= FEEDS_PER_JOB
     }
 
-    /// Whether the client is waited for.
+    /// Whether the client is waited for, and may not take its time.
     pub fn waits(&self) -> bool {
-        !self.is_blocked() && !self.discards
+        !self.is_blocked() && !self.discards && !self.is_raw
     }
 
     /// Whether there is a chunk for what a record may hold: once opened it cannot be opened again. The last ones are for
@@ -96,12 +100,16 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(conn) = self.conns[index].as_mut() else { return };
         let Some(request) = conn.request.as_deref() else { return };
         conn.asked = true;
-        conn.upload = Some(Box::new(Upload::new(request, self.now)));
+        conn.upload = Some(Box::new(Upload::new(request.upload(), false, self.now)));
         let waits_to_go_on = request.waits_to_go_on();
         self.counters.requests += 1;
         self.counters.uploads += 1;
         self.begin(index);
-        *if self.drain.is_on() { &mut self.counters.kept_draining } else { &mut self.counters.kept_not_lendable } += 1;
+        *if self.drain.is_on() {
+            &mut self.counters.kept_draining
+        } else {
+            &mut self.counters.kept_not_lendable
+        } += 1;
         if waits_to_go_on {
             self.send_own(index, b"HTTP/1.1 100 Continue\r\n\r\n");
         }
@@ -117,7 +125,11 @@ impl<N: Nic, A: App> Worker<N, A> {
         let end = upload.body.is_over();
         upload.in_app += 1;
         upload.bytes += chunk.bytes().len();
-        self.counters.upload_bytes += chunk.bytes().len() as u64;
+        let counter = match upload.is_raw {
+            true => &mut self.counters.upgraded_bytes,
+            false => &mut self.counters.upload_bytes,
+        };
+        *counter += chunk.bytes().len() as u64;
         if end {
             conn.upload = None;
             conn.deadline = Time::NEVER;
@@ -125,6 +137,22 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.app.feed(job, chunk, end);
         self.shed.holding.remove(index as u32);
         self.watch_upload(index);
+    }
+
+    /// The protocol of a connection is another one: what the client sends is for the application, from behind the request on.
+    pub(crate) fn switched(&mut self, job: JobId, index: usize) {
+        let conn = self.conns[index].as_mut().filter(|conn| conn.reply == Reply::Local(job));
+        let Some(conn) = conn else { return };
+        conn.upload = Some(Box::new(Upload::new(keyferry_http::Upload::raw(), true, self.now)));
+        conn.close_after = true;
+        self.counters.upgrades += 1;
+        self.pump_again(index);
+    }
+
+    /// Whether a request asks for another protocol of an application that has no other.
+    pub(crate) fn refuses_upgrade(&self, index: usize) -> bool {
+        let request = self.conns[index].as_ref().and_then(|conn| conn.request.as_deref());
+        request.is_some_and(|request| request.wants_websocket() && !self.config.streams.takes(request))
     }
 
     /// The application has taken a chunk of a body.
@@ -183,8 +211,24 @@ impl<N: Nic, A: App> Worker<N, A> {
         if upload.discards || self.tcp.readable(conn.id) > 0 && !conn.notified {
             return;
         }
+        if upload.is_raw {
+            return self.end_raw(index);
+        }
         self.counters.uploads_cut += 1;
         if upload.replied { self.reset(index) } else { self.close_ended(index) }
+    }
+
+    /// The client has said all it has to say in another protocol: the application hears so behind all of it.
+    fn end_raw(&mut self, index: usize) {
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        let (Some(upload), Reply::Local(job)) = (conn.upload.as_deref(), conn.reply) else { return };
+        if upload.is_blocked() || conn.waiting.is_some() {
+            return;
+        }
+        let Some(mut chunk) = self.pools.chunks.take() else { return self.starve(index) };
+        conn.upload = None;
+        chunk.clear();
+        self.app.feed(job, chunk, true);
     }
 
     /// Part of the reply has come though the body is not whole, or all of it.
@@ -193,12 +237,15 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(upload) = conn.upload.as_deref_mut() else { return };
         upload.replied = true;
         if ended {
-            self.counters.uploads_unread += 1;
+            self.counters.uploads_unread += u64::from(!upload.is_raw);
             upload.discards = true;
             conn.deadline = Time::NEVER;
             // What follows is not a request (RFC 9112 9.6).
             conn.close_after = true;
             self.pump_again(index);
+        } else if upload.is_raw {
+            // It may go on for longer than one key may.
+            self.rekey(index);
         }
     }
 }

@@ -95,7 +95,10 @@ fn a_short_body_is_awaited() {
     world.steps(100);
     world.clients[client].tell(&body(10));
     world.until(500, "an answer", |world| world.clients[client].answered == 1);
-    assert_eq!((world.clients[client].last.as_slice(), world.total("uploads")), (answer(&body(10)).as_bytes(), 0));
+    assert_eq!(
+        (world.clients[client].last.as_slice(), world.total("uploads")),
+        (answer(&body(10)).as_bytes(), 0)
+    );
     world.assert_all_gone();
 }
 
@@ -261,9 +264,9 @@ proptest! {
             world.clients[client].tell(left);
         }
         world.steps(2 * LATE);
-        let it = &world.clients[client];
+        let (it, expected) = (&world.clients[client], answer(&sent));
         if it.answered == 1 {
-            prop_assert_eq!(it.last.as_slice(), answer(&sent).as_bytes());
+            prop_assert_eq!(it.last.as_slice(), expected.as_bytes());
         } else {
             prop_assert!(it.refused.is_some() || it.reset || it.closed || is_gone, "{it:?}");
         }

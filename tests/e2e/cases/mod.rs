@@ -34,3 +34,4 @@ mod tls_corners;
 mod uploads;
 mod upstream;
 mod vanishing;
+mod websockets;

@@ -82,7 +82,9 @@ fn a_large_file(workers: usize) {
     let most = memory(&cluster, "VmHWM:") - before;
     assert!(most < MEMORY_BYTES_MAX, "{most} bytes more");
     cluster.expect_counts("both streamed, here", |a, b| {
-        a.total("uploads") == 2 && a.total("upload_bytes") <= 2 * LARGE_BYTES as u64 && b.total("requests") == 0
+        a.total("uploads") == 2
+            && a.total("upload_bytes") <= 2 * LARGE_BYTES as u64
+            && b.total("requests") == 0
     });
     cluster.finish();
 }
@@ -91,7 +93,8 @@ fn a_large_file(workers: usize) {
 fn slow_client(workers: usize) {
     let folder = tempfile::tempdir().expect("the temporary directory is writable");
     let origin = Origin::python(&folder.path().join("o.sock"));
-    let cluster = Cluster::start(&options(workers, &origin.socket, "body_timeout_ms = 3000\nbody_rate = 1000"));
+    let cluster =
+        Cluster::start(&options(workers, &origin.socket, "body_timeout_ms = 3000\nbody_rate = 1000"));
     let (ca, body) = (cluster.ca().to_owned(), pattern(3, 40_000));
     cluster.clients().enter(|| {
         let mut tls = Tls::connect(&ca);
@@ -101,7 +104,7 @@ fn slow_client(workers: usize) {
             std::thread::sleep(Duration::from_millis(250));
         }
         let reply = Reply::read(&mut tls, false);
-        assert_eq!((reply.status, String::from_utf8_lossy(&reply.body).as_ref()), (200, sum(&body).as_str()));
+        assert_eq!((reply.status, &*String::from_utf8_lossy(&reply.body)), (200, sum(&body).as_str()));
         // Its connection goes on.
         tls.send(format!("GET /fields HTTP/1.1\r\nHost: {NAME}\r\n\r\n").as_bytes());
         assert_eq!(Reply::read(&mut tls, false).status, 200);
@@ -119,21 +122,20 @@ fn stalled_client(workers: usize) {
     let ca = cluster.ca().to_owned();
     cluster.clients().enter(|| {
         let mut tls = Tls::connect(&ca);
-        let head = |path: &str| {
-            format!("POST {path} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {LARGE_BYTES}\r\n\r\n")
-        };
-        tls.send(head("/sum").as_bytes());
+        let head = format!("POST /sum HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {LARGE_BYTES}\r\n\r\n");
+        tls.send(head.as_bytes());
         tls.send(&pattern(3, 100_000));
         let reply = Reply::read(&mut tls, false);
         assert!(reply.status == 408 && reply.closes(), "{reply:?}");
         assert!(tls.rest().is_empty());
     });
     cluster.expect_counts("it was late", |a, _| a.total("uploads_late") == 1);
-    let sender = cluster.clients().clone();
+    let (begun, sender) = (uploaded(&cluster), cluster.clients().clone());
     let thread = std::thread::spawn(move || {
         sender.enter(|| {
             let mut tls = Tls::connect(&ca);
-            let head = format!("POST /wait HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {LARGE_BYTES}\r\n\r\n");
+            let head =
+                format!("POST /wait HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {LARGE_BYTES}\r\n\r\n");
             tls.send(head.as_bytes());
             // All but the end, which is never sent.
             tls.send(&pattern(3, LARGE_BYTES / 4));
@@ -141,7 +143,7 @@ fn stalled_client(workers: usize) {
             assert!(reply.status == 408 && reply.closes(), "{reply:?}");
         });
     });
-    blocked(&cluster);
+    blocked(&cluster, begun);
     let late = cluster.a().status().total("uploads_late");
     assert_eq!(late, 1, "who is kept from sending is not late");
     fs::write(format!("{}.go", socket.display()), "").expect("the folder is writable");
@@ -150,12 +152,12 @@ fn stalled_client(workers: usize) {
     cluster.finish();
 }
 
-/// Waits until an upload stands still because nobody reads it, for longer than any client may stand still.
-fn blocked(cluster: &Cluster) -> u64 {
+/// Waits until an upload, which began when `begun` bytes had been given, stands still because nobody reads it: for longer than
+/// any client may.
+fn blocked(cluster: &Cluster, begun: u64) -> u64 {
     const STILL: Duration = Duration::from_millis(4_500);
     let deadline = Instant::now() + LONG;
     let (mut seen, mut since) = (uploaded(cluster), Instant::now());
-    let begun = seen;
     while seen == begun || since.elapsed() < STILL {
         assert!(Instant::now() < deadline, "it never stands still: {seen} bytes");
         std::thread::sleep(PAUSE);
@@ -181,7 +183,7 @@ fn slow_origin(workers: usize) {
     curl.args(["--request", "POST", "--header", "Expect:", "--upload-file"]).arg(&file);
     curl.arg("--output").arg(&answer).arg(format!("https://{NAME}/wait")).stdin(Stdio::null());
     let mut curl = curl.spawn().expect("curl starts");
-    let unread = blocked(&cluster);
+    let unread = blocked(&cluster, 0);
     assert!(unread < UNREAD_BYTES_MAX, "{unread} bytes are on their way");
     fs::write(format!("{}.go", socket.display()), "").expect("the folder is writable");
     let status = curl.wait().expect("curl ends");

@@ -27,7 +27,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    fn start(mut command: Command, socket: &Path) -> Origin {
+    pub(super) fn start(mut command: Command, socket: &Path) -> Origin {
         let child = command.stdin(Stdio::null()).spawn().expect("the origin server starts");
         let origin = Origin { child, socket: socket.to_owned() };
         let deadline = Instant::now() + LONG;

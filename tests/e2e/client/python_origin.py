@@ -77,6 +77,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.rfile.read(100000)
             self.close_connection = True
             self.body(413, b"enough")
+            # To the end: a reset would take the reply along.
+            while self.rfile.read1(65536):
+                pass
         elif path in ("/sum", "/wait"):
             while path == "/wait" and not os.path.exists(sys.argv[1] + ".go"):
                 time.sleep(0.01)

@@ -40,6 +40,8 @@ enum State {
     Data { left: u64 },
     /// CR, then LF behind chunk data.
     DataEnd { seen_cr: bool },
+    /// No framing: all that comes, for as long as the connection lasts.
+    Raw,
     /// Trailer section, checked and skipped: bytes so far, and where in its line.
     Trailer { total: usize, at: TrailerAt },
 }
@@ -86,6 +88,11 @@ impl Body {
         Body { state, excess: 0 }
     }
 
+    /// What comes once the protocol is another one.
+    pub(crate) fn raw() -> Body {
+        Body { state: State::Raw, excess: 0 }
+    }
+
     /// Whether all of it is here.
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
@@ -126,6 +133,7 @@ impl Body {
                         if left == 0 { State::DataEnd { seen_cr: false } } else { State::Data { left } };
                     return Ok(Next { skipped, data });
                 }
+                State::Raw => return Ok(Next { skipped, data: here }),
                 _ => {
                     self.state = self.step(bytes[skipped], decoded, limits)?;
                     skipped += 1;
@@ -246,6 +254,11 @@ impl Upload {
     /// Of a request that has these bytes of it.
     pub(crate) fn behind(body: Body, decoded: usize) -> Upload {
         Upload { body, decoded }
+    }
+
+    /// What comes once the protocol is another one, without an end of its own.
+    pub fn raw() -> Upload {
+        Upload::behind(Body::raw(), 0)
     }
 
     /// Whether all of it has come.

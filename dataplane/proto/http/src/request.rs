@@ -213,6 +213,21 @@ impl Request {
         self.facts.upgrade
     }
 
+    /// Whether the client wants the connection to go on as a WebSocket (RFC 6455 4.1).
+    pub fn wants_websocket(&self) -> bool {
+        let is_named = |value: &[u8]| value.eq_ignore_ascii_case(b"websocket");
+        self.facts.upgrade
+            && self.facts.method == Method::Get
+            && self.facts.minor == 1
+            && self.facts.framing == Framing::None
+            && self.values("upgrade").all(is_named)
+    }
+
+    /// The protocol is another one from here on: what the client sends has no end of its own.
+    pub fn switch(&mut self) {
+        self.coming = Body::raw();
+    }
+
     /// Head and body as they are lent to another node.
     pub fn wire(&self) -> (&[u8], &[u8]) {
         (&self.head, &self.body)

@@ -96,9 +96,15 @@ fn what_streams_and_what_is_awaited() {
     assert_eq!(is("Content-Length: 50001", &[], true), Err(413));
     assert_eq!(is("Content-Length: 200", &body, true), Ok((true, Progress::Complete)));
     assert_eq!(is("Transfer-Encoding: chunked", b"3\r\nabc", true), Ok((true, Progress::Streams)));
-    assert_eq!(is("Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n", true), Ok((true, Progress::Complete)));
+    assert_eq!(
+        is("Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n", true),
+        Ok((true, Progress::Complete))
+    );
     assert_eq!(is("Transfer-Encoding: chunked", b"ffff\r\n", true), Err(413));
-    assert_eq!(is("Transfer-Encoding: chunked\r\nExpect: 100-continue", &[], false).unwrap().1, Progress::Continue100);
+    assert_eq!(
+        is("Transfer-Encoding: chunked\r\nExpect: 100-continue", &[], false).unwrap().1,
+        Progress::Continue100
+    );
     let (_, request) = fed("Content-Length: 50000\r\nExpect: 100-continue", &[], true);
     assert!(!request.is_whole() && request.waits_to_go_on() && request.length() == Some(50_000));
     let (_, request) = fed("Content-Length: 50000\r\nExpect: 100-continue", &body, true);

@@ -358,7 +358,17 @@ impl Proxy {
         let (mut ports, threads) = start_on(&plan, make, &stop).expect("threads start");
         let port = ports.pop().expect("one worker");
         let (came, open) = (HashMap::new(), HashMap::new());
-        Proxy { port, tally: Arc::clone(&tally), stop, threads, next: 0, came, open, chunks: (0, 0), untaken: 0 }
+        Proxy {
+            port,
+            tally: Arc::clone(&tally),
+            stop,
+            threads,
+            next: 0,
+            came,
+            open,
+            chunks: (0, 0),
+            untaken: 0,
+        }
     }
 
     /// Submits a request.
@@ -412,6 +422,7 @@ impl Proxy {
         for part in parts {
             match part {
                 Part::Spare(_) => self.chunks.1 += 1,
+                Part::Switched { .. } => {}
                 Part::Took { .. } => {
                     (self.chunks.1, self.untaken) = (self.chunks.1 + 1, self.untaken - 1);
                 }
@@ -442,6 +453,16 @@ impl Proxy {
     /// Bytes that have come of a reply.
     pub fn so_far(&self, id: u64) -> usize {
         self.open.get(&id).map_or(0, Vec::len)
+    }
+
+    /// Waits for so many bytes of a reply; returns all that have come.
+    pub fn wait_for(&mut self, id: u64, bytes: usize) -> Vec<u8> {
+        let deadline = Instant::now() + LONG;
+        while self.so_far(id) < bytes {
+            assert!(Instant::now() < deadline, "no more comes: {:?}", self.open.get(&id));
+            self.look(true);
+        }
+        self.open[&id].clone()
     }
 
     /// Gives a job another chunk.

@@ -328,6 +328,11 @@ impl Client {
         self.pull();
     }
 
+    /// What has come that is no whole reply.
+    pub fn rest(&self) -> &[u8] {
+        &self.text
+    }
+
     /// All it has said has arrived.
     pub fn has_said_all(&self) -> bool {
         self.unsent.is_empty()

@@ -46,13 +46,20 @@ impl Gate {
 pub enum Served {
     Synthetic(Synthetic),
     /// Answers with the length and hash of a body when it is whole; once more than `most=N` has come, with 413 and that of
-    /// what has come; with a head at once for `begin=1`.
+    /// what has come; with a head at once for `begin=1`. Who wants a WebSocket gets all it sends back, until so many bytes were
+    /// sent for `end=N`, or 403 for `deny=1`.
     Sink(Gate),
 }
 
 pub enum Task {
     Synthetic(<Synthetic as App>::Task),
-    Sink { waker: Waker, body: Vec<u8>, is_whole: bool, reply: Vec<u8> },
+    Sink {
+        body: Vec<u8>,
+        is_whole: bool,
+        reply: Vec<u8>,
+        /// Bytes of the body that were sent back.
+        sent: usize,
+    },
 }
 
 /// Which is whose.
@@ -84,17 +91,17 @@ impl App for Served {
         match self {
             Served::Synthetic(app) => Task::Synthetic(app.begin(request, now)),
             Served::Sink(_) => Task::Sink {
-                waker: Waker::noop().clone(),
                 body: request.body().to_vec(),
-                is_whole: request.is_whole(),
+                is_whole: request.is_whole() && !request.wants_websocket(),
                 reply: Vec::new(),
+                sent: 0,
             },
         }
     }
 
     fn wake_by(&mut self, task: &mut Task, waker: &Waker) {
-        if let (Served::Sink(gate), Task::Sink { waker: own, .. }) = (self, task) {
-            own.clone_from(waker);
+        let _ = task;
+        if let Served::Sink(gate) = self {
             gate.0.asleep.lock().expect("one at a time").push(waker.clone());
         }
     }
@@ -117,6 +124,12 @@ impl App for Served {
             (_, Task::Sink { body, is_whole, reply, .. }) => (body, *is_whole, reply),
             _ => unreachable!("a task belongs to the application that began it"),
         };
+        if request.wants_websocket() {
+            return Poll::Ready(match has(request, "deny=") {
+                None => ReplyHead::forwarded(101, None),
+                Some(_) => ReplyHead::new(403, 0, ""),
+            });
+        }
         let is_over = has(request, "most=").is_some_and(|most| body.len() > most);
         if has(request, "begin=").is_some() {
             return Poll::Ready(ReplyHead::new(200, ANSWER_BYTES, "text/plain"));
@@ -132,6 +145,14 @@ impl App for Served {
     fn body(&mut self, task: &mut Task, request: &Request, now: Time, out: &mut [u8]) -> Poll<Body> {
         match (self, task) {
             (Served::Synthetic(app), Task::Synthetic(task)) => app.body(task, request, now, out),
+            (_, Task::Sink { body, is_whole, sent, .. }) if request.wants_websocket() => {
+                let most = has(request, "end=").unwrap_or(usize::MAX);
+                let bytes = (body.len() - *sent).min(out.len()).min(most - *sent);
+                out[..bytes].copy_from_slice(&body[*sent..*sent + bytes]);
+                *sent += bytes;
+                let end = *sent == most || (*is_whole && *sent == body.len());
+                if bytes == 0 && !end { Poll::Pending } else { Poll::Ready(Body { bytes, end }) }
+            }
             (_, Task::Sink { body, is_whole, reply, .. }) => {
                 if has(request, "begin=").is_some() {
                     if !*is_whole {

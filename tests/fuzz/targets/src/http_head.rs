@@ -28,8 +28,22 @@ fn execute(bytes: &[u8]) {
 fn limits(choice: u8) -> Limits {
     match choice % 3 {
         0 => Limits::default(),
-        1 => Limits { head_bytes: 256, headers: 4, target_bytes: 32, body_bytes: 64, chunk_line_bytes: 16, ..Limits::default() },
-        _ => Limits { head_bytes: 1024, headers: 1, target_bytes: 8, body_bytes: 0, chunk_line_bytes: 1, ..Limits::default() },
+        1 => Limits {
+            head_bytes: 256,
+            headers: 4,
+            target_bytes: 32,
+            body_bytes: 64,
+            chunk_line_bytes: 16,
+            ..Limits::default()
+        },
+        _ => Limits {
+            head_bytes: 1024,
+            headers: 1,
+            target_bytes: 8,
+            body_bytes: 0,
+            chunk_line_bytes: 1,
+            ..Limits::default()
+        },
     }
 }
 
