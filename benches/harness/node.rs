@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
+use keyferry_app::routes::Streams;
 use keyferry_app::synthetic::{Distribution, Options, Synthetic};
 use keyferry_app::{App, Port, Runner, SystemClock};
 use keyferry_decide::{NodeId, Policy};
@@ -166,6 +167,7 @@ fn parts<A: App>(
             body_rate: Rate::bytes_per_second(1),
             idle_timeout: Duration::from_secs(3600),
             http: keyferry_http::Limits::default(),
+            streams: Streams::default(),
             app_slots: 1,
             policy,
             eager: false,

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::task::{Poll, Waker};
 
 use anyhow::{Context, ensure};
-use keyferry_app::routes::{Routes, Rule};
+use keyferry_app::routes::{Routes, Rule, Rules, Streams};
 use keyferry_app::static_files::Static;
 use keyferry_app::synthetic::{self, Synthetic};
 use keyferry_app::{Body, Builtin, Port, Runner, Shared, SystemClock, builtin, threads};
@@ -88,6 +88,7 @@ pub enum One<A> {
 }
 
 /// One reply of it.
+#[allow(clippy::large_enum_variant, reason = "it lies in a slot that is made at start, and most are of upstreams where any are")]
 pub enum Task<T> {
     /// Of [`One::Builtin`].
     Builtin(builtin::Task),
@@ -113,6 +114,15 @@ impl<A: keyferry_app::App> keyferry_app::App for One<A> {
             (One::Own(app), Task::Own(task)) => app.wake_by(task, waker),
             (One::Upstream(app), Task::Upstream(task)) => app.wake_by(task, waker),
             (One::Builtin(app), Task::Builtin(task)) => app.wake_by(task, waker),
+            _ => unreachable!("a task belongs to the application that began it"),
+        }
+    }
+
+    fn input(&mut self, task: &mut Task<A::Task>, request: &Request, bytes: &[u8], end: bool) -> bool {
+        match (self, task) {
+            (One::Own(app), Task::Own(task)) => app.input(task, request, bytes, end),
+            (One::Upstream(app), Task::Upstream(task)) => app.input(task, request, bytes, end),
+            (One::Builtin(app), Task::Builtin(task)) => app.input(task, request, bytes, end),
             _ => unreachable!("a task belongs to the application that began it"),
         }
     }
@@ -250,6 +260,31 @@ fn open(files: &Files) -> anyhow::Result<Static> {
     Ok(Static::open(root).with_context(what)?.with_dotfiles(*dotfiles).with_cache(*cache))
 }
 
+/// The applications that are named, each once, and the rules that choose between them.
+fn named(config: &Config) -> (Vec<Named>, Rules) {
+    let mut apps: Vec<Named> = Vec::new();
+    let mut place = |named: Named| {
+        apps.iter().position(|known| *known == named).unwrap_or_else(|| {
+            apps.push(named);
+            apps.len() - 1
+        })
+    };
+    let default = place(config.app.default);
+    let rule = |route: &config::Route| Rule {
+        host: route.host.clone(),
+        path_prefix: route.path_prefix.clone(),
+        app: place(route.app),
+    };
+    let rules = config.routes.iter().map(rule).collect();
+    (apps, Rules::new(rules, default))
+}
+
+/// Whose requests run before their bodies are whole: those of upstreams.
+pub(crate) fn streams(config: &Config) -> Streams {
+    let (apps, rules) = named(config);
+    Streams::new(rules, apps.iter().map(|app| matches!(app, Named::Upstream(_))).collect())
+}
+
 /// All applications that are named, behind the routes to them.
 fn all<A: keyferry_app::App>(
     config: &Config,
@@ -258,32 +293,16 @@ fn all<A: keyferry_app::App>(
     upstreams: &[Upstream],
     own: &mut Own<A>,
 ) -> App<A> {
-    let mut apps = Vec::new();
-    let mut places: Vec<Named> = Vec::new();
-    let mut place = |named: Named| {
-        places.iter().position(|known| *known == named).unwrap_or_else(|| {
-            apps.push(match named {
-                Named::Synthetic => {
-                    One::Builtin(Builtin::Synthetic(Synthetic::new(synthetic(&config.app.synthetic, seed))))
-                }
-                Named::Static => {
-                    One::Builtin(Builtin::Static(files.cloned().expect("the folder was opened above")))
-                }
-                Named::Upstream(index) => One::Upstream(upstreams[index].clone()),
-                Named::Own(index) => One::Own((own.makers[index])()),
-            });
-            places.push(named);
-            places.len() - 1
-        })
+    let (apps, rules) = named(config);
+    let app = |named: &Named| match *named {
+        Named::Synthetic => {
+            One::Builtin(Builtin::Synthetic(Synthetic::new(synthetic(&config.app.synthetic, seed))))
+        }
+        Named::Static => One::Builtin(Builtin::Static(files.cloned().expect("the folder was opened above"))),
+        Named::Upstream(index) => One::Upstream(upstreams[index].clone()),
+        Named::Own(index) => One::Own((own.makers[index])()),
     };
-    let default = place(config.app.default);
-    let rules = config.routes.iter().map(|route| Rule {
-        host: route.host.clone(),
-        path_prefix: route.path_prefix.clone(),
-        app: place(route.app),
-    });
-    let rules = rules.collect();
-    Routes::new(apps, rules, default)
+    Routes::new(apps.iter().map(app).collect(), rules)
 }
 
 fn synthetic(options: &config::Synthetic, seed: u64) -> synthetic::Options {

@@ -45,6 +45,8 @@ pub struct Limits {
     pub headers: usize,
     /// Request body, in bytes.
     pub body_bytes: usize,
+    /// Request body that streams to an upstream, in bytes.
+    pub streamed_bytes: usize,
     /// Line of a chunk's size with its extensions, and all trailers of a body, in bytes.
     pub chunk_line_bytes: usize,
     /// Requests handed to the application and not yet answered.
@@ -69,6 +71,7 @@ impl Limits {
             target_bytes,
             headers,
             body_bytes,
+            streamed_bytes,
             chunk_line_bytes,
             requests_in_app,
         } = self;
@@ -87,6 +90,7 @@ impl Limits {
         ledger.live(table, "target_bytes", target_bytes, &new.target_bytes);
         ledger.live(table, "headers", headers, &new.headers);
         ledger.live(table, "body_bytes", body_bytes, &new.body_bytes);
+        ledger.live(table, "streamed_bytes", streamed_bytes, &new.streamed_bytes);
         ledger.live(table, "chunk_line_bytes", chunk_line_bytes, &new.chunk_line_bytes);
         ledger.fixed(table, "requests_in_app", requests_in_app, &new.requests_in_app);
     }
@@ -110,6 +114,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Limits {
         target_bytes: section.number("target_bytes", 4096, 64..=1 << 20),
         headers: section.number("headers", 64, 1..=HEADERS_MAX as u64),
         body_bytes: section.number("body_bytes", 1 << 20, 0..=1 << 30),
+        streamed_bytes: section.number("streamed_bytes", 1 << 30, 0..=1 << 40),
         chunk_line_bytes: section.number("chunk_line_bytes", 1024, 32..=1 << 16),
         requests_in_app: section.number("requests_in_app", 1024, 1..=1 << 20),
     };

@@ -17,6 +17,8 @@ const CONNECTIONS_MAX: u64 = 16_384;
 const QUEUE_MAX: u64 = 1 << 20;
 /// Longest time any of them waits: an hour.
 const MS_MAX: u64 = 3_600_000;
+/// Longest silence of a WebSocket: a day.
+const UPGRADED_MS_MAX: u64 = 86_400_000;
 /// Failures and health checks in a row, at most.
 const IN_A_ROW_MAX: u64 = 1_000;
 /// Bytes of a name at most.
@@ -55,6 +57,8 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Options> {
     let connect_timeout = section.millis("connect_timeout_ms", ms(defaults.connect_timeout), 1..=MS_MAX);
     let reply_timeout = section.millis("reply_timeout_ms", ms(defaults.reply_timeout), 1..=MS_MAX);
     let body_timeout = section.millis("body_timeout_ms", ms(defaults.body_timeout), 1..=MS_MAX);
+    let upgraded_timeout =
+        section.millis("upgraded_timeout_ms", ms(defaults.upgraded_timeout), 1..=UPGRADED_MS_MAX);
     let failures = section.number("failures", defaults.failures, 0..=IN_A_ROW_MAX);
     let out = section.millis("out_ms", ms(defaults.out), 1..=MS_MAX);
     let whose = section.choice("forwarded", WHOSE, Whose::Both);
@@ -79,6 +83,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Options> {
         connect_timeout,
         reply_timeout,
         body_timeout,
+        upgraded_timeout,
         failures,
         out,
         forwarded: Forwarded {

@@ -60,6 +60,16 @@ impl Chunk {
         }
     }
 
+    /// Has `write` put bytes at the start of it, and takes as many into use as it says: those of a request's body.
+    ///
+    /// # Panics
+    /// If it says more than there was room for.
+    pub fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
+        self.clear();
+        let bytes = write(self.room());
+        self.grow(bytes);
+    }
+
     /// Forgets the bytes in use.
     pub fn clear(&mut self) {
         self.0.len = 0;

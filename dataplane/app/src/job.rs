@@ -11,6 +11,9 @@ use crate::synthetic::splitmix64;
 /// Chunks a job may be given at once: one to fill while another is sealed.
 pub const CHUNKS_PER_JOB: usize = 2;
 
+/// Chunks of one request's body that the application may have and not have taken: one to take while another comes.
+pub const FEEDS_PER_JOB: usize = 2;
+
 /// The submitter's name for a request. It may be used again once the job is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct JobId(pub u64);
@@ -19,14 +22,14 @@ pub struct JobId(pub u64);
 pub struct Job {
     /// The submitter's name for it.
     pub id: JobId,
-    /// The request, given back at the end.
+    /// The request, given back at the end. If its body is not whole the rest is [fed](crate::Port::feed).
     pub request: Box<Request>,
     /// The first chunk.
     pub chunk: Chunk,
 }
 
 /// What comes back. A job is over with exactly one of: a [`Part::Reply`] with an end, [`Part::Failed`],
-/// [`Part::Cancelled`]. Each chunk comes back exactly once, filled or as [`Part::Spare`].
+/// [`Part::Cancelled`]. Each chunk comes back exactly once: filled, as [`Part::Took`], or as [`Part::Spare`].
 pub enum Part {
     /// Reply bytes.
     Reply {
@@ -48,6 +51,18 @@ pub enum Part {
     },
     /// A job that was cancelled is over; its request.
     Cancelled(Box<Request>),
+    /// The protocol is another one: from here on the application has what the client sends, as it comes, [fed](crate::Port::feed).
+    Switched {
+        /// The job.
+        id: JobId,
+    },
+    /// The application has taken a chunk of a request's body; another may follow.
+    Took {
+        /// The job.
+        id: JobId,
+        /// The chunk.
+        chunk: Chunk,
+    },
     /// A chunk that was given and is not needed. Without a job: its number may have been used again.
     Spare(Chunk),
 }
@@ -58,7 +73,7 @@ impl Part {
         match self {
             Part::Reply { end, .. } => end.is_some(),
             Part::Failed { .. } | Part::Cancelled(_) => true,
-            Part::Spare(_) => false,
+            Part::Switched { .. } | Part::Took { .. } | Part::Spare(_) => false,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! An embedder implements [`App`] (docs/EMBEDDING.md); `keyferry` brings `static` and `synthetic`. A worker submits whole requests and
 //! gets back reply bytes ready to be sealed, a chunk of at most one TLS record at a time. The application fills
-//! only chunks it was given, so back-pressure needs no protocol of its own.
+//! only chunks it was given, so back-pressure needs no protocol of its own. For an application that takes bodies as they
+//! come a request is submitted before its body is whole, and the rest follows in chunks, of which few may be untaken.
 //!
 //! - [`Job`], [`Part`], [`Chunk`]: what travels between worker and application
 //! - [`runner`]: drives an [`App`], many requests at a time, and writes HTTP around its bodies
@@ -35,7 +36,7 @@ pub mod threads;
 pub use builtin::Builtin;
 pub use chunk::{CHUNK_BYTES, Chunk, Memory, Shared};
 pub use clock::{Clock, SystemClock};
-pub use job::{CHUNKS_PER_JOB, End, Job, JobId, Part};
+pub use job::{CHUNKS_PER_JOB, End, FEEDS_PER_JOB, Job, JobId, Part};
 pub use port::{PARTS, Port};
 pub use runner::Runner;
 
@@ -48,7 +49,8 @@ pub trait App: Send + 'static {
     /// One request under way.
     type Task: Send + 'static;
 
-    /// Starts a request. It is whole, body included, and stays readable until its reply ends.
+    /// Starts a request. It is whole, body included, unless this application takes [input](App::input), and stays readable
+    /// until its reply ends.
     fn begin(&mut self, request: &Request, now: Time) -> Self::Task;
 
     /// Called once, behind [`App::begin`]. Waking `waker`, from any thread, has a task whose deadline is [`Time::NEVER`]
@@ -58,8 +60,18 @@ pub trait App: Send + 'static {
         let _ = (task, waker);
     }
 
+    /// The next bytes of a request's body that is not [whole](Request::is_whole), at `end` the last ones, maybe none. Answers
+    /// whether they were taken, all of them; else they are offered again whenever the task is asked, for which it has to be
+    /// woken. A reply may begin, and end, before all has come: what is left is then nobody's.
+    fn input(&mut self, task: &mut Self::Task, request: &Request, bytes: &[u8], end: bool) -> bool {
+        let _ = (task, request, bytes, end);
+        true
+    }
+
     /// The reply's status, headers and length, once known. Called until it is ready, then not again. A status
-    /// outside 200 to 599 is a fault of the application.
+    /// outside 200 to 599 is a fault of the application, but for 101 to a request that
+    /// [wants a WebSocket](Request::wants_websocket): then the body is what the client is sent, and [`App::input`] what it sends,
+    /// until either ends.
     fn head(&mut self, task: &mut Self::Task, request: &Request, now: Time) -> Poll<ReplyHead>;
 
     /// Writes body bytes to the start of `out` (never empty). Called until it answers `end`; not for HEAD, nor for a

@@ -1,6 +1,7 @@
 //! What a worker holds of the application: a runner that runs inside it, or the queues to app threads.
 //!
-//! In: jobs, chunks, cancellations. Out: parts. Owned by one worker; the far ends of the queues by the app threads.
+//! In: jobs, chunks, bodies as they come, cancellations. Out: parts. Owned by one worker; the far ends of the queues
+//! by the app threads.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,16 +13,16 @@ use keyferry_time::Time;
 
 use crate::App;
 use crate::chunk::Chunk;
-use crate::job::{ByJob, CHUNKS_PER_JOB, Job, JobId, Part, by_job};
+use crate::job::{ByJob, CHUNKS_PER_JOB, FEEDS_PER_JOB, Job, JobId, Part, by_job};
 use crate::runner::Runner;
 use crate::threads::{Command, Inbox};
 
 /// Parts delivered by one poll; also the size of the caller's storage.
 pub const PARTS: usize = 32;
 
-/// Parts one job may have under way to its worker: its chunks as reply or spare, those that came too late for a
-/// job before it, and its request.
-const PARTS_PER_JOB: usize = 2 * CHUNKS_PER_JOB + 1;
+/// Parts one job may have under way to its worker: its chunks as reply, taken or spare, those that came too late for a
+/// job before it, its request, and that it has switched.
+const PARTS_PER_JOB: usize = 2 * (CHUNKS_PER_JOB + FEEDS_PER_JOB) + 2;
 
 /// A worker's way to the application.
 pub enum Port<A: App> {
@@ -79,6 +80,18 @@ impl<A: App> Port<A> {
                 runner.more(0, id, chunk, &mut |_, part| parts.push_back(part));
             }
             Port::Threads(threads) => threads.more(id, chunk),
+        }
+    }
+
+    /// Gives a job the next bytes of its request's body, at `end` the last ones; the chunk comes back taken or spare. No more
+    /// than [`FEEDS_PER_JOB`] at a time.
+    pub fn feed(&mut self, id: JobId, chunk: Chunk, end: bool) {
+        match self {
+            Port::Inline(inline) => {
+                let Inline { runner, parts } = &mut **inline;
+                runner.feed(0, id, chunk, end, &mut |_, part| parts.push_back(part));
+            }
+            Port::Threads(threads) => threads.feed(id, chunk, end),
         }
     }
 
@@ -197,12 +210,21 @@ impl Threads {
     fn more(&mut self, id: JobId, chunk: Chunk) {
         match self.placed.get(&id).copied() {
             Some(thread) => self.tell(thread, Command::More { worker: self.worker, id, chunk }),
-            None => {
-                // The job is over: the chunk comes back through the outbox like any spare one.
-                let back = self.outbox.push(Part::Spare(chunk));
-                assert!(back.is_ok(), "an outbox holds every chunk its jobs can have");
-            }
+            None => self.spare(chunk),
         }
+    }
+
+    fn feed(&mut self, id: JobId, chunk: Chunk, end: bool) {
+        match self.placed.get(&id).copied() {
+            Some(thread) => self.tell(thread, Command::Feed { worker: self.worker, id, chunk, end }),
+            None => self.spare(chunk),
+        }
+    }
+
+    /// A chunk of a job that is over comes back through the outbox like any spare one.
+    fn spare(&mut self, chunk: Chunk) {
+        let back = self.outbox.push(Part::Spare(chunk));
+        assert!(back.is_ok(), "an outbox holds every chunk its jobs can have");
     }
 
     fn tell(&mut self, thread: u16, command: Command) {

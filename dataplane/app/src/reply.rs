@@ -36,7 +36,7 @@ enum Stage {
     Length(u64),
     /// In HTTP chunks.
     Chunked,
-    /// Up to the end of the connection: HTTP/1.0 and no length.
+    /// Up to the end of the connection: HTTP/1.0 and no length, or another protocol.
     UntilClose,
     /// All is written.
     Whole,
@@ -104,6 +104,16 @@ impl Writer {
             None => Stage::Chunked,
         };
         Ok(seen.keep_alive && !head.close && !seen.needs_close(head))
+    }
+
+    /// Writes the head behind which the protocol is another one: the body is what the client gets, without framing.
+    pub(crate) fn switch(&mut self, head: &ReplyHead) -> Result<(), Fault> {
+        let chunk = self.chunks.first_mut().ok_or(Fault)?;
+        let seen = Seen { head_only: false, keep_alive: false, minor: 1 };
+        let len = write_head(head, seen, "", chunk.room()).map_err(|_| Fault)?;
+        chunk.grow(len);
+        self.stage = Stage::UntilClose;
+        Ok(())
     }
 
     /// Where the next body bytes go.

@@ -21,13 +21,19 @@ pub struct Rule {
     pub app: usize,
 }
 
-/// Applications and the rules that choose between them.
-pub struct Routes<A> {
-    apps: Vec<A>,
+/// The rules that choose between applications.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
     /// The best first: those of a host before those of all, then by the length of their paths.
     rules: Vec<Rule>,
     /// Where requests go that no rule fits.
     default: usize,
+}
+
+/// Applications and the rules that choose between them.
+pub struct Routes<A> {
+    apps: Vec<A>,
+    rules: Rules,
 }
 
 /// One reply of one of them.
@@ -36,21 +42,36 @@ pub struct Task<T> {
     task: T,
 }
 
-impl<A: App> Routes<A> {
-    /// All requests go to one.
-    pub fn to(app: A) -> Routes<A> {
-        Routes { apps: vec![app], rules: Vec::new(), default: 0 }
-    }
+/// Whose requests run before their bodies are whole: what a worker knows of the applications.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Streams(Option<(Rules, Vec<bool>)>);
 
-    /// Requests go where the rules say, else to `default`.
+impl Streams {
+    /// Those of the applications that take [input](App::input), by their places.
     ///
     /// # Panics
-    /// If there is no such application: a mistake of the caller.
-    pub fn new(apps: Vec<A>, mut rules: Vec<Rule>, default: usize) -> Routes<A> {
-        let is_one = |app: usize| app < apps.len();
-        assert!(is_one(default) && rules.iter().all(|rule| is_one(rule.app)), "a rule names an application");
+    /// If a rule names none of them: a mistake of the caller.
+    pub fn new(rules: Rules, take_input: Vec<bool>) -> Streams {
+        assert!(rules.are_within(take_input.len()), "a rule names an application");
+        Streams(take_input.contains(&true).then_some((rules, take_input)))
+    }
+
+    /// Whether the application of a request takes its body as it comes.
+    pub fn takes(&self, request: &Request) -> bool {
+        self.0.as_ref().is_some_and(|(rules, take_input)| take_input[rules.of(request)])
+    }
+}
+
+impl Rules {
+    /// Requests go where the rules say, else to `default`.
+    pub fn new(mut rules: Vec<Rule>, default: usize) -> Rules {
         rules.sort_by_key(|rule| (rule.host.is_none(), usize::MAX - rule.path_prefix.len()));
-        Routes { apps, rules, default }
+        Rules { rules, default }
+    }
+
+    /// Whether there are applications for all of them among so many.
+    fn are_within(&self, apps: usize) -> bool {
+        self.default < apps && self.rules.iter().all(|rule| rule.app < apps)
     }
 
     /// The application of a request.
@@ -67,16 +88,36 @@ impl<A: App> Routes<A> {
     }
 }
 
+impl<A: App> Routes<A> {
+    /// All requests go to one.
+    pub fn to(app: A) -> Routes<A> {
+        Routes::new(vec![app], Rules::new(Vec::new(), 0))
+    }
+
+    /// Requests go where the rules say.
+    ///
+    /// # Panics
+    /// If there is no such application: a mistake of the caller.
+    pub fn new(apps: Vec<A>, rules: Rules) -> Routes<A> {
+        assert!(rules.are_within(apps.len()), "a rule names an application");
+        Routes { apps, rules }
+    }
+}
+
 impl<A: App> App for Routes<A> {
     type Task = Task<A::Task>;
 
     fn begin(&mut self, request: &Request, now: Time) -> Task<A::Task> {
-        let app = self.of(request);
+        let app = self.rules.of(request);
         Task { app, task: self.apps[app].begin(request, now) }
     }
 
     fn wake_by(&mut self, task: &mut Task<A::Task>, waker: &Waker) {
         self.apps[task.app].wake_by(&mut task.task, waker);
+    }
+
+    fn input(&mut self, task: &mut Task<A::Task>, request: &Request, bytes: &[u8], end: bool) -> bool {
+        self.apps[task.app].input(&mut task.task, request, bytes, end)
     }
 
     fn head(&mut self, task: &mut Task<A::Task>, request: &Request, now: Time) -> Poll<ReplyHead> {
@@ -206,7 +247,7 @@ mod tests {
             rule(Some("h.net"), "/", 4),
             rule(Some("h.net"), "/a", 5),
         ];
-        let routes = Routes::new((0..6).map(|_| Silent).collect(), rules, 0);
+        let routes = Rules::new(rules, 0);
         for (host, path, app) in [
             ("x", "/", 1),
             ("x", "/ab", 1),
@@ -225,9 +266,14 @@ mod tests {
         ] {
             assert_eq!(routes.of(&request(host, path)), app, "{host} {path}");
         }
-        let only = Routes::new(vec![Silent, Silent], vec![rule(Some("h"), "/a", 1)], 0);
+        let only = Rules::new(vec![rule(Some("h"), "/a", 1)], 0);
         assert_eq!([only.of(&request("x", "/a")), only.of(&request("h", "/b"))], [0, 0]);
-        assert_eq!(Routes::to(Silent).of(&request("x", "/a")), 0);
+        assert_eq!(Routes::to(Silent).rules.of(&request("x", "/a")), 0);
+        let streams = Streams::new(only, vec![false, true]);
+        assert_eq!(
+            [("h", "/a"), ("h", "/b")].map(|(host, path)| streams.takes(&request(host, path))),
+            [true, false]
+        );
     }
 
     proptest! {

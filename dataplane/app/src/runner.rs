@@ -3,7 +3,8 @@
 //! First come, first served: a request that computes keeps the processor until it is done, as a thread of a server
 //! would, so that service times mean what they say; sharing the processor among all would make each as slow as the
 //! slowest. One that waits lets others pass. A request that has no chunk to write to waits until [`Runner::more`]
-//! brings one: that is the back-pressure.
+//! brings one: that is the back-pressure. Of a request whose body streams the application is offered what has come,
+//! [`Runner::feed`], whenever it is asked; what it does not take waits, and nothing more comes.
 //!
 //! An application may be given a number of requests it works on at a time, as a server has threads: those beyond it
 //! wait in line and are not begun. A request keeps its place until its reply has ended, also while its client is
@@ -15,14 +16,15 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::num::NonZeroUsize;
 use std::task::{Poll, Waker};
 
-use keyferry_http::{Request, Seen};
+use arrayvec::ArrayVec;
+use keyferry_http::{ReplyHead, Request, Seen};
 use keyferry_time::Time;
 
 use crate::App;
 use crate::bells::Bells;
 use crate::chunk::Chunk;
 use crate::clock::{Clock, Date};
-use crate::job::{ByJob, End, Job, JobId, Part, by_job};
+use crate::job::{ByJob, End, FEEDS_PER_JOB, Job, JobId, Part, by_job};
 use crate::reply::{Room, Writer};
 
 /// Requests run in one turn, so that whoever turns it looks after the rest of its work in between.
@@ -31,6 +33,9 @@ const RUNS_A_TURN: usize = 32;
 /// Reply bytes after which a turn ends, so that they are sealed while they are in the processor's cache.
 const BYTES_A_TURN: usize = 64 << 10;
 
+/// Switching Protocols (RFC 9110 15.2.2).
+const SWITCHING: u16 = 101;
+
 struct Slot<A: App> {
     worker: u16,
     id: JobId,
@@ -38,6 +43,10 @@ struct Slot<A: App> {
     /// `None` until it has begun.
     task: Option<A::Task>,
     reply: Writer,
+    /// What has come of the body and is not taken yet; `true`: its end.
+    fed: ArrayVec<(Chunk, bool), FEEDS_PER_JOB>,
+    /// The end of the body is not taken yet.
+    is_fed: bool,
     status: u16,
     keep_alive: bool,
     /// When it began; moved forward by what it waited for chunks.
@@ -135,6 +144,8 @@ impl<A: App> Runner<A> {
             worker,
             id,
             keep_alive: request.keep_alive(),
+            fed: ArrayVec::new(),
+            is_fed: !request.is_whole(),
             request,
             task: None,
             reply: Writer::new(chunk),
@@ -169,6 +180,21 @@ impl<A: App> Runner<A> {
         }
     }
 
+    /// Gives a job the next bytes of its request's body; a chunk for a job that is over comes back at once.
+    ///
+    /// # Panics
+    /// If there are more than [`FEEDS_PER_JOB`]: a mistake of ours.
+    pub fn feed(&mut self, worker: u16, id: JobId, chunk: Chunk, end: bool, out: &mut impl FnMut(u16, Part)) {
+        let index = self.by_job.get(&(worker, id)).copied();
+        let slot = index.and_then(|index| Some((index, self.slots[index as usize].as_mut()?)));
+        let Some((index, slot)) = slot else { return out(worker, Part::Spare(chunk)) };
+        assert!(slot.fed.try_push((chunk, end)).is_ok(), "more of a body was fed than may be untaken");
+        if !slot.queued {
+            slot.queued = true;
+            self.ready.push_front(index);
+        }
+    }
+
     /// Ends a job whose reply nobody wants any more; nothing happens if it is over.
     pub fn cancel(&mut self, worker: u16, id: JobId, out: &mut impl FnMut(u16, Part)) {
         let Some(index) = self.by_job.get(&(worker, id)).copied() else { return };
@@ -179,9 +205,7 @@ impl<A: App> Runner<A> {
             self.ready.retain(|ready| *ready != index);
             self.waiting.retain(|Reverse((_, _, waiting))| *waiting != index);
         }
-        for chunk in slot.reply.into_chunks() {
-            out(worker, Part::Spare(chunk));
-        }
+        spare(worker, slot.reply, slot.fed, out);
         out(worker, Part::Cancelled(slot.request));
     }
 
@@ -250,7 +274,7 @@ impl<A: App> Runner<A> {
                 Outcome::Starved => {
                     if let Some(slot) = self.slots[index as usize].as_mut() {
                         slot.queued = false;
-                        slot.starved_at = Some(self.now);
+                        slot.starved_at.get_or_insert(self.now);
                     }
                 }
                 Outcome::Over => {}
@@ -282,28 +306,53 @@ impl<A: App> Runner<A> {
     fn run(&mut self, index: u32, out: &mut impl FnMut(u16, Part)) -> Outcome {
         let now = self.now;
         let Some(slot) = self.slots[index as usize].as_mut() else { return Outcome::Over };
-        if !slot.reply.has_chunk() {
-            return Outcome::Starved;
-        }
-        if let Some(since) = slot.starved_at.take() {
-            slot.began_at += now - since;
-        }
         let task = slot.task.get_or_insert_with(|| {
             slot.began_at = now;
             let mut task = self.app.begin(&slot.request, now);
             self.app.wake_by(&mut task, self.bells.waker(index));
             task
         });
+        while let Some((chunk, end)) = slot.fed.first()
+            && self.app.input(task, &slot.request, chunk.bytes(), *end)
+            && let Some((chunk, end)) = slot.fed.pop_at(0)
+        {
+            slot.is_fed = !end;
+            out(slot.worker, Part::Took { id: slot.id, chunk });
+        }
+        if !slot.reply.has_chunk() {
+            return Outcome::Starved;
+        }
+        if let Some(since) = slot.starved_at.take() {
+            slot.began_at += now - since;
+        }
         if !slot.reply.has_head() {
             // Looked at where it is, as it is large.
             let answer = self.app.head(task, &slot.request, now);
             let Poll::Ready(head) = &answer else { return wait(self.app.deadline(task)) };
+            if head.status == SWITCHING && slot.request.wants_websocket() {
+                return self.switch(index, head, out);
+            }
             let date = self.date.at(now, &*self.clock);
-            let Ok(keep_alive) = slot.reply.start(head, Seen::of(&slot.request), date) else {
+            let mut seen = Seen::of(&slot.request);
+            // What is still to come of the body is not read once the reply has ended (RFC 9112 9.3).
+            seen.keep_alive &= !slot.is_fed;
+            let Ok(keep_alive) = slot.reply.start(head, seen, date) else {
                 return self.fail(index, out);
             };
             (slot.status, slot.keep_alive) = (head.status, keep_alive);
         }
+        self.run_body(index, out)
+    }
+
+    /// The protocol is another one: its head goes out, then bytes go both ways.
+    fn switch(&mut self, index: u32, head: &ReplyHead, out: &mut impl FnMut(u16, Part)) -> Outcome {
+        let Some(slot) = self.slots[index as usize].as_mut() else { return Outcome::Over };
+        if slot.reply.switch(head).is_err() {
+            return self.fail(index, out);
+        }
+        (slot.status, slot.keep_alive) = (head.status, false);
+        slot.request.switch();
+        out(slot.worker, Part::Switched { id: slot.id });
         self.run_body(index, out)
     }
 
@@ -362,18 +411,14 @@ impl<A: App> Runner<A> {
             request: slot.request,
         };
         out(slot.worker, Part::Reply { id: slot.id, chunk, end: Some(end) });
-        for chunk in slot.reply.into_chunks() {
-            out(slot.worker, Part::Spare(chunk));
-        }
+        spare(slot.worker, slot.reply, slot.fed, out);
         Outcome::Over
     }
 
     fn fail(&mut self, index: u32, out: &mut impl FnMut(u16, Part)) -> Outcome {
         self.now = self.clock.now();
         let Some(slot) = self.take(index) else { return Outcome::Over };
-        for chunk in slot.reply.into_chunks() {
-            out(slot.worker, Part::Spare(chunk));
-        }
+        spare(slot.worker, slot.reply, slot.fed, out);
         out(slot.worker, Part::Failed { id: slot.id, started: slot.started, request: slot.request });
         Outcome::Over
     }
@@ -413,5 +458,17 @@ fn give<A: App>(slot: &mut Slot<A>, chunk: Option<Chunk>, out: &mut impl FnMut(u
     if let Some(chunk) = chunk {
         slot.started = true;
         out(slot.worker, Part::Reply { id: slot.id, chunk, end: None });
+    }
+}
+
+/// Gives back the chunks of a job that is over.
+fn spare(
+    worker: u16,
+    reply: Writer,
+    fed: ArrayVec<(Chunk, bool), FEEDS_PER_JOB>,
+    out: &mut impl FnMut(u16, Part),
+) {
+    for chunk in reply.into_chunks().into_iter().chain(fed.into_iter().map(|(chunk, _)| chunk)) {
+        out(worker, Part::Spare(chunk));
     }
 }

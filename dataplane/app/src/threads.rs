@@ -16,13 +16,14 @@ use keyferry_time::Time;
 use crate::App;
 use crate::chunk::Chunk;
 use crate::clock::{Clock, SystemClock};
-use crate::job::{CHUNKS_PER_JOB, Job, JobId, Part};
+use crate::job::{CHUNKS_PER_JOB, FEEDS_PER_JOB, Job, JobId, Part};
 use crate::port::{Port, Threads};
 use crate::runner::Runner;
 
 /// Commands one job may have under way: its submission, its chunks (those for a job before it of the same number
-/// among them: its own are only asked for once its submission has been read), its cancellation.
-const COMMANDS_PER_JOB: usize = 2 + CHUNKS_PER_JOB;
+/// among them: its own are only asked for once its submission has been read), its body's chunks and those of a job before
+/// it, its cancellation.
+const COMMANDS_PER_JOB: usize = 2 + CHUNKS_PER_JOB + 2 * FEEDS_PER_JOB;
 
 /// Commands taken in before the application runs again.
 const COMMANDS_A_TURN: usize = 64;
@@ -48,6 +49,7 @@ pub enum Idle {
 pub(crate) enum Command {
     Submit { worker: u16, job: Job },
     More { worker: u16, id: JobId, chunk: Chunk },
+    Feed { worker: u16, id: JobId, chunk: Chunk, end: bool },
     Cancel { worker: u16, id: JobId },
 }
 
@@ -280,6 +282,7 @@ fn take<A: App>(runner: &mut Runner<A>, command: Command, out: &mut impl FnMut(u
             assert!(taken.is_ok(), "a runner holds every job its workers can have under way");
         }
         Command::More { worker, id, chunk } => runner.more(worker, id, chunk, out),
+        Command::Feed { worker, id, chunk, end } => runner.feed(worker, id, chunk, end, out),
         Command::Cancel { worker, id } => runner.cancel(worker, id, out),
     }
 }

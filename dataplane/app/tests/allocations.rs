@@ -21,7 +21,9 @@ fn once<A: App>(port: &mut Port<A>, id: u64, request: Box<Request>, chunk: Chunk
                 Part::Reply { chunk, end: Some(end), .. } => return (end.request, spare.unwrap_or(chunk)),
                 Part::Reply { chunk, end: None, .. } => port.more(id, chunk),
                 Part::Spare(chunk) => spare = Some(chunk),
-                Part::Failed { .. } | Part::Cancelled(_) => panic!("the reply failed"),
+                Part::Failed { .. } | Part::Cancelled(_) | Part::Took { .. } | Part::Switched { .. } => {
+                    panic!("the reply failed")
+                }
             }
         }
         port.flush();

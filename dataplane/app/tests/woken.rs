@@ -149,7 +149,9 @@ fn sleeping_threads_are_woken() {
                 Part::Reply { end: Some(_), .. } => whole += 1,
                 Part::Reply { id, chunk, end: None } => port.more(id, chunk),
                 Part::Spare(_) => {}
-                Part::Failed { .. } | Part::Cancelled(_) => panic!("a reply failed"),
+                Part::Failed { .. } | Part::Cancelled(_) | Part::Took { .. } | Part::Switched { .. } => {
+                    panic!("a reply failed")
+                }
             }
         }
         std::thread::yield_now();

@@ -10,21 +10,23 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http::Response;
-use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
 use keyferry_app::{App, Body};
 use keyferry_http::{Ends, Method, ReplyHead, Request, is_bodiless};
 use keyferry_time::Time;
-use tokio::time::{Instant, Sleep, error::Elapsed, sleep, timeout};
+use tokio::time::{Instant, Sleep, error::Elapsed, sleep, sleep_until, timeout};
 
 use crate::connect::connect;
 use crate::failure::Failure;
-use crate::incoming::{incoming, length_of_head};
+use crate::incoming::{incoming, is_websocket, length_of_head, switched};
 use crate::options::Options;
 use crate::outgoing::{is_idempotent, outgoing};
+use crate::pipe::{Outward, Pipe};
 use crate::pool::{Lease, Pick, Place, Pool, Sender, Waiting, Wish};
 use crate::tally::{Count, Tally};
+use crate::tunnel::{Said, Tunnel};
 
 /// Replies of at most so many bytes go out in one piece with their heads, which wait for the first of them.
 const HELD_BYTES_MAX: u64 = 8 * 1024;
@@ -34,7 +36,7 @@ const _: () = assert!(HELD_BYTES_MAX < keyferry_app::CHUNK_BYTES as u64);
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What hyper says of a request.
-type Answer = Result<Response<Incoming>, TrySendError<http::Request<Full<Bytes>>>>;
+type Answer = Result<Response<Incoming>, TrySendError<http::Request<Outward>>>;
 
 /// A reverse proxy to the servers of one upstream. Clones share their connections; all of them belong on one app thread.
 #[derive(Clone)]
@@ -47,6 +49,10 @@ pub struct Task {
     pool: Arc<Pool>,
     waker: Waker,
     stage: Stage,
+    /// The request's body, if it streams.
+    pipe: Option<Pipe>,
+    /// Ends when the origin has been waited for too long, while such a body is sent.
+    patience: Option<Pin<Box<Sleep>>>,
     wish: Wish,
     /// Why the last attempt failed.
     failure: Option<Failure>,
@@ -67,6 +73,10 @@ enum Stage {
     Held(Box<ReplyHead>, Reply),
     /// Its reply comes.
     Replying(Reply),
+    /// The protocol is about to be another one.
+    Switching(Box<ReplyHead>, Exchange, OnUpgrade),
+    /// It is: bytes go both ways.
+    Switched(Box<Tunnel>),
     /// Its reply is one of ours, from there on.
     Failed(String, usize),
     /// Nothing follows.
@@ -114,6 +124,8 @@ impl App for Upstream {
             pool: Arc::clone(&self.pool),
             waker: Waker::noop().clone(),
             stage: Stage::Seeking,
+            pipe: (!request.is_whole()).then(|| Pipe::new(request.length(), request.body())),
+            patience: None,
             wish: Wish { ends, ..Wish::default() },
             failure: None,
             waiting: None,
@@ -122,6 +134,17 @@ impl App for Upstream {
 
     fn wake_by(&mut self, task: &mut Task, waker: &Waker) {
         task.waker.clone_from(waker);
+        if let Some(pipe) = &task.pipe {
+            pipe.wake_by(waker);
+        }
+    }
+
+    fn input(&mut self, task: &mut Task, _: &Request, bytes: &[u8], end: bool) -> bool {
+        match &task.pipe {
+            Some(pipe) if !matches!(task.stage, Stage::Failed(..) | Stage::Over) => pipe.add(bytes, end),
+            // Nobody wants it any more.
+            _ => true,
+        }
     }
 
     fn head(&mut self, task: &mut Task, request: &Request, _: Time) -> Poll<ReplyHead> {
@@ -132,6 +155,7 @@ impl App for Upstream {
                 let (head, text) = failure.reply();
                 task.waiting = None;
                 task.stage = Stage::Failed(text, 0);
+                task.pipe = None;
                 Poll::Ready(head)
             }
         }
@@ -146,6 +170,7 @@ impl App for Upstream {
                 Poll::Ready(Body { bytes, end: *sent == text.len() })
             }
             Stage::Replying(_) => task.poll_body(out),
+            Stage::Switched(_) => task.poll_tunnel(out),
             // Asked for more than there is: a mistake of the caller, or a reply that has failed.
             _ => Poll::Ready(Body::FAILED),
         }
@@ -185,8 +210,13 @@ impl Task {
                         }
                     }
                 }
-                Stage::Sent(_, answer) => {
-                    let answer = ready!(answer.as_mut().poll(cx));
+                Stage::Sent(exchange, answer) => {
+                    let Poll::Ready(answer) = answer.as_mut().poll(cx) else {
+                        let server = exchange.lease.server;
+                        let Some(failure) = self.is_late(cx) else { return Poll::Pending };
+                        self.pool.failed(server, failure);
+                        return Poll::Ready(Err(failure));
+                    };
                     let Stage::Sent(exchange, _) = std::mem::replace(&mut self.stage, Stage::Over) else {
                         unreachable!("matched above");
                     };
@@ -211,7 +241,25 @@ impl Task {
                     self.stage = Stage::Replying(reply);
                     return Poll::Ready(Ok(*head));
                 }
-                Stage::Replying(_) | Stage::Failed(..) | Stage::Over => {
+                Stage::Switching(_, exchange, upgraded) => {
+                    let server = exchange.lease.server;
+                    let upgraded = ready!(Pin::new(upgraded).poll(cx));
+                    let Stage::Switching(head, exchange, _) = std::mem::replace(&mut self.stage, Stage::Over)
+                    else {
+                        unreachable!("matched above");
+                    };
+                    let Ok(upgraded) = upgraded else {
+                        self.pool.failed(server, Failure::Broken);
+                        return Poll::Ready(Err(Failure::Broken));
+                    };
+                    self.pool.tally.add(Count::Upgrades);
+                    let pipe = Pipe::new(None, &[]);
+                    pipe.wake_by(&waker);
+                    let tunnel = Tunnel::new(exchange.lease, upgraded, &pipe, &self.pool.options);
+                    (self.stage, self.pipe) = (Stage::Switched(Box::new(tunnel)), Some(pipe));
+                    return Poll::Ready(Ok(*head));
+                }
+                Stage::Replying(_) | Stage::Switched(_) | Stage::Failed(..) | Stage::Over => {
                     unreachable!("a head is asked for once")
                 }
             }
@@ -249,11 +297,31 @@ impl Task {
     fn send(&mut self, mut exchange: Exchange, request: &Request) -> Result<(), Failure> {
         self.waiting = None;
         let name = &self.pool.names[exchange.lease.server];
-        let sent = outgoing(request, &self.pool.options, name)?;
+        let sent = outgoing(request, &self.pool.options, name, self.pipe.as_ref())?;
         let answer = exchange.sender.try_send_request(sent);
-        let answer = timeout(self.pool.options.reply_timeout, answer);
-        self.stage = Stage::Sent(exchange, Box::pin(answer));
+        let answer: Pending<Result<Answer, Elapsed>> = match &self.pipe {
+            None => Box::pin(timeout(self.pool.options.reply_timeout, answer)),
+            // How long that may take depends on the client as well.
+            Some(_) => Box::pin(async move { Ok(answer.await) }),
+        };
+        self.stage = Stage::Sent(exchange, answer);
         Ok(())
+    }
+
+    /// Whether the origin has not taken more of a body that streams for too long, or has all of it and does not answer.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> Option<Failure> {
+        let options = &self.pool.options;
+        while let Some((due, failure)) = self.pipe.as_ref()?.due(options) {
+            if due <= Instant::now() {
+                return Some(failure);
+            }
+            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            patience.as_mut().reset(due);
+            if patience.as_mut().poll(cx).is_pending() {
+                break;
+            }
+        }
+        None
     }
 
     /// Another server may take what this one did not even begin.
@@ -267,7 +335,7 @@ impl Task {
         self.stage = Stage::Seeking;
     }
 
-    /// What came of a request that was sent; `None`: it is sent again.
+    /// What came of a request that was sent; `None`: it is sent again, or something else is to come before the head.
     fn answered(
         &mut self,
         exchange: Exchange,
@@ -278,14 +346,18 @@ impl Task {
         let failure = match answer {
             Ok(Ok(response)) => {
                 self.pool.succeeded(server);
-                return self.reply(exchange, response, request).map(Some);
+                return self.reply(exchange, response, request);
             }
             Ok(Err(mut error)) => {
                 let is_unsent = error.take_message().is_some();
                 let error = error.into_error();
                 // A connection that was kept may have ended while the request was on its way: no fault of the server's. Sent
                 // again is what was not sent at all, or may be sent twice (RFC 9110 9.2.2); once, and over a new connection.
-                let may_repeat = is_unsent || (is_idempotent(request.method()) && !error.is_parse());
+                // Of a body that streams what was taken is gone.
+                let is_here = self.pipe.as_ref().is_none_or(Pipe::is_untouched);
+                let is_unsent = is_unsent && is_here;
+                let may_repeat =
+                    is_unsent || (is_here && is_idempotent(request.method()) && !error.is_parse());
                 if exchange.reused && may_repeat && !self.wish.fresh {
                     self.wish.fresh = true;
                     self.pool.tally.add(Count::Repeated);
@@ -310,13 +382,18 @@ impl Task {
         Err(failure)
     }
 
-    /// An origin's reply has begun.
+    /// An origin's reply has begun; `None`: the protocol is going to be another one.
     fn reply(
         &mut self,
         exchange: Exchange,
         response: Response<Incoming>,
         request: &Request,
-    ) -> Result<ReplyHead, Failure> {
+    ) -> Result<Option<ReplyHead>, Failure> {
+        if request.wants_websocket() && is_websocket(response.status(), response.headers()) {
+            let head = switched(response.headers(), self.pool.options.via)?;
+            self.stage = Stage::Switching(Box::new(head), exchange, hyper::upgrade::on(response));
+            return Ok(None);
+        }
         let (parts, body) = response.into_parts();
         let head_only = request.method() == Method::Head;
         let length = match head_only {
@@ -332,7 +409,7 @@ impl Task {
         } else {
             self.stage = Stage::Replying(reply);
         }
-        Ok(head)
+        Ok(Some(head))
     }
 
     /// Keeps back the head of a short reply whose body has not begun to come; else gives it back.
@@ -364,8 +441,14 @@ impl Task {
                     self.end_reply();
                     return Poll::Ready(Body { bytes: 0, end: true });
                 }
-                Poll::Pending if reply.is_silent(cx, &self.pool.options) => return self.cut(Count::Stalled),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // Who takes is not silent.
+                    reply.heard |= self.pipe.as_ref().is_some_and(Pipe::has_moved);
+                    if reply.is_silent(cx, &self.pool.options) {
+                        return self.cut(Count::Stalled);
+                    }
+                    return Poll::Pending;
+                }
             }
         }
         let bytes = out.len().min(reply.bytes.len());
@@ -376,6 +459,20 @@ impl Task {
             self.end_reply();
         }
         Poll::Ready(Body { bytes, end })
+    }
+
+    fn poll_tunnel(&mut self, out: &mut [u8]) -> Poll<Body> {
+        let Stage::Switched(tunnel) = &mut self.stage else { return Poll::Ready(Body::FAILED) };
+        let cx = &mut Context::from_waker(&self.waker);
+        match ready!(tunnel.poll(cx, self.pipe.as_ref(), &self.pool.options, out)) {
+            Ok(Said::Bytes(bytes)) => return Poll::Ready(Body { bytes, end: false }),
+            Ok(Said::End) => {}
+            Ok(Said::Silence) => self.pool.tally.add(Count::UpgradesIdle),
+            Err(_) => return self.cut(Count::Cut),
+        }
+        self.pool.tally.add(Count::Replies);
+        self.stage = Stage::Over;
+        Poll::Ready(Body { bytes: 0, end: true })
     }
 
     /// The reply ends broken: the client must not take what it has for the whole.
@@ -396,7 +493,10 @@ impl Task {
         self.pool.tally.add(Count::Replies);
         self.stage = Stage::Over;
         let Exchange { lease, sender, .. } = reply.exchange;
-        self.pool.keep(lease, sender, self.wish.ends);
+        // What an origin has not taken of a body it would take for its next request.
+        if self.pipe.take().is_none_or(|pipe| pipe.is_over()) {
+            self.pool.keep(lease, sender, self.wish.ends);
+        }
     }
 }
 

@@ -47,7 +47,7 @@ where
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::spawn(async move {
         // Whose request it was is told what went wrong.
-        let _ = connection.await;
+        let _ = connection.with_upgrades().await;
         drop(held);
     });
     Ok(sender)

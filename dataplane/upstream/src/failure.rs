@@ -15,6 +15,8 @@ pub(crate) enum Failure {
     Broken,
     #[error("its reply does not come in time")]
     ReplyLate,
+    #[error("it does not take a request's body in time")]
+    BodyLate,
     #[error("its reply is none of HTTP")]
     Garbled,
     #[error("the head of its reply is too large")]
@@ -36,7 +38,7 @@ impl Failure {
             Failure::Target => 400,
             Failure::Connect | Failure::Broken | Failure::Garbled | Failure::HeadTooLarge => 502,
             Failure::QueueFull | Failure::QueueLate | Failure::NoServer => 503,
-            Failure::ConnectLate | Failure::ReplyLate => 504,
+            Failure::ConnectLate | Failure::ReplyLate | Failure::BodyLate => 504,
         }
     }
 
@@ -46,6 +48,7 @@ impl Failure {
             Failure::ConnectLate => Count::ConnectLate,
             Failure::Broken => Count::Broken,
             Failure::ReplyLate => Count::ReplyLate,
+            Failure::BodyLate => Count::BodyLate,
             Failure::Garbled => Count::Garbled,
             Failure::HeadTooLarge => Count::HeadTooLarge,
             Failure::QueueFull => Count::QueueFull,

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::connect::connect;
 use crate::options::Health;
+use crate::pipe::whole;
 use crate::pool::Pool;
 use crate::tally::Count;
 
@@ -63,7 +64,7 @@ async fn ask(pool: &Pool, server: usize, health: &Health) -> Option<bool> {
     let mut sender = connect(&pool.options, &pool.options.servers[server], None, ()).await.ok()?;
     let host = health.host.as_ref().unwrap_or(&pool.names[server]);
     let request = http::Request::get(&health.path).header(HOST, host).header(CONNECTION, "close");
-    let request = request.body(Full::new(Bytes::new())).ok()?;
+    let request = request.body(whole(Bytes::new())).ok()?;
     let response = sender.send_request(request).await.ok()?;
     let is_well = (200..400).contains(&response.status().as_u16());
     // To its end: to leave before is what servers write into their logs.

@@ -2,7 +2,8 @@
 //!
 //! In: hyper's. Out: ours, without the fields that end here. Pure.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use http::StatusCode;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
 use keyferry_http::ReplyHead;
 
@@ -15,11 +16,36 @@ use crate::fields::{ends_here, is_usual};
 /// [`Failure`]: it cannot be passed on.
 pub(crate) fn incoming(parts: &Parts, length: Option<u64>, via: bool) -> Result<ReplyHead, Failure> {
     let (status, fields) = (parts.status.as_u16(), &parts.headers);
-    // Interim replies were passed over; another protocol was not asked for.
+    // Interim replies were passed over; a protocol that was not asked for is none.
     if !(200..600).contains(&status) || !is_framed(fields) {
         return Err(Failure::Garbled);
     }
     let mut head = ReplyHead::forwarded(status, length);
+    pass_on(fields, via, &mut head)?;
+    Ok(head)
+}
+
+/// The head behind which the protocol is another one.
+///
+/// # Errors
+/// As of [`incoming`].
+pub(crate) fn switched(fields: &HeaderMap, via: bool) -> Result<ReplyHead, Failure> {
+    let mut head = ReplyHead::forwarded(StatusCode::SWITCHING_PROTOCOLS.as_u16(), None);
+    pass_on(fields, via, &mut head)?;
+    Ok(head)
+}
+
+/// Whether what follows a head is a WebSocket (RFC 6455 4.1).
+pub(crate) fn is_websocket(status: StatusCode, fields: &HeaderMap) -> bool {
+    let mut protocols = fields.get_all(UPGRADE).iter();
+    let is_named = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
+    status == StatusCode::SWITCHING_PROTOCOLS
+        && protocols.next().is_some_and(is_named)
+        && protocols.next().is_none()
+}
+
+/// Adds the fields that do not end here.
+fn pass_on(fields: &HeaderMap, via: bool, head: &mut ReplyHead) -> Result<(), Failure> {
     let named: Vec<&[u8]> = fields
         .get_all(CONNECTION)
         .iter()
@@ -35,7 +61,7 @@ pub(crate) fn incoming(parts: &Parts, length: Option<u64>, via: bool) -> Result<
     if via {
         head.header("via", b"1.1 keyferry").map_err(|_| Failure::HeadTooLarge)?;
     }
-    Ok(head)
+    Ok(())
 }
 
 /// Whether the body is coded in no other way than chunked: hyper would pass on a coding that nobody then tells the client of.

@@ -2,7 +2,8 @@
 //! back as they come.
 //!
 //! It runs on app threads, each with its own connections (`hyper` on a runtime of its own); never inside a worker, which must
-//! not make system calls. A reply is read as fast as its client takes it.
+//! not make system calls. A reply is read as fast as its client takes it, a request's body as
+//! fast as its origin does.
 //!
 //! - [`Upstream`]: the application
 //! - [`options`]: what an upstream is, and every bound
@@ -18,9 +19,11 @@ mod fields;
 mod health;
 mod incoming;
 mod outgoing;
+mod pipe;
 mod pool;
 mod proxy_protocol;
 mod run;
+mod tunnel;
 
 pub mod options;
 pub mod tally;

@@ -83,10 +83,12 @@ pub struct Options {
     pub queue_timeout: Duration,
     /// Until a connection is open.
     pub connect_timeout: Duration,
-    /// From the request to the head of its reply.
+    /// From the request, all of it, to the head of its reply.
     pub reply_timeout: Duration,
-    /// Between two pieces of a body.
+    /// Between two pieces of a body, of a reply or one that streams to a server.
     pub body_timeout: Duration,
+    /// For which a WebSocket may be silent.
+    pub upgraded_timeout: Duration,
     /// Failures in a row after which a server is left out; 0: never.
     pub failures: u32,
     /// For how long.
@@ -116,6 +118,7 @@ impl Options {
             connect_timeout: Duration::from_millis(2_000),
             reply_timeout: Duration::from_millis(60_000),
             body_timeout: Duration::from_millis(60_000),
+            upgraded_timeout: Duration::from_millis(300_000),
             failures: 3,
             out: Duration::from_millis(10_000),
             forwarded: Forwarded { legacy: true, standard: true, trusted: false },

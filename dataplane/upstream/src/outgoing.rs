@@ -5,14 +5,16 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE, VIA,
+};
 use http::{Method as HttpMethod, Uri};
-use http_body_util::Full;
 use keyferry_http::{Method, Request};
 
 use crate::failure::Failure;
 use crate::fields::{ends_here, is_usual, says_whose};
 use crate::options::Options;
+use crate::pipe::{Outward, Pipe, streamed, whole};
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -25,7 +27,8 @@ const ADDED_MAX: usize = 8;
 /// Room for the values of those that say whose it is: two addresses and two hosts of a usual length.
 const WHOSE_BYTES: usize = 256;
 
-/// The request as it goes to an origin. `server` is the host where the client has named none, as HTTP/1.0 allows.
+/// The request as it goes to an origin. `server` is the host where the client has named none, as HTTP/1.0 allows; `pipe` its
+/// body, if that streams.
 ///
 /// # Errors
 /// [`Failure::Target`]: the target is none that can be sent on.
@@ -33,7 +36,8 @@ pub(crate) fn outgoing(
     request: &Request,
     options: &Options,
     server: &str,
-) -> Result<http::Request<Full<Bytes>>, Failure> {
+    pipe: Option<&Pipe>,
+) -> Result<http::Request<Outward>, Failure> {
     // Copied, as what is sent must not change while hyper has it, and the request is the worker's: head and body once each.
     let (head, body) = request.wire();
     let shared = Shared { bytes: Bytes::copy_from_slice(head), head };
@@ -58,16 +62,34 @@ pub(crate) fn outgoing(
         fields.append(name, shared.value(value)?);
     }
     say_whose(request, options, host, &mut fields)?;
+    // No other protocol is asked for by whoever speaks for a client.
+    if request.wants_websocket() {
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
     if options.via {
         let via = if request.minor() == 0 { "1.0 keyferry" } else { "1.1 keyferry" };
         fields.append(VIA, HeaderValue::from_static(via));
     }
     // A method that has a body as a rule says that there is none (RFC 9110 8.6); of one with bytes hyper says how many.
     let may_have_body = matches!(request.method(), Method::Post | Method::Put | Method::Patch);
-    if body.is_empty() && (may_have_body || request.header("content-length").is_some()) {
-        fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-    let mut sent = http::Request::new(Full::new(Bytes::copy_from_slice(body)));
+    let body = match pipe {
+        None => {
+            let is_framed = || request.header("content-length").is_some() || request.length().is_none();
+            if body.is_empty() && (may_have_body || is_framed()) {
+                fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            }
+            whole(Bytes::copy_from_slice(body))
+        }
+        Some(pipe) => {
+            // Said also of methods that have none as a rule.
+            if request.length().is_none() {
+                fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            streamed(pipe)
+        }
+    };
+    let mut sent = http::Request::new(body);
     *sent.method_mut() = HttpMethod::from_bytes(request.method_name()).map_err(|_| Failure::Target)?;
     *sent.uri_mut() = shared.uri(request.target())?;
     *sent.headers_mut() = fields;

@@ -6,8 +6,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
 use keyferry_http::Ends;
 use tokio::sync::Notify;
@@ -17,10 +15,11 @@ use tracing::{info, warn};
 
 use crate::failure::Failure;
 use crate::options::{Address, Options, SERVERS_MAX};
+use crate::pipe::Outward;
 use crate::tally::{Count, Tally};
 
 /// How requests are given to a connection.
-pub(crate) type Sender = SendRequest<Full<Bytes>>;
+pub(crate) type Sender = SendRequest<Outward>;
 
 /// The servers of an upstream, and the connections to them.
 pub(crate) struct Pool {

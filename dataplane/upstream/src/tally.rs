@@ -21,6 +21,10 @@ pub(crate) enum Count {
     Elsewhere,
     /// Requests that waited for a connection.
     Queued,
+    /// Connections that went on as WebSockets.
+    Upgrades,
+    /// Of them, those that ended because nothing was said for too long.
+    UpgradesIdle,
     /// Servers left out after failures in a row.
     LeftOut,
     /// Health checks that failed.
@@ -37,6 +41,8 @@ pub(crate) enum Count {
     Broken,
     /// No reply in time.
     ReplyLate,
+    /// The body of the request was not taken in time.
+    BodyLate,
     /// What came is no reply.
     Garbled,
     /// Its head is too large.
@@ -64,6 +70,8 @@ pub const NAMES: &[&str] = &[
     "upstream_repeated",
     "upstream_elsewhere",
     "upstream_queued",
+    "upstream_upgrades",
+    "upstream_upgrades_idle",
     "upstream_left_out",
     "upstream_checks_failed",
     "upstream_fell",
@@ -72,6 +80,7 @@ pub const NAMES: &[&str] = &[
     "upstream_failed_connect_late",
     "upstream_failed_broken",
     "upstream_failed_reply_late",
+    "upstream_failed_body_late",
     "upstream_failed_garbled",
     "upstream_failed_head_too_large",
     "upstream_failed_cut",
@@ -91,6 +100,8 @@ pub const HELP: &[&str] = &[
     "Requests sent again because a kept connection had ended.",
     "Requests for which another server was tried, as one took no connection.",
     "Requests that waited for a connection.",
+    "Connections that went on as WebSockets.",
+    "WebSockets that ended because neither side said anything for too long.",
     "Servers left out after failures in a row.",
     "Health checks that failed.",
     "Servers that health checks took out.",
@@ -99,6 +110,7 @@ pub const HELP: &[&str] = &[
     "Requests: a server took no connection in time.",
     "Requests: the connection ended before the reply.",
     "Requests: the reply did not come in time.",
+    "Requests: the server did not take the body in time.",
     "Requests: the reply was none of HTTP.",
     "Requests: the head of the reply was too large.",
     "Requests: the reply ended before its end.",

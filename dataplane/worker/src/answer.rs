@@ -22,6 +22,8 @@ pub(crate) enum Why {
     Lost,
     /// The application failed before it gave a reply.
     Failed,
+    /// It asks for a WebSocket, which only an upstream may have.
+    NoUpgrade,
 }
 
 impl Why {
@@ -33,6 +35,7 @@ impl Why {
             Why::Busy => 503,
             Why::Lost => 502,
             Why::Failed => 500,
+            Why::NoUpgrade => 501,
         }
     }
 }
@@ -60,6 +63,7 @@ impl Counters {
             Why::Busy => &mut self.refused_busy,
             Why::Lost => &mut self.refused_lost,
             Why::Failed => &mut self.refused_failed,
+            Why::NoUpgrade => &mut self.refused_upgrade,
         }
     }
 }

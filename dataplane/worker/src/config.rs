@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
+use keyferry_app::routes::Streams;
 use keyferry_decide::{NodeId, Policy};
 use keyferry_link::Link;
 use keyferry_nic::Nic;
@@ -71,6 +72,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Bounds of a request.
     pub http: keyferry_http::Limits,
+    /// Whose requests run before their bodies are whole.
+    pub streams: Streams,
     /// Requests the application works on at a time, for all workers that share its threads: the slots of all threads, or
     /// the threads where each works on all it has.
     pub app_slots: u32,

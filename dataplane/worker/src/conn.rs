@@ -13,6 +13,7 @@ use keyferry_tls::{Alert, Fragment, Handshake, Opener, Sealer};
 use crate::peer::PeerId;
 use crate::pool::Gather;
 use crate::segment::Outgoing;
+use crate::upload::Upload;
 
 /// Chunks of one reply that wait to be sealed: as many as the application is given at once.
 pub const PARTS_MAX: usize = CHUNKS_PER_JOB;
@@ -199,6 +200,8 @@ pub struct Conn {
     pub head_only: bool,
     /// When the body being read began to be awaited; [`Time::NEVER`] before.
     pub body_since: Time,
+    /// The body of the request under way, while it comes and the request runs.
+    pub upload: Option<Box<Upload>>,
     /// The connection ends after the reply under way.
     pub close_after: bool,
     /// Its last reply has said so because this node ends.
@@ -259,6 +262,7 @@ impl Conn {
             backlog: Backlog::default(),
             head_only: false,
             body_since: Time::NEVER,
+            upload: None,
             close_after: false,
             drained: false,
             eof: false,
@@ -286,12 +290,13 @@ impl Conn {
     }
 
     /// Whether another record may be taken from TCP: not while the key is out, nor while opened bytes wait, nor while
-    /// the client does not take what its records make us answer.
+    /// the client does not take what its records make us answer, nor while the application does not take what they hold.
     pub fn may_open(&self) -> bool {
         self.backlog.len() < BACKLOG_MAX
             && !self.closing
             && !self.is_lent_out()
             && self.waiting.is_none()
+            && self.upload.as_ref().is_none_or(|upload| !upload.is_blocked())
             && !matches!(self.tls, Tls::Over)
     }
 

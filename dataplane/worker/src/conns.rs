@@ -92,11 +92,16 @@ impl<N: Nic, A: App> Worker<N, A> {
         let mut with = Inputs {
             pools: &mut self.pools,
             limits: &self.config.http,
+            streams: &self.config.streams,
             flight: &mut self.flight,
             tls: &self.tls,
         };
         if conn.waiting.is_some() {
-            return (conn.reply == Reply::None).then(|| input::take_waiting(conn, &mut with));
+            let goes_on = match &conn.upload {
+                Some(upload) => !upload.is_blocked(),
+                None => conn.reply == Reply::None,
+            };
+            return goes_on.then(|| input::take_waiting(conn, &mut with));
         }
         if !conn.may_open() {
             return None;
@@ -140,13 +145,15 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.place_sessions(made);
             }
             Taken::Request => self.request(index),
+            Taken::Streams => self.request_streams(index),
+            Taken::Upload => self.feed_app(index),
             Taken::Expects100 => {
                 self.send_own(index, b"HTTP/1.1 100 Continue\r\n\r\n");
                 self.watch_request(index);
             }
             Taken::Refused(refusal) => {
                 self.counters.closed_refused += 1;
-                self.answer(index, Why::Refused(refusal));
+                self.give_up_upload(index, Why::Refused(refusal));
             }
             Taken::KeyUpdate { reply } => {
                 self.counters.key_updates += 1;
@@ -261,7 +268,10 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn maybe_eof(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_ref() else { return };
         if conn.eof && !conn.closing && conn.reply == Reply::None && conn.waiting.is_none() {
-            self.close_ended(index);
+            return self.close_ended(index);
+        }
+        if conn.eof && conn.upload.is_some() {
+            self.upload_eof(index);
         }
     }
 
@@ -300,15 +310,17 @@ impl<N: Nic, A: App> Worker<N, A> {
             return self.deadlines.set(index as u32, conn.deadline);
         }
         let handshaking = matches!(conn.tls, Tls::Silent | Tls::Handshake(_));
-        let amid = conn.is_amid_request();
+        let (amid, uploads) = (conn.is_amid_request(), conn.upload.is_some());
         if let Some(conn) = self.conns[index].as_mut() {
             conn.deadline = Time::NEVER;
         }
-        self.counters.closed_timeout += u64::from(handshaking || amid);
+        self.counters.closed_timeout += u64::from(handshaking || amid || uploads);
         if handshaking {
             self.reset(index);
         } else if amid {
             self.answer(index, Why::Late);
+        } else if uploads {
+            self.upload_late(index);
         }
     }
 

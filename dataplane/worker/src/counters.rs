@@ -31,13 +31,13 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Requests fully received from clients here. Each ends as one of the next four.
+    /// Requests fully received from clients here, or begun while their bodies came. Each ends as one of the next four.
     requests,
     /// Replies made and sealed here.
     replies_local,
     /// Replies a helper sealed and this node sent.
     replies_lent,
-    /// Requests answered here without the application, or for it: redirects, 500, 502, 503.
+    /// Requests answered here without the application, or for it: redirects, 500, 501, 502, 503.
     requests_answered,
     /// Requests whose connection ended before their reply.
     requests_dropped,
@@ -80,6 +80,22 @@ counters! {
     refused_lost,
     /// Requests refused (500): the application failed before it gave a reply.
     refused_failed,
+    /// Requests refused (501): a WebSocket of an application that is no upstream.
+    refused_upgrade,
+    /// Requests whose bodies came while they ran.
+    uploads,
+    /// Bytes of such bodies given to the application.
+    upload_bytes,
+    /// Of those requests, ones given up because no more of the body came in time.
+    uploads_late,
+    /// Ones whose client ended its side before the body was whole.
+    uploads_cut,
+    /// Ones whose reply ended before the body was whole; the rest is discarded, and the connection ends.
+    uploads_unread,
+    /// Connections that went on in another protocol.
+    upgrades,
+    /// Bytes their clients sent in it.
+    upgraded_bytes,
     /// Leases granted to helpers. Each ends as a reply lent, refused, failed, broken or dropped.
     leases_granted,
     /// Leases taken back because the client's connection ended first.
@@ -364,6 +380,7 @@ pub const SUMS: &[(&str, &[&str])] = &[
             "refused_busy",
             "refused_lost",
             "refused_failed",
+            "refused_upgrade",
         ],
     ),
     (

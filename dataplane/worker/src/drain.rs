@@ -118,8 +118,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(conn) = self.conns[index].as_mut() else { return };
         if self.drain.is_on()
             && request.keep_alive()
-            && conn.waiting.is_none()
-            && self.tcp.readable(conn.id) == 0
+            && (conn.upload.is_some() || conn.waiting.is_none() && self.tcp.readable(conn.id) == 0)
         {
             request.ends_connection();
             conn.drained = true;

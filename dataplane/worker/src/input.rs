@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use keyferry_app::routes::Streams;
 use keyferry_http::{Limits, Progress, Refusal, Request};
 use keyferry_tls::{Established, Failure, Handshake, Offered, Opened, Server, Step};
 
@@ -31,6 +32,10 @@ pub enum Taken {
     },
     /// A whole request is in `conn.request`.
     Request,
+    /// A request is in `conn.request` whose body is still to come, and which is to run meanwhile.
+    Streams,
+    /// More of such a body is in `conn.upload`.
+    Upload,
     /// The client waits for 100 (Continue) before it sends the body.
     Expects100,
     /// The request cannot be served.
@@ -60,6 +65,8 @@ pub struct Inputs<'a> {
     pub pools: &'a mut Pools,
     /// Bounds of a request.
     pub limits: &'a Limits,
+    /// Whose requests run before their bodies are whole.
+    pub streams: &'a Streams,
     /// What the handshake wants sent.
     pub flight: &'a mut Vec<u8>,
     /// What handshakes begin with.
@@ -111,9 +118,12 @@ fn whole(conn: &mut Conn, bytes: &mut [u8], with: &mut Inputs<'_>) -> (usize, Ta
     (bytes.len(), taken)
 }
 
-/// Whether there is a request to feed with what a record may hold: once opened it cannot be opened again.
+/// Whether there is a request, or a chunk, to feed with what a record may hold: once opened it cannot be opened again.
 fn may_feed(conn: &Conn, pools: &Pools) -> bool {
-    let feeds = matches!(conn.tls, Tls::Open(_)) && conn.reply == Reply::None && conn.request.is_none();
+    if conn.reply != Reply::None {
+        return conn.upload.as_ref().is_none_or(|upload| upload.may_take(pools));
+    }
+    let feeds = matches!(conn.tls, Tls::Open(_)) && conn.request.is_none();
     !feeds || pools.requests.has_for(conn.served)
 }
 
@@ -224,17 +234,19 @@ fn stepped(conn: &mut Conn, step: Step) -> Taken {
     }
 }
 
-/// Feeds plaintext to the request being read. Returns how much it used.
+/// Feeds plaintext to the request being read, or to the body of the one that runs. Returns how much it used.
 fn request_bytes(conn: &mut Conn, data: &[u8], with: &mut Inputs<'_>) -> (usize, Taken) {
     if conn.reply != Reply::None {
-        return (0, Taken::More);
+        return upload_bytes(conn, data, with);
     }
     if conn.request.is_none() && with.pools.requests.has_for(conn.served) {
         conn.request = with.pools.requests.take();
     }
     let Some(request) = conn.request.as_deref_mut() else { return (0, Taken::Starved) };
     let before = request.body().len();
-    let fed = feed(&mut conn.reader, request, data, with.limits);
+    let (is_open, streams) = (matches!(conn.tls, Tls::Open(_)), with.streams);
+    let streams = |request: &Request| is_open && streams.takes(request);
+    let fed = feed(&mut conn.reader, request, data, with.limits, streams);
     let grown = request.body().len().saturating_sub(before);
     conn.body_bytes += grown;
     with.pools.body_bytes += grown;
@@ -246,12 +258,25 @@ fn feed(
     request: &mut Request,
     data: &[u8],
     limits: &Limits,
+    streams: impl Fn(&Request) -> bool,
 ) -> (usize, Taken) {
-    match reader.feed(data, request, limits) {
+    match reader.feed_or_stream(data, request, limits, streams) {
         Ok((used, Progress::NeedMore)) => (used, Taken::More),
         Ok((used, Progress::Continue100)) => (used, Taken::Expects100),
+        Ok((used, Progress::Streams)) => (used, Taken::Streams),
         Ok((used, Progress::Complete)) => (used, Taken::Request),
         Err(refusal) => (data.len(), Taken::Refused(refusal)),
+    }
+}
+
+/// Plaintext behind a request that runs: of its body, or of the next request.
+fn upload_bytes(conn: &mut Conn, data: &[u8], with: &mut Inputs<'_>) -> (usize, Taken) {
+    let Some(upload) = conn.upload.as_deref_mut() else { return (0, Taken::More) };
+    match upload.take(data, with.pools, with.limits) {
+        (used, Taken::Refused(refusal)) => {
+            (used, Taken::Refused(Refusal { head_only: conn.head_only, ..refusal }))
+        }
+        taken => taken,
     }
 }
 

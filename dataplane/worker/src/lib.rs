@@ -44,6 +44,7 @@ pub mod syns;
 pub mod tls_counters;
 pub mod told;
 mod turn;
+mod upload;
 
 pub use config::{Config, Parts};
 pub use counters::Counters;

@@ -15,8 +15,11 @@ impl<N: Nic, A: App> Worker<N, A> {
                 Owner::Served(peer, lease) => self.lent_part(peer, lease, chunk, None),
             },
             Part::Reply { id, chunk, end: Some(end) } => {
-                self.load.served(end.service_ns);
-                self.counters.app_busy_ns += end.service_ns;
+                // How long one took whose body came meanwhile says how fast its client is.
+                if end.request.is_whole() {
+                    self.load.served(end.service_ns);
+                    self.counters.app_busy_ns += end.service_ns;
+                }
                 self.pools.give_request(end.request);
                 match Owner::of(id) {
                     Owner::Conn { index, .. } => self.local_part(id, index, chunk, Some(end.keep_alive)),
@@ -32,6 +35,17 @@ impl<N: Nic, A: App> Worker<N, A> {
                     Owner::Served(peer, lease) => self.lent_failed(peer, lease),
                 }
             }
+            Part::Switched { id } => {
+                // What is lent asks for no other protocol.
+                if let Owner::Conn { index, .. } = Owner::of(id) {
+                    self.switched(id, index);
+                }
+            }
+            Part::Took { id, chunk } => match Owner::of(id) {
+                Owner::Conn { index, .. } => self.took(id, index, chunk),
+                // What is lent is whole.
+                Owner::Served(..) => self.pools.give_chunk(chunk),
+            },
             Part::Cancelled(request) => self.pools.give_request(request),
             Part::Spare(chunk) => self.pools.give_chunk(chunk),
         }

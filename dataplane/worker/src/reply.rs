@@ -3,7 +3,7 @@
 
 use keyferry_app::{App, Chunk, Job, JobId};
 use keyferry_decide::{Facts, Reason, decide};
-use keyferry_http::Ends;
+use keyferry_http::{Ends, Request};
 use keyferry_lease::lender::Stage;
 use keyferry_nic::Nic;
 use keyferry_time::Time;
@@ -35,14 +35,10 @@ fn facts(conn: &Conn, message_bytes: usize) -> Facts {
 impl<N: Nic, A: App> Worker<N, A> {
     /// A whole request is here: decides where it runs.
     pub(crate) fn dispatch(&mut self, index: usize) {
-        self.read_whole(index);
-        let Some(conn) = self.conns[index].as_mut() else { return };
-        conn.deadline = Time::NEVER;
-        conn.body_since = Time::NEVER;
-        conn.head_only = conn.request.as_deref().is_some_and(|request| request.asks_head_only());
-        self.tcp.set_idle_timeout(conn.id, None);
-        if let Some(request) = conn.request.as_deref() {
-            conn.close_after |= !request.keep_alive();
+        self.begin(index);
+        let Some(conn) = self.conns[index].as_ref() else { return };
+        if conn.request.as_deref().is_some_and(Request::upgrade) && self.refuses_upgrade(index) {
+            return self.answer(index, Why::NoUpgrade);
         }
         if self.drain.is_on() {
             // A helper could not say that its reply is the last one.
@@ -65,6 +61,19 @@ impl<N: Nic, A: App> Worker<N, A> {
                 self.counters.moved_gain_us += u64::from(decision.gain_us);
             }
             _ => self.run_here(index),
+        }
+    }
+
+    /// A request is about to run.
+    pub(crate) fn begin(&mut self, index: usize) {
+        self.read_whole(index);
+        let Some(conn) = self.conns[index].as_mut() else { return };
+        conn.deadline = Time::NEVER;
+        conn.body_since = Time::NEVER;
+        conn.head_only = conn.request.as_deref().is_some_and(|request| request.asks_head_only());
+        self.tcp.set_idle_timeout(conn.id, None);
+        if let Some(request) = conn.request.as_deref() {
+            conn.close_after |= !request.keep_alive();
         }
     }
 
@@ -123,6 +132,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn local_part(&mut self, job: JobId, index: usize, chunk: Chunk, end: Option<bool>) {
         let conn = self.conns[index].as_mut().filter(|conn| conn.reply == Reply::Local(job));
         let Some(conn) = conn else { return self.pools.give_chunk(chunk) };
+        let is_end = end.is_some();
         conn.in_app = conn.in_app.saturating_sub(1);
         if let Some(keep_alive) = end {
             conn.close_after |= !keep_alive;
@@ -136,6 +146,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         {
             conn.in_app += 1;
             self.app.more(job, chunk);
+        }
+        if self.conns[index].as_ref().is_some_and(|conn| conn.upload.is_some()) {
+            self.replied_early(index, is_end);
         }
         self.flush(index);
     }
@@ -265,7 +278,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     }
 
     /// Moves a TLS 1.3 connection near its record limit to new keys; a TLS 1.2 one ends in order.
-    fn rekey(&mut self, index: usize) {
+    pub(crate) fn rekey(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
         let Tls::Open(session) = &mut conn.tls else { return };
         if session.sealer.records_left() < RECORDS_TO_LEND && !self.key_update(index) {
@@ -397,6 +410,9 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         for part in conn.parts.drain(..) {
             self.pools.give_chunk(part.chunk);
+        }
+        if let Some(chunk) = conn.upload.take().and_then(|upload| upload.decoded) {
+            self.pools.give_chunk(chunk);
         }
         for gather in conn.partial.take().into_iter().chain(conn.waiting.take()) {
             self.pools.give_gather(gather);

@@ -99,7 +99,10 @@ fn holds(conn: &Conn, unacknowledged: usize) -> bool {
         // TCP keeps records until the client has acknowledged them.
         Reply::None => unacknowledged > 0 || !conn.backlog.is_empty(),
         // What cannot be sealed yet waits for the client as well.
-        Reply::Local(_) => unacknowledged > 0 || !conn.backlog.is_empty() || !conn.parts.is_empty(),
+        Reply::Local(_) => {
+            let uploads = conn.upload.as_ref().is_some_and(|upload| upload.waits());
+            uploads || unacknowledged > 0 || !conn.backlog.is_empty() || !conn.parts.is_empty()
+        }
     }
 }
 
@@ -136,7 +139,10 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         self.shed.sheds -= 1;
         self.counters.closed_slow += 1;
-        let reads = matches!(conn.reply, Reply::None) && conn.is_amid_request() && conn.backlog.is_empty();
+        let reads = match &conn.upload {
+            Some(upload) => upload.waits() && !upload.replied,
+            None => conn.is_amid_request(),
+        } && conn.backlog.is_empty();
         let speaks = matches!(conn.tls, Tls::Open(_) | Tls::None) && !conn.closing;
         self.shed.holding.remove(index as u32);
         if reads && speaks && !self.pools.records.is_empty() {

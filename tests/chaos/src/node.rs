@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
+use keyferry_app::routes::Streams;
 use keyferry_app::{Port, Runner};
 use keyferry_decide::{NodeId, Policy};
 use keyferry_link::{Cidr, Link};
@@ -130,6 +131,7 @@ fn config(plan: &NodePlan, number: usize, nodes: usize, place: Place) -> Config 
         body_rate: Rate::bytes_per_second(1024),
         idle_timeout: IDLE,
         http: keyferry_http::Limits { body_bytes: 64 * 1024, ..keyferry_http::Limits::default() },
+        streams: Streams::default(),
         app_slots: plan.slots.max(1) as u32,
         policy: match plan.lending {
             Lending::Never => Policy::Never,

@@ -15,19 +15,19 @@ use crate::with_one_and_two_workers;
 with_one_and_two_workers!(by_nginx, by_python, killed_in_the_midst, checks_bring_it_back, by_routes);
 
 /// Longest wait for what an origin has to do.
-const LONG: Duration = Duration::from_secs(30);
+pub(super) const LONG: Duration = Duration::from_secs(30);
 
 /// What curl says of a transfer that ended before its end: a body cut short, or a connection that broke.
 const CUT: [i32; 2] = [18, 56];
 
 /// A server, killed when it is dropped.
-struct Origin {
+pub(super) struct Origin {
     child: Child,
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
 }
 
 impl Origin {
-    fn start(mut command: Command, socket: &Path) -> Origin {
+    pub(super) fn start(mut command: Command, socket: &Path) -> Origin {
         let child = command.stdin(Stdio::null()).spawn().expect("the origin server starts");
         let origin = Origin { child, socket: socket.to_owned() };
         let deadline = Instant::now() + LONG;
@@ -38,15 +38,15 @@ impl Origin {
         origin
     }
 
-    fn python(socket: &Path) -> Origin {
+    pub(super) fn python(socket: &Path) -> Origin {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/client/python_origin.py");
         let mut python = Command::new("python3");
         python.arg(script).arg(socket);
         Origin::start(python, socket)
     }
 
-    /// Serves `folder`/www, and writes `folder`/log: a line for each request, with the number of its connection.
-    fn nginx(folder: &Path) -> Origin {
+    /// Serves `folder`/www, stores below /put, and writes `folder`/log: a line for each request, with the number of its connection.
+    pub(super) fn nginx(folder: &Path) -> Origin {
         let (socket, config) = (folder.join("nginx.sock"), folder.join("nginx.conf"));
         let path = folder.display();
         let text = format!(
@@ -57,7 +57,10 @@ impl Origin {
                 access_log {path}/log seen;
                 client_body_temp_path {path}/bodies; proxy_temp_path {path}/p; fastcgi_temp_path {path}/f;
                 uwsgi_temp_path {path}/u; scgi_temp_path {path}/s;
-                server {{ listen unix:{}; root {path}/www; }}
+                server {{
+                    listen unix:{}; root {path}/www;
+                    location /put/ {{ dav_methods PUT; create_full_put_path on; client_max_body_size 1g; }}
+                }}
             }}",
             socket.display()
         );

@@ -1,11 +1,15 @@
-"""An origin server on Unix sockets, by Python's http.server: python_origin.py SOCKET"""
+"""An origin server on Unix sockets, by Python's http.server: python_origin.py SOCKET
 
+/wait reads nothing of a body before there is a file SOCKET.go."""
+
+import hashlib
 import http.server
 import json
 import os
 import socketserver
 import sys
 import threading
+import time
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -51,8 +55,41 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.body(404, b"nothing here")
 
+    def pieces(self):
+        """The body, as it comes."""
+        if "Content-Length" in self.headers:
+            left = int(self.headers["Content-Length"])
+            while left > 0:
+                piece = self.rfile.read1(min(left, 65536))
+                if not piece:
+                    raise ConnectionError("half a body")
+                left -= len(piece)
+                yield piece
+            return
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
     def do_POST(self):
-        self.body(201, self.rfile.read(int(self.headers["Content-Length"])))
+        path = self.path.split("?")[0]
+        if path == "/early":
+            self.rfile.read(100000)
+            self.close_connection = True
+            self.body(413, b"enough")
+            # To the end: a reset would take the reply along.
+            while self.rfile.read1(65536):
+                pass
+        elif path in ("/sum", "/wait"):
+            while path == "/wait" and not os.path.exists(sys.argv[1] + ".go"):
+                time.sleep(0.01)
+            count, digest = 0, hashlib.sha256()
+            for piece in self.pieces():
+                count += len(piece)
+                digest.update(piece)
+            self.body(200, f"{count} {digest.hexdigest()}".encode())
+        else:
+            self.body(201, self.rfile.read(int(self.headers["Content-Length"])))
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

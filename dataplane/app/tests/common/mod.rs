@@ -108,6 +108,7 @@ pub fn run<A: App>(port: &mut Port<A>, clock: &TestClock, request: Box<Request>,
                 }
                 Part::Failed { started, .. } => ended = Some(Ended::Failed { started }),
                 Part::Cancelled(_) => panic!("nobody cancelled"),
+                Part::Took { .. } | Part::Switched { .. } => panic!("nothing was fed"),
             }
         }
     }

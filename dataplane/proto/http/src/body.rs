@@ -40,8 +40,18 @@ enum State {
     Data { left: u64 },
     /// CR, then LF behind chunk data.
     DataEnd { seen_cr: bool },
+    /// No framing: all that comes, for as long as the connection lasts.
+    Raw,
     /// Trailer section, checked and skipped: bytes so far, and where in its line.
     Trailer { total: usize, at: TrailerAt },
+}
+
+/// What is next of a body: framing, then data.
+struct Next {
+    /// Bytes of framing.
+    skipped: usize,
+    /// Bytes of data behind them.
+    data: usize,
 }
 
 /// Where in a line of the trailer section.
@@ -78,6 +88,11 @@ impl Body {
         Body { state, excess: 0 }
     }
 
+    /// What comes once the protocol is another one.
+    pub(crate) fn raw() -> Body {
+        Body { state: State::Raw, excess: 0 }
+    }
+
     /// Whether all of it is here.
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
@@ -92,23 +107,40 @@ impl Body {
     ) -> Result<usize, Refusal> {
         let mut at = 0;
         while at < bytes.len() && !self.is_done() {
+            let Next { skipped, data } = self.next(&bytes[at..], usize::MAX, into.len(), limits)?;
+            at += skipped;
+            // Copied, since the lender of `bytes` wants them back.
+            into.extend_from_slice(&bytes[at..at + data]);
+            at += data;
+        }
+        Ok(at)
+    }
+
+    /// Decodes framing up to data, and as much of that as there is and `room` for. `decoded` bytes came before.
+    fn next(&mut self, bytes: &[u8], room: usize, decoded: usize, limits: &Limits) -> Result<Next, Refusal> {
+        let mut skipped = 0;
+        while skipped < bytes.len() && !self.is_done() {
+            let here = (bytes.len() - skipped).min(room);
             match self.state {
                 State::Length(left) => {
-                    let left = take(left, bytes, &mut at, into, limits)?;
+                    let (data, left) = take(left, here, decoded, limits)?;
                     self.state = if left == 0 { State::Done } else { State::Length(left) };
+                    return Ok(Next { skipped, data });
                 }
                 State::Data { left } => {
-                    let left = take(left, bytes, &mut at, into, limits)?;
+                    let (data, left) = take(left, here, decoded, limits)?;
                     self.state =
                         if left == 0 { State::DataEnd { seen_cr: false } } else { State::Data { left } };
+                    return Ok(Next { skipped, data });
                 }
+                State::Raw => return Ok(Next { skipped, data: here }),
                 _ => {
-                    self.state = self.step(bytes[at], into.len(), limits)?;
-                    at += 1;
+                    self.state = self.step(bytes[skipped], decoded, limits)?;
+                    skipped += 1;
                 }
             }
         }
-        Ok(at)
+        Ok(Next { skipped, data: 0 })
     }
 
     /// One byte of chunked framing.
@@ -201,19 +233,58 @@ fn trailer(byte: u8, total: usize, at: TrailerAt, limits: &Limits) -> Result<Sta
     Ok(State::Trailer { total, at })
 }
 
-/// Copies up to `left` bytes, since the lender of `bytes` wants them back. Returns what is still to come.
-fn take(
-    left: u64,
-    bytes: &[u8],
-    at: &mut usize,
-    into: &mut Vec<u8>,
-    limits: &Limits,
-) -> Result<u64, Refusal> {
-    let len = left.min((bytes.len() - *at) as u64) as usize;
-    if into.len() + len > limits.body_bytes {
+/// How many of the bytes that are here belong to the `left` ones, and how many of those are still to come.
+fn take(left: u64, here: usize, decoded: usize, limits: &Limits) -> Result<(usize, u64), Refusal> {
+    let data = left.min(here as u64) as usize;
+    if data > limits.body_bytes.saturating_sub(decoded) {
         return Err(Reason::BodyTooLarge.refusal());
     }
-    into.extend_from_slice(&bytes[*at..*at + len]);
-    *at += len;
-    Ok(left - len as u64)
+    Ok((data, left - data as u64))
+}
+
+/// A body that comes while its request runs already: what is behind the bytes the request has of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Upload {
+    body: Body,
+    /// Bytes of data so far.
+    decoded: usize,
+}
+
+impl Upload {
+    /// Of a request that has these bytes of it.
+    pub(crate) fn behind(body: Body, decoded: usize) -> Upload {
+        Upload { body, decoded }
+    }
+
+    /// What comes once the protocol is another one, without an end of its own.
+    pub fn raw() -> Upload {
+        Upload::behind(Body::raw(), 0)
+    }
+
+    /// Whether all of it has come.
+    pub fn is_over(&self) -> bool {
+        self.body.is_done()
+    }
+
+    /// Decodes to the start of `out` as much as there is room for. Returns the bytes used and those written. With room for
+    /// all of `bytes` all are used, unless the body ends before.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: the body cannot be made whole. Its `head_only` is the caller's to say.
+    pub fn feed(&mut self, bytes: &[u8], out: &mut [u8], limits: &Limits) -> Result<(usize, usize), Refusal> {
+        let limits = limits.of_streamed();
+        let (mut at, mut written) = (0, 0);
+        while at < bytes.len() && !self.is_over() {
+            let room = out.len() - written;
+            let Next { skipped, data } = self.body.next(&bytes[at..], room, self.decoded, &limits)?;
+            at += skipped;
+            // Copied, since the lender of `bytes` wants them back.
+            out[written..written + data].copy_from_slice(&bytes[at..at + data]);
+            (at, written, self.decoded) = (at + data, written + data, self.decoded + data);
+            if skipped + data == 0 {
+                break;
+            }
+        }
+        Ok((at, written))
+    }
 }

@@ -13,6 +13,7 @@ mod refusal;
 mod reply;
 mod request;
 
+pub use body::Upload;
 pub use reader::{Progress, Reader};
 pub use refusal::{Reason, Refusal};
 pub use reply::{
@@ -25,6 +26,10 @@ pub use request::{Ends, Method, Request};
 /// Header fields a request may have at most, whatever the configuration says.
 pub const HEADERS_MAX: usize = 128;
 
+/// A body that says it has no more bytes than these is awaited whole also where longer ones stream: with its request it can
+/// run elsewhere, and again. What a record holds.
+pub const AWAITED_BYTES_MAX: u64 = 16 * 1024;
+
 /// Bounds of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -36,6 +41,8 @@ pub struct Limits {
     pub target_bytes: usize,
     /// Decoded body, in bytes.
     pub body_bytes: usize,
+    /// Decoded body that streams, in bytes.
+    pub streamed_bytes: usize,
     /// One chunk's size line with its extensions, and all trailers together, in bytes. What the size lines of a
     /// body take beyond the usual may add up to sixteen times this.
     pub chunk_line_bytes: usize,
@@ -48,7 +55,15 @@ impl Default for Limits {
             headers: 64,
             target_bytes: 4096,
             body_bytes: 1 << 20,
+            streamed_bytes: 1 << 30,
             chunk_line_bytes: 1024,
         }
+    }
+}
+
+impl Limits {
+    /// Those of a request whose body streams.
+    fn of_streamed(&self) -> Limits {
+        Limits { body_bytes: self.streamed_bytes, ..*self }
     }
 }

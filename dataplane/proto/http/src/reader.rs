@@ -5,7 +5,7 @@
 
 use crate::body::Body;
 use crate::head::{self, Facts, Framing};
-use crate::{Limits, Reason, Refusal, Request};
+use crate::{AWAITED_BYTES_MAX, Limits, Reason, Refusal, Request};
 
 /// Bytes of empty lines skipped before a request line. RFC 9112 2.2 wants one line tolerated; without a bound they
 /// would keep a connection open for ever, because no request, and so no time-out, has begun.
@@ -18,6 +18,9 @@ pub enum Progress {
     NeedMore,
     /// The head is whole and the client waits for 100 (Continue); feed on after sending it.
     Continue100,
+    /// The head is whole, the body is not and [streams](Reader::feed_or_stream): what has come of it the request has, the
+    /// rest is for its [`Request::upload`].
+    Streams,
     /// The request is whole.
     Complete,
 }
@@ -70,6 +73,21 @@ impl Reader {
         into: &mut Request,
         limits: &Limits,
     ) -> Result<(usize, Progress), Refusal> {
+        self.feed_or_stream(bytes, into, limits, |_| false)
+    }
+
+    /// As [`feed`](Reader::feed), but what `streams` says yes to, of a head that is whole, may run before its body has come. A
+    /// body that is here with its head, or is [short](crate::AWAITED_BYTES_MAX), does not stream.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: answer it and end the connection.
+    pub fn feed_or_stream(
+        &mut self,
+        bytes: &[u8],
+        into: &mut Request,
+        limits: &Limits,
+        streams: impl Fn(&Request) -> bool,
+    ) -> Result<(usize, Progress), Refusal> {
         match self.stage {
             Stage::Blank(before) => {
                 let (skipped, blank) = skip_blank(before, bytes)?;
@@ -79,9 +97,9 @@ impl Reader {
                 }
                 self.stage = Stage::Head;
                 into.clear();
-                self.first_piece(bytes, skipped, into, limits)
+                self.first_piece(bytes, skipped, into, limits, streams)
             }
-            Stage::Head => self.next_piece(bytes, into, limits),
+            Stage::Head => self.next_piece(bytes, into, limits, streams),
             Stage::Body => self.feed_body(bytes, 0, into, limits),
         }
     }
@@ -93,12 +111,13 @@ impl Reader {
         from: usize,
         into: &mut Request,
         limits: &Limits,
+        streams: impl Fn(&Request) -> bool,
     ) -> Result<(usize, Progress), Refusal> {
         let fresh = &bytes[from..];
         match head::parse(fresh, limits)? {
             Some((used, facts)) => {
                 into.head.extend_from_slice(&fresh[..used]);
-                self.head_done(bytes, from + used, facts, into, limits)
+                self.head_done(bytes, from + used, facts, into, limits, streams)
             }
             None => {
                 // Shorter than the limit, or it would have been refused.
@@ -115,6 +134,7 @@ impl Reader {
         bytes: &[u8],
         into: &mut Request,
         limits: &Limits,
+        streams: impl Fn(&Request) -> bool,
     ) -> Result<(usize, Progress), Refusal> {
         let before = into.head.len();
         let taken = bytes.len().min(limits.head_bytes.saturating_sub(before));
@@ -126,7 +146,7 @@ impl Reader {
         match head::parse(&into.head, limits)? {
             Some((used, facts)) => {
                 into.head.truncate(used);
-                self.head_done(bytes, used - before, facts, into, limits)
+                self.head_done(bytes, used - before, facts, into, limits, streams)
             }
             None => Ok((taken, Progress::NeedMore)),
         }
@@ -139,20 +159,31 @@ impl Reader {
         facts: Facts,
         into: &mut Request,
         limits: &Limits,
+        streams: impl Fn(&Request) -> bool,
     ) -> Result<(usize, Progress), Refusal> {
         let framing = facts.framing;
-        let expects_continue = facts.expects_continue;
         into.facts = facts;
+        into.coming = Body::of(framing);
+        self.stage = Stage::Body;
+        if framing == Framing::None {
+            return self.feed_body(bytes, used, into, limits);
+        }
+        let is_awaited = |length: u64| length <= AWAITED_BYTES_MAX && length <= limits.body_bytes as u64;
+        let streams = !matches!(framing, Framing::Length(length) if is_awaited(length)) && streams(into);
+        let limits = &if streams { limits.of_streamed() } else { *limits };
         if matches!(framing, Framing::Length(length) if length > limits.body_bytes as u64) {
             return Err(refused(Reason::BodyTooLarge.refusal(), into));
         }
-        self.stage = Stage::Body;
-        into.coming = Body::of(framing);
         // A client that has sent body bytes already does not wait (RFC 9110 10.1.1).
-        if expects_continue && used == bytes.len() && framing != Framing::None {
+        if into.facts.expects_continue && used == bytes.len() && !streams {
             return Ok((used, Progress::Continue100));
         }
-        self.feed_body(bytes, used, into, limits)
+        let (used, progress) = self.feed_body(bytes, used, into, limits)?;
+        if streams && progress == Progress::NeedMore {
+            *self = Reader::new();
+            return Ok((used, Progress::Streams));
+        }
+        Ok((used, progress))
     }
 
     fn feed_body(

@@ -273,7 +273,10 @@ pub fn write_head(head: &ReplyHead, seen: Seen, date: &str, out: &mut [u8]) -> R
         None => {}
     }
     if head.close || !seen.keep_alive || seen.needs_close(head) {
-        cursor.put(b"Connection: close\r\n");
+        cursor.put(match head.status {
+            101 => b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+            _ => b"Connection: close\r\n",
+        });
     } else if seen.minor == 0 {
         cursor.put(b"Connection: keep-alive\r\n");
     }
@@ -317,6 +320,7 @@ impl ChunkWriter {
 pub fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
+        101 => "Switching Protocols",
         200 => "OK",
         201 => "Created",
         202 => "Accepted",

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use crate::body::Body;
+use crate::body::{Body, Upload};
 use crate::head::{self, Facts, Framing};
 use crate::{Limits, Reason, Refusal};
 
@@ -149,9 +149,33 @@ impl Request {
         self.slice(&self.facts.host)
     }
 
-    /// The decoded body.
+    /// The decoded body; of one that streams what came with the head.
     pub fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// Whether the body is all here.
+    pub fn is_whole(&self) -> bool {
+        self.coming.is_done()
+    }
+
+    /// What is still to come of a body that streams.
+    pub fn upload(&self) -> Upload {
+        Upload::behind(self.coming, self.body.len())
+    }
+
+    /// Bytes of the body, as its head says; `None`: it is chunked.
+    pub fn length(&self) -> Option<u64> {
+        match self.facts.framing {
+            Framing::None => Some(0),
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        }
+    }
+
+    /// Whether the client waits for 100 (Continue) before it sends the body.
+    pub fn waits_to_go_on(&self) -> bool {
+        self.facts.expects_continue && self.body.is_empty()
     }
 
     /// Minor version: 0 or 1.
@@ -189,6 +213,21 @@ impl Request {
         self.facts.upgrade
     }
 
+    /// Whether the client wants the connection to go on as a WebSocket (RFC 6455 4.1).
+    pub fn wants_websocket(&self) -> bool {
+        let is_named = |value: &[u8]| value.eq_ignore_ascii_case(b"websocket");
+        self.facts.upgrade
+            && self.facts.method == Method::Get
+            && self.facts.minor == 1
+            && self.facts.framing == Framing::None
+            && self.values("upgrade").all(is_named)
+    }
+
+    /// The protocol is another one from here on: what the client sends has no end of its own.
+    pub fn switch(&mut self) {
+        self.coming = Body::raw();
+    }
+
     /// Head and body as they are lent to another node.
     pub fn wire(&self) -> (&[u8], &[u8]) {
         (&self.head, &self.body)
@@ -217,6 +256,7 @@ impl Request {
         }
         self.head.extend_from_slice(head);
         self.body.extend_from_slice(body);
+        self.coming = Body::default();
         self.facts = facts;
         Ok(())
     }

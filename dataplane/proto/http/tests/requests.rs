@@ -78,6 +78,44 @@ fn a_client_that_waits_is_told_to_go_on() {
     assert_eq!(reader.feed(b"ok", &mut request, &Limits::default()), Ok((2, Progress::Complete)));
 }
 
+/// A body is awaited if it is short, and streams if it is not, unless it is here.
+#[test]
+fn what_streams_and_what_is_awaited() {
+    let limits = Limits { body_bytes: 100, streamed_bytes: 50_000, ..Limits::default() };
+    let fed = |head: &str, body: &[u8], streams: bool| {
+        let mut request = Request::default();
+        let bytes = [format!("POST / HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").as_bytes(), body].concat();
+        let fed = Reader::new().feed_or_stream(&bytes, &mut request, &limits, |_| streams);
+        (fed.map(|(used, progress)| (used == bytes.len(), progress)).map_err(|it| it.status), request)
+    };
+    let body = [b'x'; 200];
+    let is = |head: &str, body: &[u8], streams| fed(head, body, streams).0;
+    assert_eq!(is("Content-Length: 100", &[], true), Ok((true, Progress::NeedMore)));
+    assert_eq!(is("Content-Length: 101", &[], true), Ok((true, Progress::Streams)));
+    assert_eq!(is("Content-Length: 101", &[], false), Err(413));
+    assert_eq!(is("Content-Length: 50001", &[], true), Err(413));
+    assert_eq!(is("Content-Length: 200", &body, true), Ok((true, Progress::Complete)));
+    assert_eq!(is("Transfer-Encoding: chunked", b"3\r\nabc", true), Ok((true, Progress::Streams)));
+    assert_eq!(
+        is("Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n", true),
+        Ok((true, Progress::Complete))
+    );
+    assert_eq!(is("Transfer-Encoding: chunked", b"ffff\r\n", true), Err(413));
+    assert_eq!(
+        is("Transfer-Encoding: chunked\r\nExpect: 100-continue", &[], false).unwrap().1,
+        Progress::Continue100
+    );
+    let (_, request) = fed("Content-Length: 50000\r\nExpect: 100-continue", &[], true);
+    assert!(!request.is_whole() && request.waits_to_go_on() && request.length() == Some(50_000));
+    let (_, request) = fed("Content-Length: 50000\r\nExpect: 100-continue", &body, true);
+    assert!(!request.waits_to_go_on() && request.body().len() == 200);
+    let mut upload = request.upload();
+    let mut out = [0; 64];
+    assert_eq!(upload.feed(&[b'y'; 100], &mut out, &limits), Ok((64, 64)));
+    assert_eq!(upload.feed(&[b'y'; 60_000], &mut [0; 60_000], &limits), Ok((49_736, 49_736)));
+    assert!(upload.is_over());
+}
+
 #[test]
 fn a_small_body_cannot_come_in_endless_extensions() {
     let limits = Limits::default();
@@ -288,6 +326,34 @@ proptest! {
             let expected: Vec<_> = same.map(|(_, value)| value.as_bytes()).collect();
             prop_assert_eq!(request.values(&name).collect::<Vec<_>>(), expected);
         }
+    }
+
+    /// A body that streams is the one that was sent, however it is cut and however little room there is for it.
+    #[test]
+    fn what_streams_is_what_was_sent(
+        body in proptest::collection::vec(any::<u8>(), 1..400),
+        chunk in 1usize..60,
+        piece in 1usize..90,
+        room in 1usize..50,
+    ) {
+        let limits = Limits::default();
+        let wire = stream_of(&vec![(true, 0, body.clone())], chunk);
+        let (mut reader, mut request) = (Reader::new(), Request::default());
+        let head = wire.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+        let fed = reader.feed_or_stream(&wire[..head], &mut request, &limits, |_| true);
+        prop_assert_eq!(fed, Ok((head, Progress::Streams)));
+        let (mut upload, mut came, mut out) = (request.upload(), Vec::new(), vec![0; room]);
+        for mut rest in wire[head..].chunks(piece) {
+            while !rest.is_empty() {
+                prop_assert!(!upload.is_over(), "it has ended before its end");
+                let (used, written) = upload.feed(rest, &mut out, &limits).unwrap();
+                prop_assert!(used > 0 && written <= used);
+                came.extend_from_slice(&out[..written]);
+                rest = &rest[used..];
+            }
+        }
+        prop_assert!(upload.is_over());
+        prop_assert_eq!(came, body);
     }
 
     #[test]

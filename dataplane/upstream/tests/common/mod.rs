@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use keyferry_app::threads::{Idle, Plan, start_on};
-use keyferry_app::{Chunk, Job, JobId, PARTS, Part, Port};
+use keyferry_app::{Chunk, FEEDS_PER_JOB, Job, JobId, PARTS, Part, Port};
 use keyferry_http::{Ends, Limits, Progress, Reader, Request};
 use keyferry_upstream::{Address, Beside, Options, Tally, Upstream, run};
 
@@ -90,6 +90,33 @@ impl Conn {
 
     /// The next request; `None`: the connection has ended.
     pub fn request(&mut self) -> Option<Seen> {
+        let mut seen = self.head()?;
+        let length = seen.field("content-length").map_or(0, |value| value.parse().expect("a length"));
+        assert_eq!(seen.field("transfer-encoding"), None, "bodies are sent by their length");
+        seen.body = self.bytes(length)?;
+        Some(seen)
+    }
+
+    /// The body of a request that is chunked.
+    pub fn chunks(&mut self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let mut line = Vec::new();
+            while !line.ends_with(b"\r\n") {
+                line.extend(self.bytes(1)?);
+            }
+            let size = std::str::from_utf8(&line).expect("a line of text").trim();
+            let size = usize::from_str_radix(size, 16).expect("a size");
+            body.extend(self.bytes(size)?);
+            assert_eq!(self.bytes(2)?, b"\r\n");
+            if size == 0 {
+                return Some(body);
+            }
+        }
+    }
+
+    /// The next request, without its body; `None`: the connection has ended.
+    pub fn head(&mut self) -> Option<Seen> {
         let end = loop {
             if let Some(end) = self.read.windows(4).position(|it| it == b"\r\n\r\n") {
                 break end + 4;
@@ -108,11 +135,7 @@ impl Conn {
             (name.to_owned(), value.trim().to_owned())
         };
         let fields: Vec<_> = lines.filter(|line| !line.is_empty()).map(field).collect();
-        let mut seen = Seen { line, fields, body: Vec::new() };
-        let length = seen.field("content-length").map_or(0, |value| value.parse().expect("a length"));
-        assert_eq!(seen.field("transfer-encoding"), None, "bodies are sent by their length");
-        seen.body = self.bytes(length)?;
-        Some(seen)
+        Some(Seen { line, fields, body: Vec::new() })
     }
 
     pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
@@ -272,12 +295,23 @@ pub struct Proxy {
     open: HashMap<u64, Vec<u8>>,
     /// Chunks given, and back.
     chunks: (usize, usize),
+    /// Of them, those of bodies that are not taken.
+    untaken: usize,
 }
 
 pub fn request(bytes: &[u8]) -> Box<Request> {
     let mut request = Box::new(Request::default());
     let fed = Reader::new().feed(bytes, &mut request, &Limits::default());
     assert_eq!(fed, Ok((bytes.len(), Progress::Complete)), "{}", String::from_utf8_lossy(bytes));
+    request
+}
+
+/// One whose body is still to come.
+pub fn streaming(head: &str) -> Box<Request> {
+    let mut request = Box::new(Request::default());
+    let bytes = format!("{head}\r\n\r\n").into_bytes();
+    let fed = Reader::new().feed_or_stream(&bytes, &mut request, &Limits::default(), |_| true);
+    assert_eq!(fed, Ok((bytes.len(), Progress::Streams)), "{head}");
     request
 }
 
@@ -324,7 +358,17 @@ impl Proxy {
         let (mut ports, threads) = start_on(&plan, make, &stop).expect("threads start");
         let port = ports.pop().expect("one worker");
         let (came, open) = (HashMap::new(), HashMap::new());
-        Proxy { port, tally: Arc::clone(&tally), stop, threads, next: 0, came, open, chunks: (0, 0) }
+        Proxy {
+            port,
+            tally: Arc::clone(&tally),
+            stop,
+            threads,
+            next: 0,
+            came,
+            open,
+            chunks: (0, 0),
+            untaken: 0,
+        }
     }
 
     /// Submits a request.
@@ -336,6 +380,28 @@ impl Proxy {
         self.port.flush();
         self.open.insert(id, Vec::new());
         id
+    }
+
+    /// Gives a job the next bytes of its request's body, as soon as those before are taken.
+    pub fn feed(&mut self, id: u64, bytes: &[u8], end: bool) {
+        let deadline = Instant::now() + LONG;
+        while !self.may_feed() {
+            assert!(Instant::now() < deadline, "the body is not taken");
+            self.look(true);
+        }
+        (self.chunks.0, self.untaken) = (self.chunks.0 + 1, self.untaken + 1);
+        let mut chunk = Chunk::new();
+        chunk.fill(|room| {
+            room[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        });
+        self.port.feed(JobId(id), chunk, end);
+        self.port.flush();
+    }
+
+    /// Whether more of a body may be given.
+    pub fn may_feed(&self) -> bool {
+        self.untaken < FEEDS_PER_JOB
     }
 
     /// A client goes away.
@@ -356,6 +422,10 @@ impl Proxy {
         for part in parts {
             match part {
                 Part::Spare(_) => self.chunks.1 += 1,
+                Part::Switched { .. } => {}
+                Part::Took { .. } => {
+                    (self.chunks.1, self.untaken) = (self.chunks.1 + 1, self.untaken - 1);
+                }
                 Part::Cancelled(_) => {}
                 Part::Failed { id: JobId(id), started, .. } => {
                     // Of a client that is gone nobody asks.
@@ -383,6 +453,16 @@ impl Proxy {
     /// Bytes that have come of a reply.
     pub fn so_far(&self, id: u64) -> usize {
         self.open.get(&id).map_or(0, Vec::len)
+    }
+
+    /// Waits for so many bytes of a reply; returns all that have come.
+    pub fn wait_for(&mut self, id: u64, bytes: usize) -> Vec<u8> {
+        let deadline = Instant::now() + LONG;
+        while self.so_far(id) < bytes {
+            assert!(Instant::now() < deadline, "no more comes: {:?}", self.open.get(&id));
+            self.look(true);
+        }
+        self.open[&id].clone()
     }
 
     /// Gives a job another chunk.

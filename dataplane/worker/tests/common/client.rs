@@ -24,6 +24,9 @@ const RETRY_NS: u64 = 100_000_000;
 /// Bytes of a piece: less than any record a client sends here.
 const PIECE_BYTES: usize = 30;
 
+/// Bytes of a record of what it is told to say.
+const PIECE_TOLD_BYTES: usize = 5_000;
+
 /// What a client does once connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Habit {
@@ -55,6 +58,8 @@ pub enum Habit {
     },
     /// Asks for so many bytes, and takes none of the reply.
     Deaf(usize),
+    /// Says what it is [told](Client::tell).
+    Told,
 }
 
 pub struct Client {
@@ -65,6 +70,8 @@ pub struct Client {
     pub closed: bool,
     /// The status of a reply that was not 200.
     pub refused: Option<u16>,
+    /// The body of the last reply.
+    pub last: Vec<u8>,
     connected: bool,
     gone: bool,
     started: bool,
@@ -143,6 +150,7 @@ impl Client {
             reset: false,
             closed: false,
             refused: None,
+            last: Vec::new(),
             connected: false,
             gone: false,
             started: false,
@@ -303,8 +311,31 @@ impl Client {
             }
             Habit::SlowReader { .. } => self.say(get(1_000_000).as_bytes()),
             Habit::Deaf(bytes) => self.say(get(bytes).as_bytes()),
-            Habit::Silent | Habit::HalfHello(_) => {}
+            Habit::Silent | Habit::HalfHello(_) | Habit::Told => {}
         }
+    }
+
+    /// Says this.
+    pub fn tell(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(PIECE_TOLD_BYTES) {
+            self.say(piece);
+        }
+    }
+
+    /// Says close_notify.
+    pub fn notify(&mut self) {
+        self.tls.send_close_notify();
+        self.pull();
+    }
+
+    /// What has come that is no whole reply.
+    pub fn rest(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// All it has said has arrived.
+    pub fn has_said_all(&self) -> bool {
+        self.unsent.is_empty()
     }
 
     fn say(&mut self, bytes: &[u8]) {
@@ -393,7 +424,8 @@ impl Client {
             self.text.resize(from + state.plaintext_bytes_to_read(), 0);
             self.tls.reader().read_exact(&mut self.text[from..]).expect("what is there");
         }
-        while let Some(status) = take_reply(&mut self.text) {
+        while let Some((status, body)) = take_reply(&mut self.text) {
+            self.last = body;
             if status == 200 {
                 self.answered += 1;
             } else {
@@ -405,7 +437,7 @@ impl Client {
 }
 
 /// Takes a whole reply from the front of `text`.
-fn take_reply(text: &mut Vec<u8>) -> Option<u16> {
+fn take_reply(text: &mut Vec<u8>) -> Option<(u16, Vec<u8>)> {
     let head = text.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
     let fields = std::str::from_utf8(&text[..head]).expect("a head of text");
     let status = fields.get(9..12).and_then(|status| status.parse().ok()).expect("a status");
@@ -416,8 +448,8 @@ fn take_reply(text: &mut Vec<u8>) -> Option<u16> {
     if text.len() < head + len {
         return None;
     }
-    text.drain(..head + len);
-    Some(status)
+    let reply: Vec<u8> = text.drain(..head + len).collect();
+    Some((status, reply[head..].to_vec()))
 }
 
 /// Takes any certificate.

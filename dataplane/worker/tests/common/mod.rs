@@ -10,6 +10,7 @@ pub mod helper;
 pub mod hoard;
 pub mod node;
 pub mod peer;
+pub mod sink;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -1,4 +1,4 @@
-//! A node of one or two workers on a simulated port, with the synthetic application inside each.
+//! A node of one or two workers on a simulated port, with the applications of [`sink`](super::sink) inside each.
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use keyferry_app::synthetic::{Distribution, Options as AppOptions, Synthetic};
+use keyferry_app::routes::Routes;
+use keyferry_app::synthetic::{Distribution, Options as AppOptions};
 use keyferry_app::{Clock, Port, Runner};
 use keyferry_decide::{NodeId, Policy};
 use keyferry_fabric::sim::Net as Fabric;
@@ -25,6 +26,8 @@ use keyferry_worker::peer::LeaseLimits;
 use keyferry_worker::pool::PoolSizes;
 use keyferry_worker::receive::Receive;
 use keyferry_worker::{Config, Parts, Worker};
+
+use super::sink::{self, Gate, Served};
 
 /// The node's address, in a /8 of which most belongs to nobody.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -50,6 +53,10 @@ pub struct Options {
     pub handover: usize,
     pub receive_bytes: usize,
     pub send_bytes: usize,
+    /// From the head of a request to the end of its body.
+    pub body_timeout: Duration,
+    /// The slowest it may come, in bytes a second.
+    pub body_rate: u32,
     /// When it lends.
     pub policy: Policy,
     /// The other nodes that keep sessions; with any, clients may come back.
@@ -77,6 +84,8 @@ impl Default for Options {
             handover: 256,
             receive_bytes: 8192,
             send_bytes: 16_384,
+            body_timeout: Duration::from_secs(600),
+            body_rate: 1,
             policy: Policy::Never,
             others: &[],
         }
@@ -105,7 +114,7 @@ impl Clock for VirtualClock {
 
 /// Workers and the far end of their port.
 pub struct Node {
-    pub workers: Vec<Worker<Queue, Synthetic>>,
+    pub workers: Vec<Worker<Queue, Routes<Served>>>,
     pub net: Net,
     pub wire: Queue,
     pub fabric: Fabric,
@@ -114,6 +123,8 @@ pub struct Node {
     /// What they shake hands with at first.
     pub server: Server,
     pub time: VirtualClock,
+    /// What sinks take.
+    pub gate: Gate,
     pub injected: Cell<u64>,
 }
 
@@ -157,13 +168,14 @@ pub fn node(options: &Options) -> Node {
     net.connect(queues[0].port(), wire.port(), 0);
     let time = VirtualClock::default();
     let server = server(options);
+    let gate = Gate::default();
     let handovers = Handover::between(usize::from(options.workers), options.handover);
     let parts = queues.into_iter().zip(handovers).enumerate().map(|(number, (queue, handover))| {
         let place = Place { number, of: usize::from(options.workers) };
-        parts(options, place, queue, handover, server.clone(), time.clone())
+        parts(options, place, queue, handover, server.clone(), time.clone(), &gate)
     });
     let (mailboxes, workers) = parts.map(|parts| (Arc::clone(&parts.mailbox), Worker::new(parts))).unzip();
-    Node { workers, net, wire, fabric: Fabric::new(), mailboxes, server, time, injected: Cell::new(0) }
+    Node { workers, net, wire, fabric: Fabric::new(), mailboxes, server, time, gate, injected: Cell::new(0) }
 }
 
 fn parts(
@@ -173,7 +185,8 @@ fn parts(
     handover: Handover<keyferry_nic::sim::Packet>,
     tls: Server,
     time: VirtualClock,
-) -> Parts<Queue, Synthetic> {
+    gate: &Gate,
+) -> Parts<Queue, Routes<Served>> {
     let caps = nic.caps();
     let address = Cidr::new(IpAddr::V4(ADDRESS), 8).expect("a prefix of 8 bits");
     let everywhere = Cidr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).expect("a prefix of 0 bits");
@@ -190,10 +203,11 @@ fn parts(
             handshakes: options.handshakes,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(600),
-            body_rate: keyferry_worker::config::Rate::bytes_per_second(1),
+            body_timeout: options.body_timeout,
+            body_rate: keyferry_worker::config::Rate::bytes_per_second(options.body_rate),
             idle_timeout: IDLE_TIMEOUT,
             http: keyferry_http::Limits::default(),
+            streams: sink::streams(),
             app_slots: 1,
             policy: options.policy,
             eager: false,
@@ -234,7 +248,11 @@ fn parts(
             seed: 1,
         }),
         tls,
-        app: Port::inline(Runner::new(Synthetic::new(app), options.jobs, Box::new(time))),
+        app: Port::inline(Runner::new(
+            Routes::new(sink::applications(app, gate), sink::rules()),
+            options.jobs,
+            Box::new(time),
+        )),
         receive: Receive::new(handover),
         pools: options.pools,
         nic,

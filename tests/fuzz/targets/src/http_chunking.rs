@@ -3,7 +3,7 @@
 //!
 //! Input: a byte that picks reading or writing, a byte for the cuts, then framing or body.
 
-use keyferry_http::{ChunkWriter, Limits};
+use keyferry_http::{ChunkWriter, Limits, Progress, Reader, Request, Upload};
 
 use crate::http_head::{Outcome, converse, is_framing, judge};
 use crate::input::{Input, cut};
@@ -29,6 +29,7 @@ fn read(framing: &[u8], seed: u8, limits: &Limits) {
     let whole = converse(std::iter::once(&wire[..]), limits);
     let pieces = converse(cut(&wire, seed), limits);
     same(&whole, &pieces);
+    streamed(&wire, seed, &whole, limits);
     let Some(request) = whole.requests.first() else {
         // Extensions and trailers may be refused for what is in them.
         if let Some(Decoded { body, plain: true }) = decoded(framing) {
@@ -43,6 +44,51 @@ fn read(framing: &[u8], seed: u8, limits: &Limits) {
     judge(request, limits);
     let expected = decoded(framing).map(|decoded| decoded.body);
     assert_eq!(Some(request.body()), expected.as_deref(), "the grammar says otherwise");
+}
+
+/// A body that streams is the same, however it is cut and however little room there is for it.
+fn streamed(wire: &[u8], seed: u8, whole: &Outcome, limits: &Limits) {
+    let limits = Limits { streamed_bytes: limits.body_bytes, ..*limits };
+    let (mut reader, mut request) = (Reader::new(), Request::default());
+    let mut room = [0; 256];
+    let room = &mut room[..1 + usize::from(seed)];
+    let (mut body, mut upload) = (Vec::new(), None::<Upload>);
+    let refused = |refusal| assert_eq!(whole.refusal, Some(refusal), "it streams, and is refused");
+    for piece in cut(wire, seed) {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            let Some(upload) = &mut upload else {
+                match reader.feed_or_stream(rest, &mut request, &limits, |_| true) {
+                    Err(refusal) => return refused(refusal),
+                    Ok((_, Progress::Complete)) => {
+                        return assert_eq!(request.body(), whole.requests[0].body(), "it need not stream");
+                    }
+                    Ok((used, progress)) => {
+                        rest = &rest[used..];
+                        if progress == Progress::Streams {
+                            assert!(!request.is_whole() && rest.is_empty());
+                            body.extend_from_slice(request.body());
+                            upload = Some(request.upload());
+                        }
+                    }
+                }
+                continue;
+            };
+            match upload.feed(rest, room, &limits) {
+                Err(refusal) => return refused(refusal),
+                Ok((used, written)) => {
+                    assert!(used > 0 && written <= used);
+                    rest = &rest[used..];
+                    body.extend_from_slice(&room[..written]);
+                }
+            }
+            assert!(body.len() <= limits.streamed_bytes, "within the limits");
+            if upload.is_over() {
+                return assert_eq!(body, whole.requests[0].body(), "it streams to the same end");
+            }
+        }
+    }
+    assert!(whole.requests.is_empty() && whole.refusal.is_none(), "it streams and has no end");
 }
 
 fn same(whole: &Outcome, pieces: &Outcome) {

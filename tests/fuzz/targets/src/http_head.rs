@@ -28,8 +28,22 @@ fn execute(bytes: &[u8]) {
 fn limits(choice: u8) -> Limits {
     match choice % 3 {
         0 => Limits::default(),
-        1 => Limits { head_bytes: 256, headers: 4, target_bytes: 32, body_bytes: 64, chunk_line_bytes: 16 },
-        _ => Limits { head_bytes: 1024, headers: 1, target_bytes: 8, body_bytes: 0, chunk_line_bytes: 1 },
+        1 => Limits {
+            head_bytes: 256,
+            headers: 4,
+            target_bytes: 32,
+            body_bytes: 64,
+            chunk_line_bytes: 16,
+            ..Limits::default()
+        },
+        _ => Limits {
+            head_bytes: 1024,
+            headers: 1,
+            target_bytes: 8,
+            body_bytes: 0,
+            chunk_line_bytes: 1,
+            ..Limits::default()
+        },
     }
 }
 
@@ -60,6 +74,7 @@ pub(crate) fn converse<'a>(pieces: impl Iterator<Item = &'a [u8]>, limits: &Limi
             match progress {
                 Progress::NeedMore => assert!(rest.is_empty(), "bytes are left and more are wanted"),
                 Progress::Continue100 => assert!(reader.head_started() && rest.is_empty()),
+                Progress::Streams => unreachable!("nobody has asked for it"),
                 Progress::Complete => {
                     assert!(!reader.head_started(), "the next request has not begun");
                     outcome.requests.push(std::mem::take(&mut request));
