@@ -22,6 +22,7 @@ mod nic;
 mod node;
 mod problem;
 mod reader;
+mod request_logs;
 mod route;
 mod tcp;
 mod tls;
@@ -40,7 +41,7 @@ use keyferry_upstream::Options;
 
 use crate::links::Address;
 pub use crate::links::Peer;
-pub use admin::{Admin, LogLevel};
+pub use admin::{Admin, LogFormat, LogLevel};
 pub use app::{App, Distribution, Files, Named, Synthetic};
 pub use changes::{Change, Changes};
 pub use cluster::{Cluster, DISTRIBUTORS_MAX, LISTEN_MAX};
@@ -56,6 +57,7 @@ pub use listener::{LISTENERS_MAX, Listener, Protocol};
 pub use nic::{ADDRESSES_MAX, Nic, ROUTES_MAX};
 pub use node::{Model, Node};
 pub use problem::{Problem, Problems};
+pub use request_logs::{AccessLog, LogFile, SlowLog};
 pub use route::{APP_ROUTES_MAX, Route};
 pub use tcp::Tcp;
 pub use tls::{CERTIFICATES_MAX, Certificate, Resumption, Tls};
@@ -109,6 +111,10 @@ pub struct Config {
     pub limits: Limits,
     /// Where an operator asks.
     pub admin: Admin,
+    /// Requests that are told of: a part of all; `None`: none are.
+    pub access_log: Option<AccessLog>,
+    /// And those that took long.
+    pub slow_log: Option<SlowLog>,
 }
 
 impl Config {
@@ -218,6 +224,8 @@ struct Draft {
     peers: Vec<(usize, Peer)>,
     limits: Limits,
     admin: Admin,
+    access_log: Option<AccessLog>,
+    slow_log: Option<SlowLog>,
 }
 
 /// Parses and validates a file's text.
@@ -267,6 +275,8 @@ fn read(mut root: Section<'_, '_>) -> Draft {
         peers: each(peers, cluster::read_peer),
         limits: limits::read(root.section("limits")),
         admin: admin::read(root.section("admin"), name),
+        access_log: request_logs::read_access(root.section("access_log")),
+        slow_log: request_logs::read_slow(root.section("slow_log")),
         node,
     };
     root.finish();
@@ -302,6 +312,7 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
     limits::check(context, &draft.limits);
     tcp::check(context, &draft.tcp, &draft.limits);
     lending::check_socket(context, "admin.socket", &draft.admin.socket);
+    request_logs::check(context, draft.access_log.as_ref(), draft.slow_log.as_ref());
     let socket = crate::links::Address::Unix(draft.admin.socket.clone());
     if draft.cluster.as_ref().is_some_and(|cluster| cluster.listen.contains(&socket)) {
         context.report("admin.socket", "this is also in [cluster] listen: give each its own path");
@@ -411,6 +422,8 @@ impl Draft {
             peers: self.peers.into_iter().map(|(_, peer)| peer).collect(),
             limits: self.limits,
             admin: self.admin,
+            access_log: self.access_log,
+            slow_log: self.slow_log,
         })
     }
 }

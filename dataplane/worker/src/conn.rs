@@ -10,6 +10,7 @@ use keyferry_tcp::ConnId;
 use keyferry_time::Time;
 use keyferry_tls::{Alert, Fragment, Handshake, Opener, Sealer};
 
+use crate::access::TraceId;
 use crate::peer::PeerId;
 use crate::pool::Gather;
 use crate::segment::Outgoing;
@@ -199,6 +200,10 @@ pub struct Conn {
     pub head_only: bool,
     /// When the body being read began to be awaited; [`Time::NEVER`] before.
     pub body_since: Time,
+    /// What is to be told of the request being read or answered.
+    pub trace: TraceId,
+    /// Its TLS handshake was resumed.
+    pub resumed: bool,
     /// The connection ends after the reply under way.
     pub close_after: bool,
     /// Its last reply has said so because this node ends.
@@ -224,7 +229,7 @@ pub struct Conn {
     /// Since when it holds buffers while its client is waited for, if it is known to.
     pub held_since: Time,
     /// Bytes of a body being read that count against all bodies being read.
-    pub body_bytes: usize,
+    pub body_bytes: u32,
     /// When the handshake, or the request being read, is too late.
     pub deadline: Time,
     /// It is looked after until it [rests](crate::rest), and was last looked at then.
@@ -259,6 +264,8 @@ impl Conn {
             backlog: Backlog::default(),
             head_only: false,
             body_since: Time::NEVER,
+            trace: TraceId::default(),
+            resumed: false,
             close_after: false,
             drained: false,
             eof: false,

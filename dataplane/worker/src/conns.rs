@@ -180,6 +180,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if conn.closing || !conn.is_amid_request() {
             return;
         }
+        let is_first = conn.deadline == Time::NEVER;
         if conn.reader.body_started() {
             if conn.body_since == Time::NEVER {
                 conn.body_since = self.now;
@@ -196,6 +197,9 @@ impl<N: Nic, A: App> Worker<N, A> {
             conn.deadline = self.now + self.config.header_timeout;
             self.deadlines.set(index as u32, conn.deadline);
         }
+        if is_first {
+            self.trace_first(index);
+        }
     }
 
     fn established(&mut self, index: usize, resumed: bool) {
@@ -208,6 +212,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         if let Some(conn) = self.conns[index].as_mut() {
             conn.handshaking = false;
+            conn.resumed = resumed;
             conn.deadline = Time::NEVER;
             if let Some(announcements) = &self.announcements {
                 let told = announcements.tell(self.tcp.peer(conn.id).ip());
@@ -241,6 +246,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         conn.asked = true;
         self.counters.requests += 1;
+        self.trace_whole(index);
         match (conn.service, conn.request.as_deref()) {
             (Service::Redirect { https_port }, Some(_)) => self.redirect(index, https_port),
             _ => self.dispatch(index),
@@ -318,6 +324,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if self.conns[index].as_ref().is_none_or(|conn| conn.id != id) {
             return;
         }
+        self.tell(index, false);
         self.counters.connections_closed += 1;
         self.counters.closed_reset += u64::from(reason == CloseReason::Reset);
         self.drop_request(index);
