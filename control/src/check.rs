@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use keyferry_nic_config::{Finding, Host, Severity, check};
 use serde::Serialize;
 
-use crate::config::{self, Config, Kind, Problem, files};
+use crate::config::{self, Admin, Config, Kind, Problem, files};
+use crate::privileges;
 
 /// What a check found.
 #[derive(Debug, Serialize)]
@@ -35,9 +36,13 @@ impl Report {
         let (problems, mut text) = match &config {
             Ok(Kind::Node(config)) => {
                 findings.extend(exposed_keys(config));
+                findings.extend(missing_user(&config.admin));
                 (Vec::new(), String::new())
             }
-            Ok(Kind::Distributor(_)) => (Vec::new(), String::new()),
+            Ok(Kind::Distributor(config)) => {
+                findings.extend(missing_user(&config.admin));
+                (Vec::new(), String::new())
+            }
             Err(problems) => (problems.list().to_vec(), format!("{problems}\n")),
         };
         for finding in &findings {
@@ -68,6 +73,16 @@ fn exposed_keys(config: &Config) -> impl Iterator<Item = Finding> + '_ {
         severity: Severity::Note,
         what: format!("the private key {} can be read by everybody on this machine", key.display()),
         fix: format!("chmod 600 {}", key.display()),
+    })
+}
+
+/// A process that is to become nobody there is does not start.
+fn missing_user(admin: &Admin) -> Option<Finding> {
+    let name = admin.user.as_deref().filter(|name| !privileges::is_user(name))?;
+    Some(Finding {
+        severity: Severity::Blocks,
+        what: format!("admin.user: there is no user {name}"),
+        fix: format!("adduser --system --group --no-create-home {name}"),
     })
 }
 
@@ -135,6 +150,22 @@ mod tests {
         let text = report(folder.path()).to_string();
         assert!(text.contains("did you mean connections?") && text.contains("no interface kf0"), "{text}");
         assert_eq!(Config::admin_socket(&file).unwrap(), Path::new("/run/keyferry/a.ctl"));
+    }
+
+    #[test]
+    fn a_user_that_is_not_there_blocks() {
+        let folder = host("kf0");
+        let file = folder.path().join("a.toml");
+        for (user, is_ok) in [("root", true), ("no-such-user-here", false)] {
+            let text = fs::read_to_string(&file).unwrap();
+            fs::write(&file, format!("{text}[admin]\nuser = \"{user}\"\n")).unwrap();
+            let report = report(folder.path());
+            assert_eq!(
+                (report.is_ok(), report.to_string().contains("there is no user no-such-user-here")),
+                (is_ok, !is_ok)
+            );
+            fs::write(&file, text).unwrap();
+        }
     }
 
     #[test]

@@ -38,14 +38,14 @@ use crate::places::tend;
 use crate::reload::distributor::{EXPIRY_WARNING, Reload, others};
 use crate::reload::expiry;
 use crate::runtime::{Control, Hangups};
-use crate::{log, node, port, service};
+use crate::{log, node, port, privileges, service};
 
 /// Runs a distributor of this release until SIGINT or SIGTERM.
 ///
 /// # Errors
 /// What keeps it from starting; each sentence says what to do.
 pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
-    log::start(config.admin.log);
+    log::start(&config.admin);
     node::end_on_panic();
     // Before this thread takes its place on one of them.
     let cores = Host::read(Path::new("/")).cores.usable().clone();
@@ -64,7 +64,6 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let addresses: Vec<IpAddr> = config.nodes.iter().map(|node| node.address).collect();
     let it = Distribute::new(queue, link, distributor(config)?, addresses, Arc::clone(&news));
     let (vacated, told) = (it.vacated(), it.told());
-    let worker = start_worker(config, it, clock, &registry, &stop)?;
     let of_file = config.nodes.iter().zip(0..).map(|(node, place)| placed(config, node, NodeId(place)));
     let nodes = Rc::new(Nodes::new(of_file, config.room(), config.services.len(), Arc::clone(&news)));
     let captures = captures(config, version, clock, &news);
@@ -80,10 +79,13 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
             Some(control.within(|| links(config, cluster, front, incarnation, tally))?)
         }
     };
+    privileges::give_up(&config.admin, config.cluster.as_ref())?;
+    let worker = start_worker(config, it, clock, &registry, &stop)?;
     let reload = Rc::new(Reload::new(config, cores, (&nodes, &companions), &registry));
     let (about, shown) =
         (vec![("distributor", config.name.clone()), ("version", version.to_owned())], Rc::clone(&reload));
     let metrics = Metrics::new(Arc::clone(&registry), move || about.clone(), move || shown.certificates());
+    log::count(&registry);
     let phase = Rc::new(Cell::new(Phase::Learning));
     let meet = meet(config, Arc::clone(&registry), Rc::clone(&phase));
     let desk = Desk {

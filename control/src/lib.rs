@@ -17,6 +17,8 @@
 //! - [`members`]: who is in the cluster, as etcd has it; `peers`, `membership`: what a node and a
 //!   distributor do about it
 //! - `places`: keeps a distributor's tables of places up to date
+//! - `privileges`: what is given up once all is open
+//! - [`request_log`]: the access log and the slow-request log
 //! - `service`: what systemd is told
 //! - [`ca`]: certificates for those links; [`init`]: the first configuration of a machine
 
@@ -48,7 +50,9 @@ mod peers;
 mod places;
 pub mod port;
 mod private;
+mod privileges;
 mod reload;
+pub mod request_log;
 pub mod runtime;
 mod service;
 pub mod socket;

@@ -30,7 +30,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::counters::{Registry, Snapshot};
 use crate::links::Tally;
-use crate::{members, membership, reload};
+use crate::{log, members, membership, reload, request_log};
 
 /// Connections served at once; more wait.
 const CONNECTIONS_MAX: usize = 8;
@@ -226,6 +226,7 @@ impl Metrics {
         let distributed = Distributed::NAMES.iter().copied().zip(Distributed::HELP.iter().copied());
         let origins = tally::NAMES.iter().copied().zip(tally::HELP.iter().copied());
         let control = Tally::help().chain(members::help()).chain(membership::help()).chain(reload::help());
+        let control = control.chain(request_log::help()).chain(log::help());
         for (name, help) in own.chain(distributed).chain(origins).chain(control) {
             match class(name) {
                 Class::Counter => counter(format!("keyferry_{name}_total"), help),

@@ -45,8 +45,9 @@ use crate::metrics::{Exporter, Metrics, export};
 use crate::peers::Followed;
 use crate::reload::expiry;
 use crate::reload::node::Reload;
+use crate::request_log::{Names, RequestLog};
 use crate::runtime::{Control, Ends, Hangups};
-use crate::{key_log, log, memory, port, service};
+use crate::{key_log, log, memory, port, privileges, service};
 
 /// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
 const BODIES_BYTES: usize = 64 << 20;
@@ -99,7 +100,7 @@ fn start<A: keyferry_app::App>(
     brought: Own<A>,
     between: Between,
 ) -> anyhow::Result<()> {
-    log::start(config.admin.log);
+    log::start(&config.admin);
     end_on_panic();
     for warning in memory::protect(config.node.core_dumps) {
         warn!("{warning}");
@@ -132,36 +133,10 @@ fn start<A: keyferry_app::App>(
     tls.warm_up();
     let workers = config.cores.workers.len();
     let (port, queues) = port::open(&config.nic, workers as u16)?;
-    let (apps, app_threads) = applications::start(config, brought, &registry, &stop)?;
-    let handovers = Handover::between(workers, HANDOVER_PACKETS);
     let mailboxes: Vec<_> = (0..workers).map(|_| Arc::new(ArrayQueue::new(MAIL_MAX))).collect();
     let announced = announced(config);
-    let mut threads: Vec<JoinHandle<()>> = Vec::new();
-    for (number, (((nic, app), handover), mailbox)) in
-        queues.into_iter().zip(apps).zip(handovers).zip(&mailboxes).enumerate()
-    {
-        let parts =
-            parts(config, number, nic, app, Receive::new(handover), Arc::clone(mailbox), tls.clone())?;
-        let block = registry.block(counters::names(), format!("worker {number}"));
-        let (core, idle) = (config.cores.workers[number].0, port::idle(config.cores.idle));
-        let stop = Arc::clone(&stop);
-        let announcements = announced.get(number).zip(config.tls.resumption.lifetime());
-        let announcements =
-            announcements.map(|(queue, lifetime)| Announcements::new(Arc::clone(queue), lifetime));
-        let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
-            let _registered = dpdk::register_worker_thread();
-            core_affinity::set_for_current(core_affinity::CoreId { id: core });
-            let mut worker = Worker::new(parts);
-            if let Some(announcements) = announcements {
-                worker = worker.announce_to(announcements);
-            }
-            keyferry_worker::run(&mut worker, clock, idle, &stop, |counters| block.publish(counters));
-        });
-        threads.push(thread.context("cannot start a worker thread")?);
-    }
     let resumer = tls.resumer();
     let tickets = (resumer.makes_tickets() && config.tls.sessions_shared).then(|| resumer.clone());
-    threads.push(expire_sessions(resumer, &stop)?);
     let captures = Rc::new(Captures {
         name: config.node.name.clone(),
         version,
@@ -170,19 +145,21 @@ fn start<A: keyferry_app::App>(
         key_log: key_log.clone(),
         is_on: Cell::new(false),
     });
-    let reload = Rc::new(Reload::new(config, tls, key_log, cores, mailboxes.clone(), &registry));
-    if let Some((log, file)) = secrets {
-        threads.push(key_log::start(log, file, &stop)?);
-    }
     let notice = if has_distributors(config) { NOTICE } else { Duration::ZERO };
     let drain = Rc::new(Drain::new(mailboxes.clone(), Arc::clone(&registry), notice));
-    let announcer = Rc::new(Announcer::new(announced, Arc::clone(&registry), drain.phase()));
+    let announcer = Rc::new(Announcer::new(announced.clone(), Arc::clone(&registry), drain.phase()));
+    let names = Names::default();
     let (links, roster) = match &config.cluster {
         None => (None, None),
         Some(cluster) => {
             let tally = Tally::new(&registry);
             let roster = tally.roster().clone();
-            let duty = links::Node { between, tickets, ..duty(config, mailboxes.clone(), &announcer) };
+            let duty = links::Node {
+                between,
+                tickets,
+                names: names.clone(),
+                ..duty(config, mailboxes.clone(), &announcer)
+            };
             let local = links::Local {
                 node: config.node.name.clone(),
                 incarnation: incarnation(),
@@ -200,6 +177,45 @@ fn start<A: keyferry_app::App>(
             (Some((links, cluster.etcd.as_ref().map(|etcd| (etcd, own, tally)))), Some(roster))
         }
     };
+    privileges::give_up(&config.admin, config.cluster.as_ref())?;
+    warn_of_files(config);
+    let (apps, app_threads) = applications::start(config, brought, &registry, &stop)?;
+    let request_log = RequestLog::start(config, clock, names, &registry)?;
+    let handovers = Handover::between(workers, HANDOVER_PACKETS);
+    let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    for (number, (((nic, app), handover), mailbox)) in
+        queues.into_iter().zip(apps).zip(handovers).zip(&mailboxes).enumerate()
+    {
+        let parts =
+            parts(config, number, nic, app, Receive::new(handover), Arc::clone(mailbox), tls.clone())?;
+        let block = registry.block(counters::names(), format!("worker {number}"));
+        let (core, idle) = (config.cores.workers[number].0, port::idle(config.cores.idle));
+        let stop = Arc::clone(&stop);
+        let announcements = announced.get(number).zip(config.tls.resumption.lifetime());
+        let announcements =
+            announcements.map(|(queue, lifetime)| Announcements::new(Arc::clone(queue), lifetime));
+        let access = request_log.as_ref().map(|log| log.access(config, number));
+        let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
+            let _registered = dpdk::register_worker_thread();
+            core_affinity::set_for_current(core_affinity::CoreId { id: core });
+            let mut worker = Worker::new(parts);
+            if let Some(announcements) = announcements {
+                worker = worker.announce_to(announcements);
+            }
+            if let Some(access) = access {
+                worker = worker.log_to(access);
+            }
+            keyferry_worker::run(&mut worker, clock, idle, &stop, |counters| block.publish(counters));
+        });
+        threads.push(thread.context("cannot start a worker thread")?);
+    }
+    threads.push(expire_sessions(resumer, &stop)?);
+    let reload = Rc::new(Reload::new(config, tls, key_log, cores, mailboxes.clone(), &registry));
+    reload.set_request_log(request_log.as_ref().map(RequestLog::reopener));
+    if let Some((log, file)) = secrets {
+        threads.push(key_log::start(log, file, &stop)?);
+    }
+    log::count(&registry);
     let metrics = metrics(&reload, &registry, version);
     let desk = Desk {
         version,
@@ -260,6 +276,9 @@ fn start<A: keyferry_app::App>(
     for thread in threads.into_iter().chain(app_threads) {
         let _ = thread.join();
     }
+    if let Some(log) = request_log {
+        log.end();
+    }
     drop(port);
     Ok(outcome?)
 }
@@ -268,6 +287,22 @@ fn start<A: keyferry_app::App>(
 fn tell(mailbox: &Arc<ArrayQueue<Mail>>) -> Tell {
     let mailbox = Arc::clone(mailbox);
     Box::new(move |tap| mailbox.push(Mail::Capture(tap)).is_ok())
+}
+
+/// A node that has become another user reads its files with that user's rights: what it cannot is said now, not when a reload
+/// is refused.
+fn warn_of_files(config: &Config) {
+    if config.admin.user.is_none() {
+        return;
+    }
+    let mut refused: Vec<anyhow::Error> = Vec::new();
+    refused.extend(files::read_any(&config.file).err().map(Into::into));
+    refused.extend(tls_options(config, None).err());
+    let trust = |cluster: &Cluster| cluster.trust(&config.node.name).err();
+    refused.extend(config.cluster.as_ref().and_then(trust).map(Into::into));
+    for error in refused {
+        warn!("`keyferry ctl reload` will be refused: {error:#}");
+    }
 }
 
 /// This node as others find it in etcd.
@@ -386,6 +421,7 @@ fn duty(config: &Config, mailboxes: Vec<Arc<ArrayQueue<Mail>>>, announcer: &Rc<A
         between: |queue_pair| queue_pair,
         tickets: None,
         announcer: Rc::clone(announcer),
+        names: Names::default(),
     }
 }
 

@@ -17,6 +17,7 @@ const FUNCTIONS: &[&str] = &[
     "kf_.*",
     "rte_dev_probe",
     "rte_dev_remove",
+    "rte_eal_alarm_set",
     "rte_eal_init",
     "rte_eth_allmulticast_enable",
     "rte_eth_dev_adjust_nb_rx_tx_desc",

@@ -1,4 +1,4 @@
-//! `[admin]`: where an operator asks, how a node ends, what it logs.
+//! `[admin]`: where an operator asks, how a node ends, what it logs, whom it runs as.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +19,10 @@ pub struct Admin {
     pub drain_timeout: Duration,
     /// What goes to standard error.
     pub log: LogLevel,
+    /// How it is written.
+    pub log_format: LogFormat,
+    /// Whom the process becomes once it has opened all that takes more rights; `None`: it stays who it is.
+    pub user: Option<String>,
 }
 
 /// How much is logged.
@@ -34,14 +38,25 @@ pub enum LogLevel {
     Debug,
 }
 
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
 impl Admin {
     /// Goes by another table of the file.
     pub(super) fn take_over(&mut self, new: &Admin, ledger: &mut Ledger) {
-        let Admin { socket, metrics, drain_timeout, log } = self;
+        let Admin { socket, metrics, drain_timeout, log, log_format, user } = self;
         ledger.fixed("[admin]", "socket", socket, &new.socket);
         ledger.fixed("[admin]", "metrics", metrics, &new.metrics);
         ledger.live("[admin]", "drain_timeout_ms", drain_timeout, &new.drain_timeout);
         ledger.live("[admin]", "log", log, &new.log);
+        ledger.fixed("[admin]", "log_format", log_format, &new.log_format);
+        ledger.fixed("[admin]", "user", user, &new.user);
     }
 }
 
@@ -53,14 +68,21 @@ const LEVELS: &[(&str, LogLevel)] = &[
     ("debug", LogLevel::Debug),
 ];
 
+const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
 pub(super) fn read(mut section: Section<'_, '_>, node: &str) -> Admin {
     let socket = section.file("socket").unwrap_or_else(|| PathBuf::from(format!("/run/keyferry/{node}.ctl")));
     let metrics =
         section.parsed("metrics", "\"IP:PORT\" of this host alone, such as \"127.0.0.1:9464\"", loopback);
     let drain_timeout = section.millis("drain_timeout_ms", 1000, 0..=DRAIN_MAX.as_millis() as u64);
     let log = section.choice("log", LEVELS, LogLevel::Info);
+    let log_format = section.choice("log_format", FORMATS, LogFormat::Text);
+    let user = section.parsed("user", "a user's name, such as \"keyferry\"", |name| match name {
+        "" => Err("this name is empty: leave the key out where the process stays who it is"),
+        name => Ok(name.to_owned()),
+    });
     section.finish();
-    Admin { socket, metrics, drain_timeout, log }
+    Admin { socket, metrics, drain_timeout, log, log_format, user }
 }
 
 /// Counters tell much of a service, and whoever asks is not asked who it is.

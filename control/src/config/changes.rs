@@ -137,6 +137,8 @@ impl Config {
             limits,
             admin,
             own: _,
+            access_log,
+            slow_log,
         } = &mut next;
         // Link certificates are for the name, and a new fabric wants new addresses: they go together.
         let same_name = node.name == new.node.name;
@@ -162,6 +164,7 @@ impl Config {
         it.list(same_links, "[[peer]]", peers, &new.peers, |peer| peer.name.clone());
         limits.take_over(&new.limits, it);
         admin.take_over(&new.admin, it);
+        super::request_logs::take_over((access_log, slow_log), (&new.access_log, &new.slow_log), it);
         (next, ledger.into_changes())
     }
 }

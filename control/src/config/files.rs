@@ -86,6 +86,11 @@ pub fn password(path: &Path) -> Result<Zeroizing<String>, FileError> {
     line.map(|line| Zeroizing::new(line.to_owned())).ok_or_else(|| FileError::NoPassword(path.to_owned()))
 }
 
+/// Whether a file can be read, whatever is in it.
+pub fn read_any(path: &Path) -> Result<(), FileError> {
+    read(path).map(drop)
+}
+
 /// Whether everybody on this machine can read a file.
 pub fn is_exposed(path: &Path) -> bool {
     path.metadata().is_ok_and(|data| data.mode() & OTHERS_READ != 0)

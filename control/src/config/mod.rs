@@ -22,6 +22,7 @@ mod nic;
 mod node;
 mod problem;
 mod reader;
+mod request_logs;
 mod route;
 mod tcp;
 mod tls;
@@ -40,7 +41,7 @@ use keyferry_upstream::Options;
 
 use crate::links::Address;
 pub use crate::links::Peer;
-pub use admin::{Admin, LogLevel};
+pub use admin::{Admin, LogFormat, LogLevel};
 pub use app::{App, Distribution, Files, Named, Synthetic};
 pub use changes::{Change, Changes};
 pub use cluster::{Cluster, DISTRIBUTORS_MAX, LISTEN_MAX};
@@ -56,6 +57,7 @@ pub use listener::{LISTENERS_MAX, Listener, Protocol};
 pub use nic::{ADDRESSES_MAX, Nic, ROUTES_MAX};
 pub use node::{Model, Node};
 pub use problem::{Problem, Problems};
+pub use request_logs::{AccessLog, LogFile, SlowLog};
 pub use route::{APP_ROUTES_MAX, Route};
 pub use tcp::Tcp;
 pub use tls::{CERTIFICATES_MAX, Certificate, Resumption, Tls};
@@ -112,6 +114,10 @@ pub struct Config {
     pub admin: Admin,
     /// What the applications are called that the executable has of its own.
     pub own: Vec<String>,
+    /// Requests that are told of: a part of all; `None`: none are.
+    pub access_log: Option<AccessLog>,
+    /// And those that took long.
+    pub slow_log: Option<SlowLog>,
 }
 
 impl Config {
@@ -236,6 +242,8 @@ struct Draft {
     peers: Vec<(usize, Peer)>,
     limits: Limits,
     admin: Admin,
+    access_log: Option<AccessLog>,
+    slow_log: Option<SlowLog>,
 }
 
 /// Parses and validates a file's text.
@@ -291,6 +299,8 @@ fn read(mut root: Section<'_, '_>, own: &[String]) -> Draft {
         peers: each(peers, cluster::read_peer),
         limits: limits::read(root.section("limits")),
         admin: admin::read(root.section("admin"), name),
+        access_log: request_logs::read_access(root.section("access_log")),
+        slow_log: request_logs::read_slow(root.section("slow_log")),
         node,
     };
     root.finish();
@@ -326,6 +336,7 @@ fn check(context: &Context<'_>, draft: &Draft, usable: &BTreeSet<usize>) {
     limits::check(context, &draft.limits);
     tcp::check(context, &draft.tcp, &draft.limits);
     lending::check_socket(context, "admin.socket", &draft.admin.socket);
+    request_logs::check(context, draft.access_log.as_ref(), draft.slow_log.as_ref());
     let socket = crate::links::Address::Unix(draft.admin.socket.clone());
     if draft.cluster.as_ref().is_some_and(|cluster| cluster.listen.contains(&socket)) {
         context.report("admin.socket", "this is also in [cluster] listen: give each its own path");
@@ -438,6 +449,8 @@ impl Draft {
             limits: self.limits,
             admin: self.admin,
             own: own.to_vec(),
+            access_log: self.access_log,
+            slow_log: self.slow_log,
         })
     }
 }

@@ -185,6 +185,11 @@ impl<'c, 't> Section<'c, 't> {
         Some(texts.iter().filter_map(parsed).collect())
     }
 
+    /// Whether this table is in the file.
+    pub(super) fn is_there(&self) -> bool {
+        self.context.is_set(&self.path)
+    }
+
     /// Whether the key is written, be its value good or not.
     pub(super) fn is_set(&self, key: &'static str) -> bool {
         self.context.is_set(&self.path(key))

@@ -91,7 +91,7 @@ fn uncommented() -> String {
     let key = |line: &str| {
         line.strip_prefix("# ").is_some_and(|rest| {
             let keys = ["vlan =", "eal =", "key_log =", "address =", "metrics =", "[cluster.etcd]"];
-            keys.iter().chain(ETCD).chain(UPSTREAM).any(|key| rest.starts_with(key))
+            keys.iter().chain(ETCD).chain(UPSTREAM).chain(REQUEST_LOGS).any(|key| rest.starts_with(key))
         })
     };
     let line = |line: &str| if key(line) { line[2..].to_owned() } else { line.to_owned() };
@@ -117,6 +117,10 @@ const ETCD: &[&str] = &[
 /// Keys of upstreams and routes, commented out in the example; the rest is in an example of its own.
 const UPSTREAM: &[&str] =
     &["upstream =", "[[upstream]]", "name =", "servers =", "[[route]]", "path_prefix =", "app ="];
+
+/// Tables and keys of the logs of requests, commented out in the example.
+const REQUEST_LOGS: &[&str] =
+    &["[access_log]", "[slow_log]", "file =", "sample =", "over_ms =", "bytes_max =", "files_kept ="];
 
 /// Without its `[[peer]]`, whose place etcd takes.
 fn without_peer(text: &str) -> String {
@@ -323,6 +327,15 @@ const CASES: &[Case] = &[
     (&[("credits = 16", "credits = 32"), ("slots = 256", "slots = 31")], "[lease] credits", "slots"),
     (&[("leases = 256", "leases = 257")], "[lease] leases", "receives"),
     (&[("leases = 256", "leases = 0")], "[lease] leases", "from 1 to"),
+    (&[("# [access_log]", "[access_log]")], "[access_log] file", "required"),
+    (
+        &[("# [access_log]", "[access_log]"), ("# sample = 0.01", "sample = 1.5")],
+        "[access_log] sample",
+        "above 0 up to 1",
+    ),
+    (&[("# [slow_log]", "[slow_log]\nfile = \"/etc/keyferry\"")], "[slow_log] file", "name a file in it"),
+    (&[("log_format = \"text\"", "log_format = \"jsn\"")], "[admin] log_format", "did you mean \"json\""),
+    (&[("# user = \"keyferry\"               # whom", "user = \"\" # whom")], "[admin] user", "empty"),
     (&[("slot_patience_ms = 100", "slot_patience_ms = 0")], "[lease] slot_patience_ms", "from 1 to"),
     (
         &[

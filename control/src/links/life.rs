@@ -29,6 +29,7 @@ use super::talk::Talk;
 use super::tally::Made;
 use super::{Announcer, Between, Companions, LinkError, Nodes, Tally, Trust};
 use crate::config::Driver;
+use crate::request_log::Names;
 
 /// How long a TLS handshake and the hellos may take: until then nobody knows who it is.
 pub(super) const GREETING: Duration = Duration::from_secs(5);
@@ -93,6 +94,8 @@ pub struct Node {
     pub tickets: Option<Resumer>,
     /// What distributors are told.
     pub announcer: Rc<Announcer>,
+    /// What nodes are called, for logs.
+    pub names: Names,
 }
 
 /// Limits of an end that makes no queue pairs.

@@ -105,6 +105,7 @@ pub(super) struct Life {
     pub(super) random: [[u8; 32]; 2],
     pub(super) incarnation: [u64; 2],
     pub(super) peer: NodeId,
+    pub(super) peer_name: String,
 }
 
 impl Life {
@@ -120,6 +121,7 @@ impl Life {
             random: [first.random, second.random],
             incarnation: [first.incarnation, second.incarnation],
             peer: NodeId::of(&theirs.node),
+            peer_name: theirs.node.clone(),
         }
     }
 
@@ -205,6 +207,7 @@ pub(super) fn hand_over(
     limits: Limits,
     pairs: Vec<Box<dyn QueuePair>>,
 ) -> Result<(), LinkError> {
+    local.names.learn(&life.peer_name);
     for (index, queue_pair) in pairs.into_iter().enumerate() {
         let worker = index % local.mailboxes.len();
         let channel = life.channel(index as u16, limits);

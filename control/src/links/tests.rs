@@ -26,6 +26,7 @@ use super::*;
 use crate::ca;
 use crate::counters::Registry;
 use crate::drain::Phase;
+use crate::request_log::Names;
 
 const LIMITS: Limits =
     Limits { message_bytes_max: 512, receives: 32, posted_max: 64, slots_bytes: 4096, staging_bytes: 4096 };
@@ -61,6 +62,7 @@ impl Folder {
             between: |queue_pair| queue_pair,
             tickets: None,
             announcer,
+            names: Names::default(),
         };
         let local = local(node, Duty::Node(Box::new(duty)));
         End { local, trust, phase }

@@ -9,6 +9,16 @@ use crate::runtime::Control;
 
 /// What only grows and is in no family. A new counter belongs here, into [`GAUGES`] or into a family.
 const COUNTERS: &[&str] = &[
+    "log_entries",
+    "log_dropped",
+    "log_untraced",
+    "log_lines_access",
+    "log_lines_slow",
+    "log_lines_lost",
+    "log_files_put_aside",
+    "log_files_opened_anew",
+    "log_files_unopened",
+    "log_left_out",
     "held",
     "held_late",
     "asked",
@@ -130,6 +140,7 @@ const COUNTERS: &[&str] = &[
 fn all_names() -> impl Iterator<Item = &'static str> {
     let distributor = keyferry_worker::distribute::names();
     let control = Tally::help().chain(members::help()).chain(membership::help()).chain(reload::help());
+    let control = control.chain(request_log::help()).chain(log::help());
     names().iter().chain(distributor).chain(tally::NAMES).copied().chain(control.map(|(name, _)| name))
 }
 

@@ -108,6 +108,15 @@ impl Outcome {
         Outcome::Refused { error: error.into(), problems: Vec::new() }
     }
 
+    /// With more that will be noticed; of one that was refused the log says it.
+    pub(crate) fn with_warnings(mut self, more: Vec<String>) -> Outcome {
+        match &mut self {
+            Outcome::Taken { warnings, .. } => warnings.extend(more),
+            Outcome::Refused { .. } => more.iter().for_each(|warning| warn!("{warning}")),
+        }
+        self
+    }
+
     /// In a word.
     pub(crate) fn word(&self) -> &'static str {
         match self {

@@ -25,6 +25,7 @@ use super::{Counts, Outcome, trust};
 use crate::config::{self, Change, Changes, Config, Kind};
 use crate::counters::Registry;
 use crate::links::{Others, Running, Trust};
+use crate::request_log::{self, Reopener};
 use crate::{log, node};
 
 /// How soon a worker whose mailbox is full is told again, and looked whether workers go by what they were told.
@@ -47,6 +48,7 @@ pub(crate) struct Reload {
     /// Replaced, and perhaps still in use by handshakes.
     retired: RefCell<Vec<Server>>,
     links: RefCell<Option<Rc<Running>>>,
+    request_log: RefCell<Option<Reopener>>,
     /// One change at a time.
     turn: Mutex<()>,
     /// Files to watch may be others, or have changed.
@@ -85,6 +87,7 @@ impl Reload {
             server: RefCell::new(server),
             retired: RefCell::default(),
             links: RefCell::default(),
+            request_log: RefCell::default(),
             turn: Mutex::default(),
             news: Arc::default(),
             shown: Notify::new(),
@@ -94,6 +97,11 @@ impl Reload {
     /// From here on these links hear of changes.
     pub(crate) fn set_links(&self, links: Option<Rc<Running>>) {
         self.links.replace(links);
+    }
+
+    /// From here on each reload has these files opened anew.
+    pub(crate) fn set_request_log(&self, log: Option<Reopener>) {
+        self.request_log.replace(log);
     }
 
     /// What is in effect.
@@ -125,6 +133,7 @@ impl Reload {
     /// Reads the file, and all it names, and takes over what can be.
     pub(crate) async fn reload(&self) -> Outcome {
         let _turn = self.turn.lock().await;
+        let unopened = self.open_logs_anew().await;
         let (now, server, key_log) =
             (self.config().clone(), self.server.borrow().clone(), self.key_log.clone());
         let (trust, cores) = (self.trust(), self.cores.clone());
@@ -134,8 +143,18 @@ impl Reload {
             Ok(Err(refused)) => refused,
             Ok(Ok(prepared)) => self.apply(prepared).await,
         };
+        let outcome = outcome.with_warnings(unopened);
         self.counts.reloaded(&outcome);
         outcome
+    }
+
+    /// Whoever has moved the logs of requests asks for a reload; whatever becomes of that.
+    async fn open_logs_anew(&self) -> Vec<String> {
+        let log = self.request_log.borrow().clone();
+        match log {
+            Some(log) => log.open_anew().await,
+            None => Vec::new(),
+        }
     }
 
     /// Nothing in here can fail.
@@ -340,6 +359,7 @@ fn settings(config: &Config, tls: Server) -> Settings {
             keep_alive: config.tcp.keep_alive,
             user_timeout: config.tcp.user_timeout,
         },
+        access: request_log::rules(config),
     }
 }
 

@@ -331,7 +331,8 @@ fn drain<A: App>(port: &mut keyferry_app::Port<A>) -> (usize, usize) {
                     requests += usize::from(end.is_some());
                 }
                 Part::Failed { .. } | Part::Cancelled(_) => requests += 1,
-                Part::Spare(_) => chunks += 1,
+                Part::Took { .. } | Part::Spare(_) => chunks += 1,
+                Part::Switched { .. } => {}
             }
         }
     }

@@ -53,6 +53,7 @@ fn work<A: App>(mut port: Port<A>, worker: u64) -> (u64, u64) {
         for part in parts {
             match part {
                 Part::Spare(_) => back += 1,
+                Part::Took { .. } | Part::Switched { .. } => unreachable!("nothing is fed"),
                 Part::Cancelled(_) => cancelled += 1,
                 Part::Failed { .. } => panic!("a reply failed"),
                 Part::Reply { id: JobId(id), chunk, end } => {

@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 use common::{eal, frame, packet, packet_in_pieces, port, receive, send, send_packet};
 use keyferry_nic::dpdk::{
     DeviceError, Eal, EalOptions, Hugepages, Mbuf, OpenError, Port, PortOptions, Queue, StartError,
-    register_worker_thread,
+    on_interrupt_thread, register_worker_thread,
 };
 use keyferry_nic::handover::Handover;
 use keyferry_nic::{BURST, Nic, Packet, TxOffload};
@@ -253,4 +253,15 @@ fn the_eal_starts_once() {
     let again =
         EalOptions { hugepages: Hugepages::Never, memory_mib: 64, extra: Vec::new(), virtual_only: true };
     assert!(matches!(Eal::start(&again), Err(StartError::Again)));
+}
+
+#[test]
+fn dpdks_own_thread_does_what_it_is_told() {
+    let _control = control();
+    eal();
+    let (say, heard) = std::sync::mpsc::channel();
+    let told = move || say.send(std::thread::current().id()).expect("it is heard");
+    assert!(on_interrupt_thread(told));
+    let all: Vec<_> = heard.iter().collect();
+    assert!(all.len() == 1 && all[0] != std::thread::current().id(), "{all:?}");
 }

@@ -72,6 +72,11 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// A whole small reply of our own, then the end of the connection.
     pub(crate) fn answer(&mut self, index: usize, why: Why) {
         let Some(conn) = self.conns[index].as_ref() else { return };
+        if !conn.asked {
+            // It never came to be a whole request.
+            self.trace_whole(index);
+        }
+        let Some(conn) = self.conns[index].as_ref() else { return };
         // A request that is with the application has left what it asked for with the connection.
         let head_only = match (why, conn.request.as_deref()) {
             (Why::Refused(refusal), _) => refusal.head_only,
@@ -107,9 +112,15 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.reset(index);
             return false;
         }
+        self.trace_sealed(index, status_of(reply));
         self.counters.replies_own += 1;
         self.counters.requests_answered += u64::from(asked);
         self.close(index);
         true
     }
+}
+
+/// The status of a reply of our own, from its first line: `HTTP/1.1 408 ...`.
+fn status_of(reply: &[u8]) -> Option<u16> {
+    std::str::from_utf8(reply.get(9..12)?).ok()?.parse().ok()
 }

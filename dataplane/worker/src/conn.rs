@@ -10,6 +10,7 @@ use keyferry_tcp::ConnId;
 use keyferry_time::Time;
 use keyferry_tls::{Alert, Fragment, Handshake, Opener, Sealer};
 
+use crate::access::TraceId;
 use crate::peer::PeerId;
 use crate::pool::Gather;
 use crate::segment::Outgoing;
@@ -202,6 +203,10 @@ pub struct Conn {
     pub body_since: Time,
     /// The body of the request under way, while it comes and the request runs.
     pub upload: Option<Box<Upload>>,
+    /// What is to be told of the request being read or answered.
+    pub trace: TraceId,
+    /// Its TLS handshake was resumed.
+    pub resumed: bool,
     /// The connection ends after the reply under way.
     pub close_after: bool,
     /// Its last reply has said so because this node ends.
@@ -227,7 +232,7 @@ pub struct Conn {
     /// Since when it holds buffers while its client is waited for, if it is known to.
     pub held_since: Time,
     /// Bytes of a body being read that count against all bodies being read.
-    pub body_bytes: usize,
+    pub body_bytes: u32,
     /// When the handshake, or the request being read, is too late.
     pub deadline: Time,
     /// It is looked after until it [rests](crate::rest), and was last looked at then.
@@ -263,6 +268,8 @@ impl Conn {
             head_only: false,
             body_since: Time::NEVER,
             upload: None,
+            trace: TraceId::default(),
+            resumed: false,
             close_after: false,
             drained: false,
             eof: false,

@@ -187,6 +187,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if conn.closing || !conn.is_amid_request() {
             return;
         }
+        let is_first = conn.deadline == Time::NEVER;
         if conn.reader.body_started() {
             if conn.body_since == Time::NEVER {
                 conn.body_since = self.now;
@@ -203,6 +204,9 @@ impl<N: Nic, A: App> Worker<N, A> {
             conn.deadline = self.now + self.config.header_timeout;
             self.deadlines.set(index as u32, conn.deadline);
         }
+        if is_first {
+            self.trace_first(index);
+        }
     }
 
     fn established(&mut self, index: usize, resumed: bool) {
@@ -215,6 +219,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         }
         if let Some(conn) = self.conns[index].as_mut() {
             conn.handshaking = false;
+            conn.resumed = resumed;
             conn.deadline = Time::NEVER;
             if let Some(announcements) = &self.announcements {
                 let told = announcements.tell(self.tcp.peer(conn.id).ip());
@@ -247,10 +252,12 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.shed.unproven.remove(index as u32);
         }
         conn.asked = true;
+        let service = conn.service;
         self.counters.requests += 1;
-        match (conn.service, conn.request.as_deref()) {
-            (Service::Redirect { https_port }, Some(_)) => self.redirect(index, https_port),
-            _ => self.dispatch(index),
+        self.trace_whole(index);
+        match service {
+            Service::Redirect { https_port } => self.redirect(index, https_port),
+            Service::Https => self.dispatch(index),
         }
     }
 
@@ -330,6 +337,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if self.conns[index].as_ref().is_none_or(|conn| conn.id != id) {
             return;
         }
+        self.tell(index, false);
         self.counters.connections_closed += 1;
         self.counters.closed_reset += u64::from(reason == CloseReason::Reset);
         self.drop_request(index);

@@ -216,6 +216,12 @@ counters! {
     connections_opened,
     /// TCP connections ended.
     connections_closed,
+    /// Entries made for the access log and the slow-request log.
+    log_entries,
+    /// Entries dropped: the thread that writes them was late.
+    log_dropped,
+    /// Requests that were to be followed for the logs and were not: too many were.
+    log_untraced,
     /// Connections ended: a TLS fault of the client.
     closed_tls,
     /// Established TLS connections whose client said close_notify.

@@ -248,7 +248,8 @@ fn request_bytes(conn: &mut Conn, data: &[u8], with: &mut Inputs<'_>) -> (usize,
     let streams = |request: &Request| is_open && streams.takes(request);
     let fed = feed(&mut conn.reader, request, data, with.limits, streams);
     let grown = request.body().len().saturating_sub(before);
-    conn.body_bytes += grown;
+    // Bodies are bounded far below what 32 bits count.
+    conn.body_bytes += grown as u32;
     with.pools.body_bytes += grown;
     fed
 }

@@ -79,8 +79,12 @@ impl<N: Nic, A: App> Worker<N, A> {
         peer.note_granted(lease, expected_us, self.now);
         conn.reply = Reply::Lent { peer: peer.id, lease, gone: false };
         self.counters.leases_granted += 1;
+        let helper = peer.node;
         if self.config.eager {
             peer.outbox.push_back(Intent::Go { lease, want: self.config.leases.credits });
+        }
+        self.trace_helper(index, Some(helper));
+        if self.config.eager {
             self.speak(peer_index);
         }
         true
@@ -188,10 +192,11 @@ impl<N: Nic, A: App> Worker<N, A> {
         let Some(peer) = self.peers[peer_index].as_mut() else { return Ok(()) };
         let owner = peer.lender.claim(lease)?;
         peer.note_claimed(lease, records == 1, self.now);
-        if owner.is_some() {
+        if let Some(owner) = owner {
             let credits = self.config.leases.credits;
             let want = if records == 0 { credits } else { credits.min(records as usize) };
             peer.outbox.push_back(Intent::Go { lease, want });
+            self.trace_reply(owner as usize);
         } else if let Some(owner) = peer.lender.owner(lease) {
             self.let_go_of_request(owner as usize);
         }
@@ -259,6 +264,8 @@ impl<N: Nic, A: App> Worker<N, A> {
         if let Some(conn) = &self.conns[owner] {
             peer.occupied.occupy(slot, conn.id, self.now);
         }
+        // One whose key went with the grant is claimed by nobody.
+        self.trace_reply(owner);
         self.enqueue(owner, Outgoing::Slot(record));
         Ok(())
     }
@@ -310,6 +317,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         conn.asked = false;
         conn.close_after |= !outcome.keep_alive;
         self.counters.replies_lent += 1;
+        self.trace_sealed(owner, Some(outcome.status));
         self.reply_done(owner);
     }
 

@@ -3,11 +3,12 @@
 //! A [`Worker`] owns its queue of the port, its connections and its queue pairs, shares none of them, and neither
 //! blocks, locks nor allocates for a request. Start reading at [`turn`]; the other modules follow the packet:
 //! [`receive`], [`conns`] and [`input`] (open, parse), [`reply`] and [`answer`] (decide, seal), [`lend`] and [`serve`] (the two
-//! sides of a lease), [`port`] (out). [`settings`] is what may change meanwhile, [`capture`] what an operator sees of it,
-//! [`drain`] its end in order. [`distribute`] is the turn of a distributor.
+//! sides of a lease), [`port`] (out). [`access`] is what is told of requests, [`settings`] what may change meanwhile, [`capture`]
+//! what an operator sees of it, [`drain`] its end in order. [`distribute`] is the turn of a distributor.
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod announce;
 mod answer;
 pub mod capture;

@@ -22,7 +22,10 @@ impl<N: Nic, A: App> Worker<N, A> {
                 }
                 self.pools.give_request(end.request);
                 match Owner::of(id) {
-                    Owner::Conn { index, .. } => self.local_part(id, index, chunk, Some(end.keep_alive)),
+                    Owner::Conn { index, .. } => {
+                        self.local_end(id, index, end.status, end.service_ns);
+                        self.local_part(id, index, chunk, Some(end.keep_alive));
+                    }
                     Owner::Served(peer, lease) => {
                         self.lent_part(peer, lease, chunk, Some((end.status, end.keep_alive)));
                     }

@@ -6,6 +6,7 @@ use keyferry_decide::{Facts, Reason, decide};
 use keyferry_http::{Ends, Request};
 use keyferry_lease::lender::Stage;
 use keyferry_nic::Nic;
+use keyferry_tcp::Segment;
 use keyferry_time::Time;
 use keyferry_tls::{Alert, Content, Fragment, RECORD_BYTES_MAX, SealError};
 
@@ -81,7 +82,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     fn read_whole(&mut self, index: usize) {
         self.shed.holding.remove(index as u32);
         if let Some(conn) = self.conns[index].as_mut() {
-            self.pools.body_bytes -= std::mem::take(&mut conn.body_bytes);
+            self.pools.body_bytes -= std::mem::take(&mut conn.body_bytes) as usize;
         }
     }
 
@@ -115,6 +116,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             return self.answer(index, Why::Busy);
         };
         self.mark_last(index, &mut request);
+        self.trace_helper(index, None);
         let Some(conn) = self.conns[index].as_mut() else { return };
         request.came_over(Ends { client: self.tcp.peer(conn.id), local: self.tcp.local(conn.id) });
         let id = Owner::conn(conn.id).job();
@@ -125,6 +127,13 @@ impl<N: Nic, A: App> Worker<N, A> {
             self.pools.give_chunk(job.chunk);
             self.shed_slowest();
             self.answer(index, Why::Busy);
+        }
+    }
+
+    /// The application is done with a reply to a connection here.
+    pub(crate) fn local_end(&mut self, job: JobId, index: usize, status: u16, service_ns: u64) {
+        if self.conns[index].as_ref().is_some_and(|conn| conn.reply == Reply::Local(job)) {
+            self.trace_served(index, status, service_ns);
         }
     }
 
@@ -150,6 +159,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if self.conns[index].as_ref().is_some_and(|conn| conn.upload.is_some()) {
             self.replied_early(index, is_end);
         }
+        self.trace_reply(index);
         self.flush(index);
     }
 
@@ -229,6 +239,7 @@ impl<N: Nic, A: App> Worker<N, A> {
                     conn.served = true;
                     self.counters.replies_local += 1;
                 }
+                self.trace_sealed(index, None);
                 self.note(index);
                 self.reply_done(index);
             }
@@ -249,6 +260,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// Hands a record to TCP, behind what waits already.
     pub(crate) fn enqueue(&mut self, index: usize, segment: Outgoing) {
+        self.trace_record(index, segment.len());
         let Some(conn) = self.conns[index].as_mut() else { return self.release(segment) };
         if conn.backlog.is_empty() {
             if let Err(segment) = self.tcp.send(conn.id, segment) {
@@ -387,6 +399,7 @@ impl<N: Nic, A: App> Worker<N, A> {
 
     /// RST: the client must not take what it has for a whole reply.
     pub(crate) fn reset(&mut self, index: usize) {
+        self.tell(index, false);
         self.drop_request(index);
         let Some(conn) = self.conns[index].as_mut() else { return };
         conn.closing = true;

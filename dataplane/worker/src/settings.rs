@@ -12,6 +12,7 @@ use keyferry_nic::Nic;
 use keyferry_tcp::Times;
 use keyferry_tls::Server;
 
+use crate::access::Rules;
 use crate::config::Rate;
 use crate::turn::Worker;
 
@@ -51,6 +52,8 @@ pub struct Settings {
     pub session_wait: Duration,
     /// Time-outs of TCP.
     pub tcp: Times,
+    /// Which requests are told of, if any are.
+    pub access: Rules,
 }
 
 impl<N: Nic, A: App> Worker<N, A> {
@@ -75,10 +78,12 @@ impl<N: Nic, A: App> Worker<N, A> {
             slot_patience,
             session_wait,
             tcp,
+            access,
         } = settings;
         self.tls = tls;
         self.pools.body_bytes_max = body_bytes;
         self.tcp.set_times(tcp);
+        self.access.set_rules(access);
         let config = &mut self.config;
         (config.handshakes, config.handshake_timeout) = (handshakes, handshake_timeout);
         (config.header_timeout, config.idle_timeout) = (header_timeout, idle_timeout);

@@ -15,6 +15,7 @@ use keyferry_time::{Time, Wheel};
 use keyferry_tls::Server;
 use zeroize::Zeroize;
 
+use crate::access::Access;
 use crate::announce::Announcements;
 use crate::config::{Config, Parts};
 use crate::conn::{Conn, Reply, Tls};
@@ -76,6 +77,8 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) mailbox: Arc<ArrayQueue<Mail>>,
     /// Whoever wants to know which clients have sessions here.
     pub(crate) announcements: Option<Announcements>,
+    /// What is told of requests.
+    pub(crate) access: Access,
     /// How far its end is.
     pub(crate) drain: Drain,
     /// The last turn had something to do.
@@ -133,6 +136,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             tls_counters: TlsCounters::default(),
             mailbox,
             announcements: None,
+            access: Access::off(),
             drain: Drain::default(),
             was_busy: false,
             decisions: 0,
@@ -158,6 +162,12 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Tells from here on which clients have shaken hands.
     pub fn announce_to(mut self, announcements: Announcements) -> Worker<N, A> {
         self.announcements = Some(announcements);
+        self
+    }
+
+    /// Tells from here on of requests.
+    pub fn log_to(mut self, access: Access) -> Worker<N, A> {
+        self.access = access;
         self
     }
 
@@ -473,6 +483,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             busy = true;
             self.release(segment);
             self.progress(id);
+            self.trace_acknowledged(id);
         }
         self.port.copies = self.pools.has_many_unsent();
         busy

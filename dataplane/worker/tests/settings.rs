@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyferry_tcp::Times;
 use keyferry_tls::Server;
+use keyferry_worker::access::Rules;
 use keyferry_worker::config::Rate;
 use keyferry_worker::mailbox::Mail;
 use keyferry_worker::settings::Settings;
@@ -44,6 +45,7 @@ fn tell(world: &World, tls: &Server, edit: impl Fn(&mut Settings)) {
                 keep_alive: None,
                 user_timeout: None,
             },
+            access: Rules::default(),
         };
         edit(&mut settings);
         assert!(mailbox.push(Mail::Settings(Box::new(settings))).is_ok(), "a mailbox has room");

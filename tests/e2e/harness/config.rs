@@ -67,7 +67,8 @@ pub struct Options {
     pub secure_etcd: bool,
     /// The tables of origin servers, and of routes; `None`: there are none.
     pub upstream: Option<String>,
-    /// Further lines, by table: `("limits", "half_open = 4")`.
+    /// Further lines, by table: `("limits", "half_open = 4")`. Tables of the logs of requests are there if they have any; node A's
+    /// files are `a.access_log` and `a.slow_log`, in the test's folder.
     pub extra: Vec<(&'static str, String)>,
 }
 
@@ -242,6 +243,16 @@ pub fn text(
         // Writing to a String cannot fail.
         let _ = writeln!(text, "[{table}]\n{lines}");
         for (_, line) in options.extra.iter().filter(|(extra, _)| *extra == table) {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    for table in ["access_log", "slow_log"] {
+        let mut lines = options.extra.iter().filter(|(extra, _)| *extra == table).peekable();
+        if lines.peek().is_some() {
+            // Both nodes have this folder.
+            let _ = writeln!(text, "[{table}]\nfile = \"{}.{table}\"", place.name);
+        }
+        for (_, line) in lines {
             let _ = writeln!(text, "{line}");
         }
     }

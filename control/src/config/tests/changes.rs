@@ -44,6 +44,11 @@ const OTHERWISE: &[(&str, &str)] = &[
     ("admin.socket", "\"/run/keyferry/other.ctl\""),
     ("admin.metrics", "\"127.0.0.1:9465\""),
     ("admin.log", "\"debug\""),
+    ("admin.log_format", "\"json\""),
+    ("admin.user", "\"other\""),
+    ("access_log.file", "\"/var/log/keyferry/other.log\""),
+    ("access_log.sample", "0.5"),
+    ("slow_log.file", "\"/var/log/keyferry/others.log\""),
 ];
 
 /// Keys that other tests look at: tables, lists of tables, and what is not in effect beside the example's other keys.
@@ -61,6 +66,8 @@ const ELSEWHERE: &[&str] = &[
     "tcp",
     "limits",
     "admin",
+    "access_log",
+    "slow_log",
     "app.kind",
     "app.synthetic",
     "app.static",

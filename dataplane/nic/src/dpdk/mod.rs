@@ -21,4 +21,4 @@ pub use port::{Link, Port, PortOptions};
 pub use queue::Queue;
 pub use setup::OpenError;
 pub(crate) use store::Store;
-pub use thread::{WorkerThread, register_worker_thread};
+pub use thread::{WorkerThread, on_interrupt_thread, register_worker_thread};

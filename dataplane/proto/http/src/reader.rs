@@ -11,6 +11,9 @@ use crate::{AWAITED_BYTES_MAX, Limits, Reason, Refusal, Request};
 /// would keep a connection open for ever, because no request, and so no time-out, has begun.
 const BLANK_BYTES_MAX: u8 = 8;
 
+/// Bytes of a head that are kept where it is refused, for whoever tells of it.
+const REFUSED_BYTES_MAX: usize = 512;
+
 /// What feeding some bytes led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -114,7 +117,9 @@ impl Reader {
         streams: impl Fn(&Request) -> bool,
     ) -> Result<(usize, Progress), Refusal> {
         let fresh = &bytes[from..];
-        match head::parse(fresh, limits)? {
+        // What is refused is told of, too.
+        let keep = |_: &Refusal| into.head.extend_from_slice(&fresh[..fresh.len().min(REFUSED_BYTES_MAX)]);
+        match head::parse(fresh, limits).inspect_err(keep)? {
             Some((used, facts)) => {
                 into.head.extend_from_slice(&fresh[..used]);
                 self.head_done(bytes, from + used, facts, into, limits, streams)

@@ -110,6 +110,17 @@ impl Request {
         }
     }
 
+    /// Method and path as they came, without the query; of a request that is not whole, or was refused, what of them has.
+    pub fn request_line(&self) -> (&[u8], &[u8]) {
+        if !self.facts.target.is_empty() {
+            return (self.method_name(), self.path());
+        }
+        let line = self.head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or(&[]);
+        let mut words = line.splitn(3, |byte| *byte == b' ');
+        let (method, target) = (words.next().unwrap_or(&[]), words.next().unwrap_or(&[]));
+        (method, target.split(|byte| *byte == b'?').next().unwrap_or(target))
+    }
+
     /// Whether its answer never has a body; known as soon as the method has come.
     pub fn asks_head_only(&self) -> bool {
         head::asks_head_only(&self.head)

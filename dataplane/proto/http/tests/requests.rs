@@ -393,3 +393,31 @@ fn a_forwarded_reply_says_who_and_when_itself() {
     while head.header("A", b"b").is_ok() {}
     assert!(text_of(&head).len() < reply_head_bytes_max());
 }
+
+#[test]
+fn whoever_tells_of_a_request_has_its_line_though_it_is_refused() {
+    let line = |pieces: &[&[u8]]| {
+        let (mut reader, mut request) = (Reader::new(), Request::default());
+        for piece in pieces {
+            if reader.feed(piece, &mut request, &Limits::default()).is_err() {
+                break;
+            }
+        }
+        let (method, path) = request.request_line();
+        (String::from_utf8_lossy(method).into_owned(), String::from_utf8_lossy(path).into_owned())
+    };
+    let expected = |method: &str, path: &str| (method.to_owned(), path.to_owned());
+    let whole: &[u8] = b"GET /a?secret HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(line(&[whole]), expected("GET", "/a"));
+    for at in 1..whole.len() - 1 {
+        assert_eq!(line(&[&whole[..at], &whole[at..]]), expected("GET", "/a"));
+    }
+    // Refused: two of a kind, a bare line feed, no request at all; in one piece and in two.
+    assert_eq!(line(&[b"GET /b?secret HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"]), expected("GET", "/b"));
+    assert_eq!(line(&[b"PUT /c HTTP/1.1\nHost: x\n\n"]), expected("PUT", "/c"));
+    assert_eq!(line(&[b"PUT /c HTT", b"P/1.1\nHost: x\n\n"]), expected("PUT", "/c"));
+    assert_eq!(line(&[b"\x16\x03\x01"]), expected("\x16\x03\x01", ""));
+    assert_eq!(line(&[b""]), expected("", ""));
+    let long = [b"GET /", &[b'a'; 20_000][..]].concat();
+    assert!(line(&[&long]).1.starts_with("/aaaa"));
+}

@@ -273,6 +273,18 @@ impl<S: Segment> Tcp<S> {
         self.alive(id).map_or(0, |connection| connection.queued)
     }
 
+    /// Whether the peer has acknowledged everything that was queued: not where the connection ended before.
+    pub fn is_acknowledged(&self, id: ConnId) -> bool {
+        self.alive(id).is_some_and(|connection| {
+            let is_whole = match connection.stage {
+                Stage::Dead(reason) => reason == CloseReason::Finished,
+                Stage::Aborting(_) => false,
+                Stage::Connecting | Stage::Open | Stage::Closing => true,
+            };
+            is_whole && connection.queued == 0
+        })
+    }
+
     /// Whether `bytes` may be under way at once beside what is queued already, or nothing is.
     pub fn has_room(&self, id: ConnId, bytes: usize) -> bool {
         self.alive(id).is_some_and(|connection| {
