@@ -1,4 +1,4 @@
-//! The command line: `keyferry init`, `node`, `distributor`, `check`, `ctl`, `status` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong
+//! The command line: `keyferry init`, `node`, `distributor`, `check`, `ctl`, `status`, `top` and `ca`. Exit codes: 0 well, 1 problems, 2 wrong
 //! usage, 3 a reload of which some keys wait for a restart.
 
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use crate::ctl;
 use crate::drain::DRAIN_MAX;
 use crate::init;
 use crate::memory;
+use crate::top;
 
 /// Exit code of a reload of which some keys wait for a restart.
 const PARTLY: u8 = 3;
@@ -78,6 +79,15 @@ enum Command {
         /// Its configuration
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Show what a running node or distributor does, once a second: its cores, peers, moves, latency, drops and certificates
+    Top {
+        /// Its configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Print one frame as text, of the second that begins now
+        #[arg(long)]
+        once: bool,
     },
     /// Make certificates for the links between nodes, if you have no authority of your own
     Ca {
@@ -155,6 +165,7 @@ pub fn run(version: &'static str, node: impl FnOnce(Config) -> anyhow::Result<()
                 .exit()
         }
         Command::Status { config } => return told(ctl::run(&config, ctl::Command::Status, true)),
+        Command::Top { config, once } => top::run(&config, once),
         Command::Ca { command } => certify(&command),
     };
     told(done.map(|()| ctl::Done::Whole))

@@ -30,13 +30,15 @@ use crate::counters::{Registry, Snapshot};
 use crate::links::{
     CompanionReport, Companions, Duty, Front, Links, Local, NodeReport, Nodes, Placed, Running, Tally,
 };
-use crate::members::{Member, Members, Role};
+use crate::members::{self, Member, Members};
 use crate::membership::Membership;
-use crate::metrics::{Exporter, Metrics, export};
+use crate::metrics::Metrics;
 use crate::places::tend;
 use crate::reload::distributor::{EXPIRY_WARNING, Reload, others};
 use crate::reload::expiry;
 use crate::runtime::{Control, Hangups};
+use crate::top::sample::{Life, Role, Sample};
+use crate::web::{Site, Web, serve};
 use crate::{log, node, port, service};
 
 /// Runs a distributor of this release until SIGINT or SIGTERM.
@@ -53,8 +55,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new());
     let control = Control::start()?;
     let admin = control.within(|| Admin::start(&config.admin.socket))?;
-    let exporter =
-        config.admin.metrics.map(|address| control.within(|| Exporter::start(address))).transpose()?;
+    let web = config.admin.metrics.map(|address| control.within(|| Web::start(address))).transpose()?;
     let news = Arc::new(ArrayQueue::new(NEWS_MAX));
     let nic = with_services(config);
     let (opened, mut queues) = port::open(&nic, 1)?;
@@ -84,7 +85,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let metrics = Metrics::new(Arc::clone(&registry), move || about.clone(), move || shown.certificates());
     let phase = Rc::new(Cell::new(Phase::Learning));
     let meet = meet(config, Arc::clone(&registry), Rc::clone(&phase));
-    let desk = Desk {
+    let desk = Rc::new(Desk {
         version,
         name: config.name.clone(),
         registry: Arc::clone(&registry),
@@ -92,8 +93,12 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         companions: Rc::clone(&companions),
         phase,
         reload: Rc::clone(&reload),
-        started: Instant::now(),
-    };
+        life: Life::begin(),
+    });
+    let site = Site::new(metrics, {
+        let desk = Rc::clone(&desk);
+        move || desk.sample()
+    });
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
     let mut outcome = Ok(());
@@ -117,7 +122,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         tokio::select! {
             () = meet => {}
             () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
-            () = export(exporter, metrics) => {}
+            () = serve(web, site) => {}
             () = follow(Membership::new(config, &nodes, &companions, vacated, &registry), &members, links.as_deref()) => {}
             () = tend(&nodes) => {}
             () = change(&reload, &mut signals.hangups) => {}
@@ -189,7 +194,7 @@ async fn change(reload: &Reload, hangups: &mut Hangups) {
 fn own(config: &Distributor, etcd: &Etcd, incarnation: u64) -> Member {
     Member {
         name: config.name.clone(),
-        role: Role::Distributor,
+        role: members::Role::Distributor,
         addresses: etcd.advertise.clone(),
         incarnation,
         port_addresses: Vec::new(),
@@ -253,11 +258,11 @@ struct Desk {
     companions: Rc<Companions>,
     phase: Rc<Cell<Phase>>,
     reload: Rc<Reload>,
-    started: Instant,
+    life: Life,
 }
 
 /// The commands, for whoever sends another.
-const COMMANDS: &str = "status, peers, reload";
+const COMMANDS: &str = "status, peers, sample, reload";
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -284,7 +289,7 @@ impl Desk {
                 node: &self.name,
                 version: self.version,
                 phase: self.phase.get(),
-                uptime_s: self.started.elapsed().as_secs(),
+                uptime_s: self.life.so_far().as_secs(),
                 counters: self.registry.snapshot(),
             }),
             "peers" => document(&Peers {
@@ -292,6 +297,7 @@ impl Desk {
                 nodes: self.nodes.report(),
                 distributors: self.companions.report(),
             }),
+            "sample" => document(&self.sample()),
             "reload" => {
                 let outcome = self.reload.reload().await;
                 outcome.log("an operator");
@@ -299,6 +305,16 @@ impl Desk {
             }
             _ => refusal(format!("unknown to a distributor: send one of {COMMANDS}")),
         }
+    }
+
+    /// Everything `keyferry top` and the page show.
+    fn sample(&self) -> Sample {
+        let pins: Vec<_> = self.reload.config().cores.workers.iter().map(|core| core.0).collect();
+        let about = self.life.about(Role::Distributor, &self.name, self.version, None, self.phase.get());
+        let nodes = self.nodes.report().into_iter().map(Into::into);
+        let companions = self.companions.report().into_iter().map(Into::into);
+        let peers = nodes.chain(companions).collect();
+        Sample::new(about, &pins, &self.registry.snapshot(), peers, &self.reload.certificates())
     }
 }
 

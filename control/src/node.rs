@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
@@ -40,11 +40,13 @@ use crate::desk::{self, Desk};
 use crate::drain::Drain;
 use crate::links::{self, Announcer, Between, Duty, Links, Others, Tally};
 use crate::members::{Member, Members, Role};
-use crate::metrics::{Exporter, Metrics, export};
+use crate::metrics::Metrics;
 use crate::peers::Followed;
 use crate::reload::expiry;
 use crate::reload::node::Reload;
 use crate::runtime::{Control, Ends, Hangups};
+use crate::top::sample::Life;
+use crate::web::{Site, Web, serve};
 use crate::{key_log, log, memory, port, service};
 
 /// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
@@ -89,8 +91,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
     let registry = Arc::new(Registry::new());
     let control = Control::start()?;
     let admin = control.within(|| Admin::start(&config.admin.socket))?;
-    let exporter =
-        config.admin.metrics.map(|address| control.within(|| Exporter::start(address))).transpose()?;
+    let web = config.admin.metrics.map(|address| control.within(|| Web::start(address))).transpose()?;
     let secrets = match &config.tls.key_log {
         None => None,
         Some(path) => {
@@ -171,14 +172,18 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
         }
     };
     let metrics = metrics(&reload, &registry, version);
-    let desk = Desk {
+    let desk = Rc::new(Desk {
         version,
         reload: Rc::clone(&reload),
         registry: Arc::clone(&registry),
         roster,
         drain: Rc::clone(&drain),
-        started: Instant::now(),
-    };
+        life: Life::begin(),
+    });
+    let site = Site::new(metrics, {
+        let desk = Rc::clone(&desk);
+        move || desk.sample()
+    });
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
     eprintln!("keyferry: node {} ready", config.node.name);
@@ -209,7 +214,7 @@ pub fn run_between(config: &Config, version: &'static str, between: Between) -> 
         };
         tokio::select! {
             () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
-            () = export(exporter, metrics) => {}
+            () = serve(web, site) => {}
             () = follow => {}
             () = change(&reload, &mut signals.hangups) => {}
             () = service::watched(&registry) => {}

@@ -95,7 +95,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Sends the last reply of a connection and ends it in order. Without a buffer for the reply it ends in RST, so
     /// that the client does not take silence for an answer. `true`: the reply is on its way.
     fn send_last(&mut self, index: usize, reply: &[u8]) -> bool {
-        let asked = self.conns[index].as_mut().is_some_and(|conn| std::mem::take(&mut conn.asked));
+        let asked = self.conns[index].as_mut().is_some_and(|conn| conn.take_asked().is_some());
         self.drop_request(index);
         if !self.send_bytes(index, reply) {
             self.counters.closed_unanswered += 1;

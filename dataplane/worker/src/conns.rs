@@ -239,7 +239,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if matches!(conn.tls, Tls::None) {
             self.shed.unproven.remove(index as u32);
         }
-        conn.asked = true;
+        conn.asked_at = self.now;
         self.counters.requests += 1;
         match (conn.service, conn.request.as_deref()) {
             (Service::Redirect { https_port }, Some(_)) => self.redirect(index, https_port),

@@ -1,11 +1,13 @@
 //! What the control thread tells a worker, over a bounded queue.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_decide::NodeId;
 use keyferry_fabric::QueuePair;
 use keyferry_lease::Channel;
 
+use crate::moved::Moved;
 use crate::settings::Settings;
 
 /// Letters waiting for a worker at most.
@@ -19,6 +21,8 @@ pub struct Connect {
     pub channel: Channel,
     /// The node at its other end.
     pub node: NodeId,
+    /// Where its leases are counted.
+    pub moved: Arc<Moved>,
 }
 
 /// How long what is open may go on; from when the worker reads this.

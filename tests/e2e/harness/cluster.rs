@@ -318,8 +318,13 @@ impl Cluster {
     /// `keyferry ctl ARGUMENTS` to A or B, not yet running.
     pub fn ctl(&self, node: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(keyferry());
-        command.arg("ctl").args(arguments).arg("--config").arg(config_file(&self.directory, node));
+        command.arg("ctl").args(arguments).arg("--config").arg(self.config(node));
         command
+    }
+
+    /// A node's configuration.
+    pub fn config(&self, node: &str) -> PathBuf {
+        config_file(&self.directory, node)
     }
 
     /// `program`, to be run where A is.
