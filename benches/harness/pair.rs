@@ -7,6 +7,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::Instant;
 
 use core_affinity::CoreId;
@@ -140,7 +141,7 @@ fn connect(mailbox: &ArrayQueue<Mail>, stream: &UnixStream, role: Role) {
     let receives = queue_pair.limits().receives as u32;
     let channel = Channel::new(&PairSecret::new([7; 32]), &life, role, receives);
     let peer = NodeId::of(if role == Role::First { SECOND } else { FIRST });
-    let connect = Connect { queue_pair: Box::new(queue_pair), channel, node: peer };
+    let connect = Connect { queue_pair: Box::new(queue_pair), channel, node: peer, moved: Arc::default() };
     assert!(mailbox.push(Mail::Peer(Box::new(connect))).is_ok(), "an empty mailbox has room");
 }
 

@@ -88,7 +88,10 @@ pub enum One<A> {
 }
 
 /// One reply of it.
-#[allow(clippy::large_enum_variant, reason = "it lies in a slot that is made at start, and most are of upstreams where any are")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lies in a slot that is made at start, and most are of upstreams where any are"
+)]
 pub enum Task<T> {
     /// Of [`One::Builtin`].
     Builtin(builtin::Task),

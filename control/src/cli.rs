@@ -1,5 +1,5 @@
-//! The command line: `keyferry init`, `node`, `distributor`, `check`, `ctl`, `status`, `capture` and `ca`. Exit codes: 0 well, 1
-//! problems, 2 wrong usage, 3 a reload of which some keys wait for a restart.
+//! The command line: `keyferry init`, `node`, `distributor`, `check`, `ctl`, `status`, `top`, `capture` and `ca`. Exit codes: 0 well,
+//! 1 problems, 2 wrong usage, 3 a reload of which some keys wait for a restart.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ use crate::drain::DRAIN_MAX;
 use crate::init;
 use crate::memory;
 use crate::node;
+use crate::top;
 
 /// Exit code of a reload of which some keys wait for a restart.
 const PARTLY: u8 = 3;
@@ -86,6 +87,15 @@ enum Command {
     },
     /// Write packets of a running node or distributor to a file that Wireshark reads, until Ctrl-C
     Capture(Capture),
+    /// Show what a running node or distributor does, once a second: its cores, peers, moves, latency, drops and certificates
+    Top {
+        /// Its configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Print one frame as text, of the second that begins now
+        #[arg(long)]
+        once: bool,
+    },
     /// Make certificates for the links between nodes, if you have no authority of your own
     Ca {
         #[command(subcommand)]
@@ -198,6 +208,7 @@ pub fn run_with<A: App>(version: &'static str, own: Own<A>) -> ExitCode {
         }
         Command::Status { config } => return told(ctl::run(&config, ctl::Command::Status, true)),
         Command::Capture(wanted) => capture(wanted),
+        Command::Top { config, once } => top::run(&config, once),
         Command::Ca { command } => certify(&command),
     };
     told(done.map(|()| ctl::Done::Whole))

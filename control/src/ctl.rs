@@ -77,7 +77,7 @@ pub fn run(file: &Path, command: Command, json: bool) -> anyhow::Result<Done> {
     Ok(if answer["outcome"] == "partly" { Done::Partly } else { Done::Whole })
 }
 
-fn ask(line: &mut Line, command: &str) -> anyhow::Result<Value> {
+pub(crate) fn ask(line: &mut Line, command: &str) -> anyhow::Result<Value> {
     let answer = line.ask(command).context("the node did not answer: its log may say why")?;
     serde_json::from_str(&answer).context("the answer is no JSON: use the same release as the node's")
 }
@@ -88,7 +88,7 @@ fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn refused(answer: &Value) -> anyhow::Result<()> {
+pub(crate) fn refused(answer: &Value) -> anyhow::Result<()> {
     match answer["error"].as_str() {
         Some(error) => bail!("{error}"),
         None => Ok(()),

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::timeout;
@@ -15,12 +15,14 @@ use crate::counters::{Registry, Snapshot};
 use crate::drain::{Drain, Phase, Progress};
 use crate::links::{Roster, Row};
 use crate::reload::node::Reload;
+use crate::top::sample::{Life, Role, Sample};
 
 /// How long an operator who waits for the end is let wait for a sign of it.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// The commands, for whoever sends another.
-const COMMANDS: &str = "status, peers, sessions, drain [MILLISECONDS], progress, reload, capture REQUEST";
+const COMMANDS: &str =
+    "status, peers, sessions, sample, drain [MILLISECONDS], progress, reload, capture REQUEST";
 
 /// What a node's answers come from.
 pub(crate) struct Desk {
@@ -34,8 +36,8 @@ pub(crate) struct Desk {
     pub roster: Option<Roster>,
     /// Its end.
     pub drain: Rc<Drain>,
-    /// When it began to serve.
-    pub started: Instant,
+    /// Since it began to serve.
+    pub life: Life,
     /// Packets for operators.
     pub captures: Rc<Captures>,
 }
@@ -89,6 +91,7 @@ impl Desk {
             ("status", "") => self.status(),
             ("peers", "") => self.peers(),
             ("sessions", "") => self.sessions(),
+            ("sample", "") => document(&self.sample()),
             ("drain", rest) => self.drain(rest),
             ("progress", "") => document(&self.progress().await),
             ("reload", "") => self.reload().await,
@@ -108,16 +111,29 @@ impl Desk {
             version: self.version,
             model: model(self.reload.config().node.model),
             phase: *self.drain.phase().borrow(),
-            uptime_s: self.started.elapsed().as_secs(),
+            uptime_s: self.life.so_far().as_secs(),
             counters: self.registry.snapshot(),
         })
     }
 
-    fn peers(&self) -> String {
+    fn rows(&self) -> Vec<Row> {
         let of = |peer: &crate::links::Peer| (peer.name.clone(), peer.address.to_string());
         let configured: Vec<_> = self.reload.config().peers.iter().map(of).collect();
-        let peers = self.roster.as_ref().map_or_else(Vec::new, |roster| roster.rows(&configured));
-        document(&Peers { node: &self.node(), peers })
+        self.roster.as_ref().map_or_else(Vec::new, |roster| roster.rows(&configured))
+    }
+
+    fn peers(&self) -> String {
+        document(&Peers { node: &self.node(), peers: self.rows() })
+    }
+
+    /// Everything `keyferry top` and the page show.
+    pub fn sample(&self) -> Sample {
+        let config = self.reload.config();
+        let (node, phase) = (&config.node, *self.drain.phase().borrow());
+        let about = self.life.about(Role::Node, &node.name, self.version, Some(model(node.model)), phase);
+        let pins: Vec<_> = config.cores.workers.iter().map(|core| core.0).collect();
+        let peers = self.rows().into_iter().map(Into::into).collect();
+        Sample::new(about, &pins, &self.registry.snapshot(), peers, &self.reload.certificates())
     }
 
     fn sessions(&self) -> String {

@@ -31,13 +31,15 @@ use crate::counters::{Registry, Snapshot};
 use crate::links::{
     CompanionReport, Companions, Duty, Front, Links, Local, NodeReport, Nodes, Placed, Running, Tally,
 };
-use crate::members::{Member, Members, Role};
+use crate::members::{self, Member, Members};
 use crate::membership::Membership;
-use crate::metrics::{Exporter, Metrics, export};
+use crate::metrics::Metrics;
 use crate::places::tend;
 use crate::reload::distributor::{EXPIRY_WARNING, Reload, others};
 use crate::reload::expiry;
 use crate::runtime::{Control, Hangups};
+use crate::top::sample::{Life, Role, Sample};
+use crate::web::{Site, Web, serve};
 use crate::{log, node, port, privileges, service};
 
 /// Runs a distributor of this release until SIGINT or SIGTERM.
@@ -54,8 +56,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new());
     let control = Control::start()?;
     let admin = control.within(|| Admin::start(&config.admin.socket))?;
-    let exporter =
-        config.admin.metrics.map(|address| control.within(|| Exporter::start(address))).transpose()?;
+    let web = config.admin.metrics.map(|address| control.within(|| Web::start(address))).transpose()?;
     let news = Arc::new(ArrayQueue::new(NEWS_MAX));
     let nic = with_services(config);
     let (opened, mut queues) = port::open(&nic, 1)?;
@@ -88,7 +89,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     log::count(&registry);
     let phase = Rc::new(Cell::new(Phase::Learning));
     let meet = meet(config, Arc::clone(&registry), Rc::clone(&phase));
-    let desk = Desk {
+    let desk = Rc::new(Desk {
         version,
         name: config.name.clone(),
         registry: Arc::clone(&registry),
@@ -96,9 +97,13 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         companions: Rc::clone(&companions),
         phase,
         reload: Rc::clone(&reload),
-        started: Instant::now(),
+        life: Life::begin(),
         captures,
-    };
+    });
+    let site = Site::new(metrics, {
+        let desk = Rc::clone(&desk);
+        move || desk.sample()
+    });
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(distributor = config.name, nodes = config.nodes.len(), "distributing");
     let mut outcome = Ok(());
@@ -122,7 +127,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
         tokio::select! {
             () = meet => {}
             () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
-            () = export(exporter, metrics) => {}
+            () = serve(web, site) => {}
             () = follow(Membership::new(config, &nodes, &companions, vacated, &registry), &members, links.as_deref()) => {}
             () = tend(&nodes) => {}
             () = change(&reload, &mut signals.hangups) => {}
@@ -207,7 +212,7 @@ async fn change(reload: &Reload, hangups: &mut Hangups) {
 fn own(config: &Distributor, etcd: &Etcd, incarnation: u64) -> Member {
     Member {
         name: config.name.clone(),
-        role: Role::Distributor,
+        role: members::Role::Distributor,
         addresses: etcd.advertise.clone(),
         incarnation,
         port_addresses: Vec::new(),
@@ -271,12 +276,12 @@ struct Desk {
     companions: Rc<Companions>,
     phase: Rc<Cell<Phase>>,
     reload: Rc<Reload>,
-    started: Instant,
+    life: Life,
     captures: Rc<Captures>,
 }
 
 /// The commands, for whoever sends another.
-const COMMANDS: &str = "status, peers, reload, capture REQUEST";
+const COMMANDS: &str = "status, peers, sample, reload, capture REQUEST";
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -306,7 +311,7 @@ impl Desk {
                 node: &self.name,
                 version: self.version,
                 phase: self.phase.get(),
-                uptime_s: self.started.elapsed().as_secs(),
+                uptime_s: self.life.so_far().as_secs(),
                 counters: self.registry.snapshot(),
             }),
             "peers" => document(&Peers {
@@ -314,6 +319,7 @@ impl Desk {
                 nodes: self.nodes.report(),
                 distributors: self.companions.report(),
             }),
+            "sample" => document(&self.sample()),
             "reload" => {
                 let outcome = self.reload.reload().await;
                 outcome.log("an operator");
@@ -322,6 +328,16 @@ impl Desk {
             _ => refusal(format!("unknown to a distributor: send one of {COMMANDS}")),
         };
         document.into()
+    }
+
+    /// Everything `keyferry top` and the page show.
+    fn sample(&self) -> Sample {
+        let pins: Vec<_> = self.reload.config().cores.workers.iter().map(|core| core.0).collect();
+        let about = self.life.about(Role::Distributor, &self.name, self.version, None, self.phase.get());
+        let nodes = self.nodes.report().into_iter().map(Into::into);
+        let companions = self.companions.report().into_iter().map(Into::into);
+        let peers = nodes.chain(companions).collect();
+        Sample::new(about, &pins, &self.registry.snapshot(), peers, &self.reload.certificates())
     }
 }
 

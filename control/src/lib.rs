@@ -5,8 +5,8 @@
 //! - [`check`]: what would fail at start
 //! - [`counters`], [`admin`], `desk`: what the workers count, who asks, and what a node answers
 //! - [`drain`]: the end of a node in order; `reload`: change without loss
-//! - [`ctl`]: the operator's side; [`capture`]: packets for an operator, both sides
-//! - [`metrics`]: the counters for Prometheus
+//! - [`ctl`]: the operator's side; [`top`]: the same as a terminal that is looked at; [`capture`]: packets for an operator, both sides
+//! - [`metrics`]: the counters for Prometheus; `web`: where they are asked for, and the page
 //! - `log`: what goes to standard error
 //! - [`socket`]: Unix sockets a node listens on; `private`: files for one user alone
 //! - [`applications`]: what answers requests, and how an executable brings its own
@@ -56,3 +56,5 @@ pub mod request_log;
 pub mod runtime;
 mod service;
 pub mod socket;
+pub mod top;
+mod web;

@@ -1,47 +1,21 @@
 //! Counters for Prometheus: on this host alone, made when somebody asks.
 //!
-//! In: the registry's blocks. Out: its text format over HTTP. Names follow its customs: what grows ends in `_total`, reasons
+//! In: the registry's blocks. Out: its text format, which `crate::web` hands out. Names follow its customs: what grows ends in `_total`, reasons
 //! are labels, so that one family adds up to all drops, closes or decisions. Control thread; no thread of its own.
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context;
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use keyferry_distribute::Counters as Distributed;
 use keyferry_tls::CertificateFacts;
 use keyferry_upstream::tally;
-use keyferry_worker::Counters;
+use keyferry_worker::{Counters, latency};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
 
 use crate::counters::{Registry, Snapshot};
 use crate::links::Tally;
 use crate::{log, members, membership, reload, request_log};
-
-/// Connections served at once; more wait.
-const CONNECTIONS_MAX: usize = 8;
-/// How long a connection may say nothing.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// How long a connection may last.
-const CONNECTION_MAX: Duration = Duration::from_secs(3600);
-/// Pause after a failed accept: with no descriptor free the next would fail at once as well.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The text format's content type.
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 /// Who asks, for the facade of the `metrics` crates.
 const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
@@ -117,13 +91,16 @@ const FAMILIES: &[Family] = &[
 ];
 
 /// Sums of counters that are exported one by one: a family with its sum in it would add up to twice as much.
-const SUMS: &[&str] = &["closed_tls", "drop_link", "peer_violations", "slots_copied_out"];
+pub(crate) const SUMS: &[&str] = &["closed_tls", "drop_link", "peer_violations", "slots_copied_out"];
 
 /// Names that begin as a family's do and are in none.
 const ALONE: &[&str] = &["moved_gain_us"];
 
 /// Exported in seconds.
 const BUSY: (&str, &str) = ("busy_ns", "keyferry_busy_seconds_total");
+
+/// A histogram, in seconds.
+const LATENCY: &str = "keyferry_reply_seconds";
 
 /// What may fall.
 const GAUGES: &[&str] = &[
@@ -172,6 +149,8 @@ enum Class {
     Sum,
     /// Text of our own: the facade counts in whole numbers.
     Busy,
+    /// Text of our own: the facade makes a histogram out of what is observed, not of what was counted.
+    Latency,
     Gauge,
     Counter,
     Of(&'static Family),
@@ -181,6 +160,7 @@ fn class(name: &str) -> Class {
     match name {
         _ if SUMS.contains(&name) => Class::Sum,
         _ if name == BUSY.0 => Class::Busy,
+        _ if name == latency::SUM || latency::names().contains(&name) => Class::Latency,
         _ if ALONE.contains(&name) => Class::Counter,
         _ if GAUGES.contains(&name) => Class::Gauge,
         _ => match FAMILIES.iter().find(|family| name.starts_with(family.prefix)) {
@@ -234,7 +214,7 @@ impl Metrics {
                     let name = KeyName::from(format!("keyferry_{name}"));
                     self.recorder.describe_gauge(name, None, help.trim().into());
                 }
-                Class::Of(_) | Class::Sum | Class::Busy => {}
+                Class::Of(_) | Class::Sum | Class::Busy | Class::Latency => {}
             }
         }
     }
@@ -254,12 +234,13 @@ impl Metrics {
             }
         }
         let info = labelled("keyferry_info", "What runs: always 1.", [((self.about)(), 1)]);
-        self.recorder.handle().render() + &busy(&snapshot) + &info + &expiries(&(self.certificates)())
+        let own = busy(&snapshot) + &latencies(&snapshot);
+        self.recorder.handle().render() + &own + &info + &expiries(&(self.certificates)())
     }
 
     fn take(&self, name: &'static str, value: u64, mut labels: Vec<Label>) {
         let metric = match class(name) {
-            Class::Sum | Class::Busy => return,
+            Class::Sum | Class::Busy | Class::Latency => return,
             Class::Gauge => {
                 let key = Key::from_parts(format!("keyferry_{name}"), labels);
                 return self.recorder.register_gauge(&key, &ABOUT).set(value as f64);
@@ -320,78 +301,30 @@ fn busy(snapshot: &Snapshot) -> String {
     text
 }
 
-/// An address that Prometheus asks at, listened on.
-pub struct Exporter(TcpListener);
-
-impl Exporter {
-    /// Listens. Within the control thread's runtime.
-    ///
-    /// # Errors
-    /// The address cannot be listened on; the sentence says what to do.
-    pub fn start(address: SocketAddr) -> anyhow::Result<Exporter> {
-        let what = || format!("[admin] metrics {address} cannot be listened on: write a port that is free");
-        let listener = StdListener::bind(address).with_context(what)?;
-        listener.set_nonblocking(true)?;
-        Ok(Exporter(TcpListener::from_std(listener)?))
-    }
-
-    /// Answers for ever. Within a [`tokio::task::LocalSet`].
-    pub async fn serve(&self, metrics: Metrics) {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let metrics = Rc::new(metrics);
-        loop {
-            let permit =
-                Arc::clone(&connections).acquire_owned().await.expect("the semaphore is never closed");
-            match self.0.accept().await {
-                Ok((stream, _)) => {
-                    let metrics = Rc::clone(&metrics);
-                    tokio::task::spawn_local(async move {
-                        converse(stream, metrics).await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => sleep(ACCEPT_PAUSE).await,
-            }
+/// How long replies took, of each worker that says so.
+fn latencies(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    for thread in &snapshot.threads {
+        let (Some(number), Some(sum)) =
+            (thread.label.strip_prefix("worker "), thread.values.get(latency::SUM))
+        else {
+            continue;
+        };
+        if text.is_empty() {
+            let help = "Time from a whole request to the end of its reply, sealed here or at a helper.";
+            let _ = writeln!(text, "# HELP {LATENCY} {help}\n# TYPE {LATENCY} histogram");
         }
-    }
-}
-
-/// Answers Prometheus, where the operator asked for that.
-pub async fn export(exporter: Option<Exporter>, metrics: Metrics) {
-    match exporter {
-        Some(exporter) => exporter.serve(metrics).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn converse(stream: TcpStream, metrics: Rc<Metrics>) {
-    let answer = |request: Request<Incoming>| {
-        let metrics = Rc::clone(&metrics);
-        async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &metrics)) }
-    };
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(SILENCE_MAX)
-        .serve_connection(TokioIo::new(stream), service_fn(answer));
-    // A client that goes away or says nothing is its own affair.
-    let _ = timeout(CONNECTION_MAX, connection).await;
-}
-
-fn answer(method: &Method, path: &str, metrics: &Metrics) -> Response<Full<Bytes>> {
-    let (status, text) = match (method, path) {
-        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, metrics.render()),
-        (&Method::GET | &Method::HEAD, _) => {
-            (StatusCode::NOT_FOUND, "the counters are at /metrics\n".to_owned())
+        let mut seen = 0;
+        let bounds = latency::BOUNDS_NS.iter().map(|bound| (*bound as f64 / 1e9).to_string());
+        for (name, bound) in latency::names().iter().zip(bounds.chain(["+Inf".to_owned()])) {
+            seen += thread.values.get(name).copied().unwrap_or(0);
+            let _ = writeln!(text, "{LATENCY}_bucket{{worker=\"{number}\",le=\"{bound}\"}} {seen}");
         }
-        _ => (StatusCode::METHOD_NOT_ALLOWED, "ask with GET\n".to_owned()),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, TEXT);
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let sum = *sum as f64 / 1e9;
+        let _ = writeln!(text, "{LATENCY}_sum{{worker=\"{number}\"}} {sum}");
+        let _ = writeln!(text, "{LATENCY}_count{{worker=\"{number}\"}} {seen}");
     }
-    response
+    text
 }
 
 #[cfg(test)]

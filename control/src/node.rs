@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
@@ -41,12 +41,14 @@ use crate::desk::{self, Desk};
 use crate::drain::Drain;
 use crate::links::{self, Announcer, Between, Duty, Links, Others, Tally};
 use crate::members::{Member, Members, Role};
-use crate::metrics::{Exporter, Metrics, export};
+use crate::metrics::Metrics;
 use crate::peers::Followed;
 use crate::reload::expiry;
 use crate::reload::node::Reload;
 use crate::request_log::{Names, RequestLog};
 use crate::runtime::{Control, Ends, Hangups};
+use crate::top::sample::Life;
+use crate::web::{Site, Web, serve};
 use crate::{key_log, log, memory, port, privileges, service};
 
 /// Bytes of the request bodies a worker reads at a time, unless two of the largest need more.
@@ -112,8 +114,7 @@ fn start<A: keyferry_app::App>(
     let registry = Arc::new(Registry::new());
     let control = Control::start()?;
     let admin = control.within(|| Admin::start(&config.admin.socket))?;
-    let exporter =
-        config.admin.metrics.map(|address| control.within(|| Exporter::start(address))).transpose()?;
+    let web = config.admin.metrics.map(|address| control.within(|| Web::start(address))).transpose()?;
     let secrets = match &config.tls.key_log {
         None => None,
         Some(path) => {
@@ -217,15 +218,19 @@ fn start<A: keyferry_app::App>(
     }
     log::count(&registry);
     let metrics = metrics(&reload, &registry, version);
-    let desk = Desk {
+    let desk = Rc::new(Desk {
         version,
         reload: Rc::clone(&reload),
         registry: Arc::clone(&registry),
         roster,
         drain: Rc::clone(&drain),
-        started: Instant::now(),
+        life: Life::begin(),
         captures,
-    };
+    });
+    let site = Site::new(metrics, {
+        let desk = Rc::clone(&desk);
+        move || desk.sample()
+    });
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
     info!(node = config.node.name, workers, "serving");
     eprintln!("keyferry: node {} ready", config.node.name);
@@ -256,7 +261,7 @@ fn start<A: keyferry_app::App>(
         };
         tokio::select! {
             () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
-            () = export(exporter, metrics) => {}
+            () = serve(web, site) => {}
             () = follow => {}
             () = change(&reload, &mut signals.hangups) => {}
             () = service::watched(&registry) => {}

@@ -16,6 +16,7 @@ use keyferry_fabric::{Limits, verbs};
 use keyferry_lease::PairSecret;
 use keyferry_tls::Resumer;
 use keyferry_worker::mailbox::Mail;
+use keyferry_worker::moved::Moved;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::info;
@@ -203,10 +204,10 @@ impl Greeted {
         let mut fences = Fences::default();
         let connected = timeout(CONNECTING, self.connect(local, &mut fences)).await;
         let (lived, error) = match connected.unwrap_or(Err(LinkError::Slow)) {
-            Ok(()) => {
+            Ok(moved) => {
                 let (peer, incarnation) = (&self.theirs.node, self.theirs.incarnation);
                 info!(peer, incarnation, queue_pairs = fences.len(), "connected");
-                let made = local.tally.made(peer, self.theirs.role, fences.len());
+                let made = local.tally.made(peer, self.theirs.role, moved);
                 let secret = || exporter_secret(self.stream.tls(), FLOWS_LABEL);
                 match Talk::new(local, &self.ours, &self.theirs, secret).await {
                     Ok(talk) => (true, self.stay(local, talk, &mut fences, &made, (trust, stop)).await),
@@ -220,19 +221,20 @@ impl Greeted {
         (lived, error)
     }
 
-    /// Makes what the two need between them; both are ready at the end.
-    async fn connect(&mut self, local: &Local, fences: &mut Fences) -> Result<(), LinkError> {
+    /// Makes what the two need between them; both are ready at the end. Returns where leases are counted, by queue pair.
+    async fn connect(&mut self, local: &Local, fences: &mut Fences) -> Result<Vec<Arc<Moved>>, LinkError> {
         match &local.duty {
             Duty::Node(node) if self.theirs.role == Role::Node => self.pair(node, fences).await,
             _ => {
                 self.stream.end_descriptors()?;
-                self.meet().await
+                self.meet().await?;
+                Ok(Vec::new())
             }
         }
     }
 
     /// The queue pairs between two nodes.
-    async fn pair(&mut self, local: &Node, fences: &mut Fences) -> Result<(), LinkError> {
+    async fn pair(&mut self, local: &Node, fences: &mut Fences) -> Result<Vec<Arc<Moved>>, LinkError> {
         let (ours, theirs) = (&self.ours, &self.theirs);
         if ours.driver != theirs.driver {
             return Err(LinkError::Driver { ours: ours.driver, theirs: theirs.driver });

@@ -12,6 +12,7 @@ use keyferry_decide::NodeId;
 use keyferry_fabric::{Fence, Limits, QueuePair, shm, verbs};
 use keyferry_lease::{Channel, Incarnation, PairSecret, Role};
 use keyferry_worker::mailbox::{Connect, Mail};
+use keyferry_worker::moved::Moved;
 
 use super::LinkError;
 use super::life::Node;
@@ -200,21 +201,26 @@ impl Drop for Fences {
     }
 }
 
-/// Hands the queue pairs to their workers, all at once and only when both ends have all of them.
+/// Hands the queue pairs to their workers, all at once and only when both ends have all of them. Returns where the leases of
+/// each are counted.
 pub(super) fn hand_over(
     local: &Node,
     life: &Life,
     limits: Limits,
     pairs: Vec<Box<dyn QueuePair>>,
-) -> Result<(), LinkError> {
+) -> Result<Vec<Arc<Moved>>, LinkError> {
     local.names.learn(&life.peer_name);
+    let mut counted = Vec::new();
     for (index, queue_pair) in pairs.into_iter().enumerate() {
         let worker = index % local.mailboxes.len();
         let channel = life.channel(index as u16, limits);
-        let connect = Connect { queue_pair: (local.between)(queue_pair), channel, node: life.peer };
+        let moved = Arc::new(Moved::default());
+        counted.push(Arc::clone(&moved));
+        let queue_pair = (local.between)(queue_pair);
+        let connect = Connect { queue_pair, channel, node: life.peer, moved };
         if local.mailboxes[worker].push(Mail::Peer(Box::new(connect))).is_err() {
             return Err(LinkError::Mailbox(worker));
         }
     }
-    Ok(())
+    Ok(counted)
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use keyferry_tls::TicketCounts;
+use keyferry_worker::moved::Moved;
 
 use super::message::Role;
 use super::roster::Roster;
@@ -79,9 +80,9 @@ impl Tally {
         &self.0.roster
     }
 
-    /// A link has come to life, and lives as long as what this returns.
-    pub(super) fn made(&self, peer: &str, role: Role, queue_pairs: usize) -> Made {
-        self.0.roster.up(peer, queue_pairs);
+    /// A link has come to life, and lives as long as what this returns; `moved`: where its queue pairs count leases.
+    pub(super) fn made(&self, peer: &str, role: Role, moved: Vec<Arc<Moved>>) -> Made {
+        self.0.roster.up(peer, moved);
         self.count(|counts| counts.made += 1);
         if role == Role::Node {
             *self.0.up.borrow_mut().entry(peer.to_owned()).or_default() += 1;
@@ -161,8 +162,8 @@ mod tests {
     fn links_up_are_those_made_and_not_lost() {
         let registry = Registry::new();
         let tally = Tally::new(&registry);
-        let (one, _other) = (tally.made("a", Role::Node, 1), tally.made("c", Role::Node, 1));
-        drop(tally.made("0", Role::Distributor, 0));
+        let (one, _other) = (tally.made("a", Role::Node, vec![]), tally.made("c", Role::Node, vec![]));
+        drop(tally.made("0", Role::Distributor, vec![]));
         assert_eq!(["0", "b", "d"].map(|node| tally.is_first(node)), [true, false, false]);
         drop(one);
         assert_eq!(["0", "b", "d"].map(|node| tally.is_first(node)), [true, true, false]);

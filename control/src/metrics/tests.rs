@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use keyferry_worker::counters::names;
 
 use super::*;
-use crate::runtime::Control;
 
 /// What only grows and is in no family. A new counter belongs here, into [`GAUGES`] or into a family.
 const COUNTERS: &[&str] = &[
@@ -182,7 +181,7 @@ fn parse(text: &str) -> (BTreeMap<String, String>, Vec<Sample>) {
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap();
             assert!(helped.contains(name), "{line}: no HELP before");
-            assert!(matches!(kind, "counter" | "gauge"), "{line}");
+            assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}: TYPE twice");
             current = name.to_owned();
@@ -190,7 +189,13 @@ fn parse(text: &str) -> (BTreeMap<String, String>, Vec<Sample>) {
             assert!(!line.starts_with('#'), "{line}");
             assert!(seen.insert(line.rsplit_once(' ').unwrap().0.to_owned()), "{line}: twice");
             let sample = sample(line);
-            assert_eq!(sample.0, current, "{line}: not with its own");
+            let is_its_own = match types[&current].as_str() {
+                "histogram" => {
+                    ["_bucket", "_sum", "_count"].iter().any(|part| sample.0 == current.clone() + part)
+                }
+                _ => sample.0 == current,
+            };
+            assert!(is_its_own, "{line}: not with its own");
             samples.push(sample);
         }
     }
@@ -278,39 +283,35 @@ fn the_text_is_what_prometheus_reads_and_families_add_up() {
     has(expiry, &[("file", "/a.pem"), ("name", "a.test"), ("serial", "0a")]);
     has(expiry, &[("file", "/b.pem"), ("name", "a.test"), ("serial", "0b")]);
     // Whatever is counted is exported, but for sums of what is.
-    assert_eq!(samples.len(), 2 * (names().len() - SUMS.len()) + Tally::help().count() + 1 + 2);
+    let histogram = (latency::names().len() + 1, latency::names().len() + 2);
+    let of_worker = names().len() - SUMS.len() - histogram.0 + histogram.1;
+    assert_eq!(samples.len(), 2 * of_worker + Tally::help().count() + 1 + 2);
     // Again, with nothing twice.
     parse(&metrics.render());
 }
 
+/// Buckets hold all that is below their bound, as Prometheus has it, and the last one all there is.
 #[test]
-fn answers_over_http_and_refuses_what_it_does_not_have() {
-    use std::io::{Read, Write};
-    let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let (metrics, _) = metrics();
-    Control::start().unwrap().run(async |_| {
-        let exporter = Exporter::start(address).unwrap();
-        let at = exporter.0.local_addr().unwrap();
-        assert!(Exporter::start(at).err().unwrap().to_string().contains("a port that is free"));
-        let client = tokio::task::spawn_blocking(move || {
-            let mut stream = std::net::TcpStream::connect(at).unwrap();
-            let ask = |what: &str| format!("{what} HTTP/1.1\r\nHost: x\r\n");
-            let asked = ask("GET /metrics") + "\r\n" + &ask("GET /") + "\r\n" + &ask("POST /metrics");
-            stream.write_all((asked + "Connection: close\r\n\r\n").as_bytes()).unwrap();
-            let mut text = String::new();
-            stream.read_to_string(&mut text).unwrap();
-            text
-        });
-        tokio::select! {
-            () = exporter.serve(metrics) => unreachable!("it serves for ever"),
-            text = client => {
-                let text = text.unwrap();
-                let heads: Vec<_> = text.lines().filter(|line| line.starts_with("HTTP/1.1 ")).collect();
-                assert_eq!(heads, ["HTTP/1.1 200 OK", "HTTP/1.1 404 Not Found", "HTTP/1.1 405 Method Not Allowed"]);
-                assert!(text.contains("\nkeyferry_requests_total{worker=\"0\"} "));
-            }
-        }
-    });
+fn the_histogram_adds_up() {
+    let registry = Arc::new(Registry::new());
+    let mut values = vec![0; names().len()];
+    let place = |name: &str| names().iter().position(|it| *it == name).unwrap();
+    values[place(latency::names()[0])] = 5;
+    values[place(latency::names()[2])] = 3;
+    values[place(latency::names()[latency::BOUNDS_NS.len()])] = 2;
+    values[place(latency::SUM)] = 17_000_000_000;
+    registry.block(names(), "worker 0".to_owned()).publish(&values);
+    let (types, samples) = parse(&Metrics::new(registry, Vec::new, Vec::new).render());
+    assert_eq!(types[LATENCY], "histogram");
+    let of = |name: &str, le: Option<&str>| {
+        let has = |sample: &&Sample| {
+            sample.0 == LATENCY.to_owned() + name && sample.1.get("le").map(String::as_str) == le
+        };
+        samples.iter().find(has).unwrap().2
+    };
+    assert_eq!((of("_bucket", Some("0.000001024")), of("_bucket", Some("0.000001536"))), (5.0, 5.0));
+    assert_eq!((of("_bucket", Some("0.000002048")), of("_bucket", Some("+Inf"))), (8.0, 10.0));
+    assert_eq!((of("_count", None), of("_sum", None)), (10.0, 17.0));
 }
 
 #[test]

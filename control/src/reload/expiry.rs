@@ -47,7 +47,7 @@ pub(crate) async fn tend(look: impl Fn() -> (Vec<CertificateFacts>, Duration), c
 }
 
 /// In seconds since 1970.
-pub(super) fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

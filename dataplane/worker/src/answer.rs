@@ -5,6 +5,7 @@
 use keyferry_app::App;
 use keyferry_http::{Reason, Refusal};
 use keyferry_nic::Nic;
+use keyferry_time::Time;
 
 use crate::counters::Counters;
 use crate::turn::Worker;
@@ -72,7 +73,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// A whole small reply of our own, then the end of the connection.
     pub(crate) fn answer(&mut self, index: usize, why: Why) {
         let Some(conn) = self.conns[index].as_ref() else { return };
-        if !conn.asked {
+        if conn.asked_at == Time::NEVER {
             // It never came to be a whole request.
             self.trace_whole(index);
         }
@@ -104,7 +105,7 @@ impl<N: Nic, A: App> Worker<N, A> {
     /// Sends the last reply of a connection and ends it in order. Without a buffer for the reply it ends in RST, so
     /// that the client does not take silence for an answer. `true`: the reply is on its way.
     fn send_last(&mut self, index: usize, reply: &[u8]) -> bool {
-        let asked = self.conns[index].as_mut().is_some_and(|conn| std::mem::take(&mut conn.asked));
+        let asked = self.conns[index].as_mut().is_some_and(|conn| conn.take_asked().is_some());
         self.drop_request(index);
         if !self.send_bytes(index, reply) {
             self.counters.closed_unanswered += 1;

@@ -187,8 +187,8 @@ pub struct Conn {
     pub request: Option<Box<Request>>,
     /// Who makes the reply.
     pub reply: Reply,
-    /// A whole request has come and its reply is not over.
-    pub asked: bool,
+    /// When the request was whole whose reply is not over; [`Time::NEVER`]: there is none.
+    pub asked_at: Time,
     /// Chunks of a local reply that wait to be sealed.
     pub parts: ArrayVec<Plain, PARTS_MAX>,
     /// Chunks the application has for it.
@@ -260,7 +260,7 @@ impl Conn {
             reader: Reader::new(),
             request: None,
             reply: Reply::None,
-            asked: false,
+            asked_at: Time::NEVER,
             parts: ArrayVec::new(),
             in_app: 0,
             ahead: 0,
@@ -288,6 +288,12 @@ impl Conn {
             stirred: false,
             looked_at: Time::ZERO,
         }
+    }
+
+    /// Its reply is over, or will not come: when its request was whole, if there was one.
+    pub fn take_asked(&mut self) -> Option<Time> {
+        let asked_at = std::mem::replace(&mut self.asked_at, Time::NEVER);
+        (asked_at != Time::NEVER).then_some(asked_at)
     }
 
     /// Whether the key is out: from go to return nothing is sealed or opened here (RFC 8446 4.6.3 wants a

@@ -251,7 +251,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         if matches!(conn.tls, Tls::None) {
             self.shed.unproven.remove(index as u32);
         }
-        conn.asked = true;
+        conn.asked_at = self.now;
         let service = conn.service;
         self.counters.requests += 1;
         self.trace_whole(index);

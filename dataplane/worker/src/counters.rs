@@ -1,10 +1,11 @@
 //! What a worker counts. Plain numbers with one writer; the worker copies them to where control reads them.
 //!
-//! Link and TCP count for themselves, each drop and each end of a connection by its reason; [`names`] and [`append`]
-//! put theirs behind the worker's own.
+//! Link and TCP count for themselves, each drop and each end of a connection by its reason, and [`latency`] each reply by
+//! the time it took; [`names`] and [`append`] put theirs behind the worker's own.
 
 use std::sync::OnceLock;
 
+use crate::latency::{self, Latency};
 use crate::tls_counters::TlsCounters;
 
 macro_rules! counters {
@@ -426,14 +427,23 @@ pub fn names() -> &'static [&'static str] {
             .chain(closes)
             .chain(TlsCounters::names())
             .map(|name| &*name.leak())
+            .chain(latency::names().iter().copied())
+            .chain([latency::SUM])
             .collect()
     })
 }
 
 /// Appends the values that stand for [`names`] behind the worker's own.
-pub(crate) fn append(link: &[u64], tcp: &keyferry_tcp::Counters, tls: &TlsCounters, out: &mut Vec<u64>) {
+pub(crate) fn append(
+    link: &[u64],
+    tcp: &keyferry_tcp::Counters,
+    tls: &TlsCounters,
+    latency: &Latency,
+    out: &mut Vec<u64>,
+) {
     out.extend(link);
     out.extend(tcp.drops);
     out.extend(tcp.closed);
     tls.append(out);
+    latency.append(out);
 }

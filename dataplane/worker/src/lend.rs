@@ -314,9 +314,11 @@ impl<N: Nic, A: App> Worker<N, A> {
             return self.break_lease(owner);
         }
         conn.reply = Reply::None;
-        conn.asked = false;
         conn.close_after |= !outcome.keep_alive;
         self.counters.replies_lent += 1;
+        if let Some(asked) = conn.take_asked() {
+            self.latency.ended(asked, self.now);
+        }
         self.trace_sealed(owner, Some(outcome.status));
         self.reply_done(owner);
     }

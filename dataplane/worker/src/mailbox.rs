@@ -1,5 +1,6 @@
 //! What the control thread tells a worker, over a bounded queue.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry_decide::NodeId;
@@ -7,6 +8,7 @@ use keyferry_fabric::QueuePair;
 use keyferry_lease::Channel;
 
 use crate::capture::Tap;
+use crate::moved::Moved;
 use crate::settings::Settings;
 
 /// Letters waiting for a worker at most.
@@ -20,6 +22,8 @@ pub struct Connect {
     pub channel: Channel,
     /// The node at its other end.
     pub node: NodeId,
+    /// Where its leases are counted.
+    pub moved: Arc<Moved>,
 }
 
 /// How long what is open may go on; from when the worker reads this.

@@ -18,6 +18,7 @@ use keyferry_tls::{LentSealer, SEALED_BYTES_MAX};
 
 use crate::conn::{PARTS_MAX, Plain};
 use crate::mailbox::Connect;
+use crate::moved::Moved;
 use crate::slots::Occupied;
 
 /// Bytes of one reply slot, and of one staging slot: the largest record, rounded up to whole cache lines.
@@ -170,6 +171,8 @@ pub struct Peer {
     /// Requests granted to it so far, and grants taken from it; both count round.
     granted: u32,
     taken: u32,
+    /// The same for whoever shows them.
+    moved: Arc<Moved>,
     /// What lending to it has taken.
     lent: Lent,
     /// What is measured of each lease under way, by its place in the lender's table.
@@ -185,7 +188,7 @@ pub struct Peer {
 impl Peer {
     /// A peer on a queue pair just connected.
     pub fn new(id: PeerId, connect: Connect, limits: &LeaseLimits) -> Peer {
-        let Connect { queue_pair, channel, node } = connect;
+        let Connect { queue_pair, channel, node, moved } = connect;
         let fabric = queue_pair.limits();
         let slots = (fabric.slots_bytes / SLOT_BYTES).min(usize::from(u16::MAX)) as u16;
         let staging = (fabric.staging_bytes / SLOT_BYTES).min(usize::from(NO_STAGING)) as u16;
@@ -210,6 +213,7 @@ impl Peer {
             load: Freshness::new(LOAD_LIFETIME),
             granted: 0,
             taken: 0,
+            moved,
             lent: Lent::default(),
             moves: vec![Move::default(); limits.leases].into_boxed_slice(),
             staging_free: (0..staging).rev().collect(),
@@ -354,6 +358,7 @@ impl Peer {
     /// A request was granted to the peer, and is expected to be ready there so long after.
     pub fn note_granted(&mut self, lease: LeaseId, expected_us: u32, now: Time) {
         self.granted = self.granted.wrapping_add(1);
+        self.moved.lent();
         if let Some(moved) = self.moves.get_mut(usize::from(lease.index)) {
             *moved = Move { granted_at: now, claimed_at: None, expected_us, short: false };
         }
@@ -379,6 +384,7 @@ impl Peer {
     /// A grant of the peer was read.
     pub fn note_taken(&mut self) {
         self.taken = self.taken.wrapping_add(1);
+        self.moved.borrowed();
     }
 
     /// What `decide` needs to know.

@@ -235,9 +235,11 @@ impl<N: Nic, A: App> Worker<N, A> {
             if last {
                 if let Some(conn) = self.conns[index].as_mut() {
                     conn.reply = Reply::None;
-                    conn.asked = false;
                     conn.served = true;
                     self.counters.replies_local += 1;
+                    if let Some(asked) = conn.take_asked() {
+                        self.latency.ended(asked, self.now);
+                    }
                 }
                 self.trace_sealed(index, None);
                 self.note(index);
@@ -417,7 +419,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         self.read_whole(index);
         let Some(conn) = self.conns[index].as_mut() else { return };
         let reply = std::mem::replace(&mut conn.reply, Reply::None);
-        self.counters.requests_dropped += u64::from(std::mem::take(&mut conn.asked));
+        self.counters.requests_dropped += u64::from(conn.take_asked().is_some());
         if let Some(request) = conn.request.take() {
             self.pools.give_request(request);
         }

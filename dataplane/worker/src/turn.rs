@@ -22,6 +22,7 @@ use crate::conn::{Conn, Reply, Tls};
 use crate::counters::{self, Counters};
 use crate::drain::Drain;
 use crate::homes::Homes;
+use crate::latency::Latency;
 use crate::load::Load;
 use crate::mailbox::{Connect, Mail};
 use crate::peer::{Peer, PeerId};
@@ -74,6 +75,8 @@ pub struct Worker<N: Nic, A: App> {
     pub(crate) counters: Counters,
     /// Failures and alerts of TLS, by reason.
     pub(crate) tls_counters: TlsCounters,
+    /// How long replies take.
+    pub(crate) latency: Latency,
     pub(crate) mailbox: Arc<ArrayQueue<Mail>>,
     /// Whoever wants to know which clients have sessions here.
     pub(crate) announcements: Option<Announcements>,
@@ -134,6 +137,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             pools,
             counters: Counters::default(),
             tls_counters: TlsCounters::default(),
+            latency: Latency::default(),
             mailbox,
             announcements: None,
             access: Access::off(),
@@ -182,6 +186,7 @@ impl<N: Nic, A: App> Worker<N, A> {
             // The turn itself, and what its core did for the kernel meanwhile: the clock is read once a turn.
             self.counters.busy_ns += (now - self.now).as_nanos() as u64;
         }
+        self.latency.turned(now);
         self.now = now;
         self.port.now = now;
         (self.turn_bytes, self.was_cut) = (0, false);
@@ -583,7 +588,8 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub fn publish(&self, out: &mut Vec<u64>) {
         out.clear();
         out.extend(self.snapshot().values());
-        counters::append(&self.port.link_drops, self.tcp.counters(), &self.tls_counters, out);
+        let (tcp, tls) = (self.tcp.counters(), &self.tls_counters);
+        counters::append(&self.port.link_drops, tcp, tls, &self.latency, out);
     }
 
     /// Counters, with the gauges as they are now.

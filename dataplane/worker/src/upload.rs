@@ -99,11 +99,12 @@ impl<N: Nic, A: App> Worker<N, A> {
     pub(crate) fn request_streams(&mut self, index: usize) {
         let Some(conn) = self.conns[index].as_mut() else { return };
         let Some(request) = conn.request.as_deref() else { return };
-        conn.asked = true;
+        conn.asked_at = self.now;
         conn.upload = Some(Box::new(Upload::new(request.upload(), false, self.now)));
         let waits_to_go_on = request.waits_to_go_on();
         self.counters.requests += 1;
         self.counters.uploads += 1;
+        self.trace_whole(index);
         self.begin(index);
         *if self.drain.is_on() {
             &mut self.counters.kept_draining

@@ -361,7 +361,8 @@ impl World {
         {
             let channel = Channel::new(&PairSecret::new(secret), &life, role, plan.receives as u32);
             let peer = crate::node::id(if node == a { b } else { a });
-            let connect = Connect { queue_pair: Box::new(queue_pair), channel, node: peer };
+            let moved = Arc::default();
+            let connect = Connect { queue_pair: Box::new(queue_pair), channel, node: peer, moved };
             let core = self.nodes[node].as_ref().map(|node| &node.cores[worker]).expect("both nodes live");
             let sent = core.mailbox.push(Mail::Peer(Box::new(connect)));
             assert!(sent.is_ok(), "a letter box has room");

@@ -15,6 +15,7 @@ mod http;
 mod key_update;
 mod lease_faults;
 mod links;
+mod looking;
 mod members;
 mod memory;
 mod network;

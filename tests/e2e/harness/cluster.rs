@@ -319,7 +319,7 @@ impl Cluster {
     /// `keyferry ctl ARGUMENTS` to A or B, not yet running.
     pub fn ctl(&self, node: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(keyferry());
-        command.arg("ctl").args(arguments).arg("--config").arg(config_file(&self.directory, node));
+        command.arg("ctl").args(arguments).arg("--config").arg(self.config(node));
         command
     }
 
@@ -333,6 +333,11 @@ impl Cluster {
     /// Where A or B is asked.
     pub fn admin_socket(&self, node: &str) -> PathBuf {
         config::admin_socket(&config_file(&self.directory, node))
+    }
+
+    /// A node's configuration.
+    pub fn config(&self, node: &str) -> PathBuf {
+        config_file(&self.directory, node)
     }
 
     /// `program`, to be run where A is.

@@ -73,7 +73,13 @@ mod tests {
     fn every_command_has_its_page_and_its_completions() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path()).unwrap();
-        for page in ["keyferry.8", "keyferry-ctl-drain.8", "keyferry-nic-config-apply.8", "keyferry-load.1"] {
+        for page in [
+            "keyferry.8",
+            "keyferry-top.8",
+            "keyferry-ctl-drain.8",
+            "keyferry-nic-config-apply.8",
+            "keyferry-load.1",
+        ] {
             let text = fs::read_to_string(folder.path().join("man").join(page)).unwrap();
             assert!(text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"), "{page}: {text}");
         }

@@ -1,5 +1,7 @@
 //! The far end of a queue pair: a node with the right keys that does whatever a test wants it to.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
 use keyferry_decide::NodeId;
 use keyferry_fabric::sim::QueuePair;
@@ -56,6 +58,7 @@ impl Peer {
             queue_pair: Box::new(theirs),
             channel: channel(Role::Second),
             node: NodeId::of("peer"),
+            moved: Arc::default(),
         };
         let sent = world.node.mailboxes[0].push(Mail::Peer(Box::new(connect)));
         assert!(sent.is_ok(), "a letter box has room");
