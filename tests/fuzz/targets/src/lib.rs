@@ -14,6 +14,7 @@ pub mod input;
 mod client_hello;
 mod client_packets;
 mod config;
+mod folders;
 mod front;
 mod handshake;
 mod http_chunking;
