@@ -37,10 +37,10 @@ pub fn init(folder: &Path, days: u16) -> anyhow::Result<String> {
             .mode(0o700)
             .recursive(true)
             .create(folder)
-            .with_context(|| format!("{} cannot be made", folder.display()))?;
+            .with_context(|| format!("{} cannot be made: name another folder", folder.display()))?;
     }
     let pair = KeyPair::generate().context("no key could be made")?;
-    let mut params = validity(days)?;
+    let mut params = validity(days);
     params.distinguished_name.push(DnType::CommonName, "keyferry cluster CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -66,7 +66,7 @@ pub fn init(folder: &Path, days: u16) -> anyhow::Result<String> {
 /// A name cannot stand in a certificate, there is no CA, or a file exists already; nothing is written for any name
 /// then.
 pub fn node(folder: &Path, names: &[String], days: u16) -> anyhow::Result<String> {
-    let mut said = issue(folder, names, &validity(days)?)?;
+    let mut said = issue(folder, names, &validity(days))?;
     said.push_str(&format!(
         "they last {days} days: make new ones before, with files of these names out of the way"
     ));
@@ -93,8 +93,7 @@ pub(crate) fn issue(folder: &Path, names: &[String], template: &CertificateParam
         let pair = KeyPair::generate().context("no key could be made")?;
         let mut params = template.clone();
         params.distinguished_name.push(DnType::CommonName, name.as_str());
-        params.subject_alt_names =
-            vec![rcgen::SanType::DnsName(name.as_str().try_into().context("the name is no DNS name")?)];
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(name.as_str().try_into()?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -113,20 +112,23 @@ pub(crate) fn issue(folder: &Path, names: &[String], template: &CertificateParam
 }
 
 /// Valid from a little before now on.
-fn validity(days: u16) -> anyhow::Result<CertificateParams> {
+fn validity(days: u16) -> CertificateParams {
     let now = OffsetDateTime::now_utc();
-    let mut params = CertificateParams::new(Vec::<String>::new()).context("no names are valid names")?;
+    let mut params = CertificateParams::default();
     params.not_before = now - CLOCKS_DIFFER;
     params.not_after = now + Duration::days(days.into());
-    Ok(params)
+    params
 }
 
 fn issuer(folder: &Path) -> anyhow::Result<Issuer<'static, KeyPair>> {
     let no_ca = || format!("there is no CA in {0}: make one with keyferry ca init {0}", folder.display());
     let certificate = read(&folder.join("ca.pem")).with_context(no_ca)?;
     let key = read(&folder.join("ca.key")).with_context(no_ca)?;
-    let pair = KeyPair::from_pem(&key).context("ca.key is no key")?;
-    Issuer::from_ca_cert_pem(&certificate, pair).context("ca.pem is no certificate")
+    let what = |name: &str, what: &str| {
+        format!("{} is no {what}: put back what keyferry ca init made", folder.join(name).display())
+    };
+    let pair = KeyPair::from_pem(&key).with_context(|| what("ca.key", "key"))?;
+    Issuer::from_ca_cert_pem(&certificate, pair).with_context(|| what("ca.pem", "certificate"))
 }
 
 pub(crate) fn refuse_existing(paths: &[&Path]) -> anyhow::Result<()> {
@@ -139,7 +141,7 @@ pub(crate) fn refuse_existing(paths: &[&Path]) -> anyhow::Result<()> {
 }
 
 pub(crate) fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
-    let unwritable = || format!("{} cannot be written", path.display());
+    let unwritable = || format!("{} cannot be written: let this user write its folder", path.display());
     let mut file: File =
         OpenOptions::new().write(true).create_new(true).mode(mode).open(path).with_context(unwritable)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(unwritable)
@@ -201,10 +203,39 @@ mod tests {
         node(folder, &names(&["a"]), 1).unwrap();
         assert!(node(folder, &names(&["b", "a"]), 1).unwrap_err().to_string().contains("a.pem exists"));
         assert!(!folder.join("b.pem").exists(), "nothing is written unless all can be");
-        for bad in ["ca", "../a", "a b", "", "-a"] {
-            assert!(node(folder, &names(&[bad]), 1).is_err(), "{bad}");
+        let error = node(folder, &names(&["ca"]), 1).unwrap_err().to_string();
+        assert!(error.contains("the authority's own files: name the node otherwise"), "{error}");
+        for bad in ["../a", "a b", "", "-a"] {
+            let error = node(folder, &names(&[bad]), 1).unwrap_err().to_string();
+            assert!(error.contains("cannot stand in a certificate"), "{bad}: {error}");
         }
         assert_eq!(std::fs::read(folder.join("ca.key")).unwrap(), before);
+    }
+
+    #[test]
+    fn folders_and_files_that_are_of_no_use_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        std::fs::write(folder.join("file"), "").unwrap();
+        let said = |error: anyhow::Error| format!("{error:#}");
+        let error = said(init(&folder.join("file/ca"), 1).unwrap_err());
+        assert!(error.contains("file/ca cannot be made: name another folder"), "{error}");
+        let error = said(write(&folder.join("none/ca.key"), "", 0o600).unwrap_err());
+        assert!(error.contains("none/ca.key cannot be written: let this user write its folder"), "{error}");
+
+        init(folder, 1).unwrap();
+        for (name, what) in [("ca.pem", "certificate"), ("ca.key", "key")] {
+            let kept = std::fs::read(folder.join(name)).unwrap();
+            std::fs::write(folder.join(name), "nothing of use").unwrap();
+            let error = said(node(folder, &names(&["a"]), 1).unwrap_err());
+            let sentence = format!("{name} is no {what}: put back what keyferry ca init made");
+            assert!(error.contains(&sentence), "{error}");
+            std::fs::write(folder.join(name), vec![b' '; FILE_BYTES_MAX as usize + 1]).unwrap();
+            let error = said(node(folder, &names(&["a"]), 1).unwrap_err());
+            assert!(error.ends_with("the file is too large"), "{error}");
+            std::fs::write(folder.join(name), kept).unwrap();
+        }
+        node(folder, &names(&["a"]), 1).unwrap();
     }
 
     #[test]
@@ -214,7 +245,7 @@ mod tests {
             init(folder.path(), 1).unwrap();
         }
         node(one.path(), &names(&["a"]), 1).unwrap();
-        let mut past = validity(1).unwrap();
+        let mut past = validity(1);
         past.not_after = past.not_before + Duration::minutes(1);
         issue(one.path(), &names(&["old"]), &past).unwrap();
         let load = |ca: &Path, name: &str| {

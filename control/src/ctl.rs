@@ -254,5 +254,46 @@ mod tests {
         std::fs::write(&file, "[admin]\nsocket = \"a.ctl\"\n").unwrap();
         let error = connect(&file).err().unwrap().to_string();
         assert!(error.contains("a.ctl") && error.contains("keyferry node --config"), "{error}");
+        for (kind, what) in [
+            (
+                io::ErrorKind::ConnectionRefused,
+                "it is not running: start it with `keyferry node --config FILE`",
+            ),
+            (io::ErrorKind::PermissionDenied, "only its own user and root may ask: use sudo, or that user"),
+            (io::ErrorKind::TimedOut, "is it running, and may you connect?"),
+        ] {
+            let error = nobody(Path::new("/run/a.ctl"), &kind.into()).to_string();
+            assert!(error.starts_with("no node answers at /run/a.ctl (") && error.contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn answers_that_are_none_are_told_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        std::fs::write(&file, "[admin]\nsocket = \"a.ctl\"\n").unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(folder.path().join("a.ctl")).unwrap();
+        let cases = [
+            (Command::Status, "", "the node did not answer: its log may say why"),
+            (Command::Peers, "?\n", "the answer is no JSON: use the same release as the node's"),
+            (Command::Sessions, "{\"error\":\"it has none\"}\n", "it has none"),
+            (
+                Command::Drain(Duration::from_secs(1)),
+                "{\"phase\":\"draining\"}\n",
+                "the connection ended before the node said that it was drained",
+            ),
+        ];
+        for (command, answer, sentence) in cases {
+            let done = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    io::BufRead::read_line(&mut io::BufReader::new(&stream), &mut String::new()).unwrap();
+                    stream.write_all(answer.as_bytes()).unwrap();
+                });
+                run(&file, command, true)
+            });
+            let error = done.unwrap_err().to_string();
+            assert!(error.starts_with(sentence), "{command:?}: {error}");
+        }
     }
 }

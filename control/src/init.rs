@@ -205,6 +205,8 @@ fn run(step: &[&str]) -> anyhow::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use keyferry_nic_config::Interface;
+
     use super::*;
     use crate::config::Config;
 
@@ -256,6 +258,46 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         let error = certificate("first test\u{fc}").unwrap_err().to_string();
         assert!(error.contains("is no DNS name"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), "").unwrap();
+        let error = init(&folder.path().join("file"), "first.test", None).unwrap_err().to_string();
+        assert!(
+            error.contains("file/www cannot be made: be root, or name another folder with --dir"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_cable_is_not_laid_over_what_is_there_nor_by_everybody() {
+        let interface = |name: &str| Interface {
+            name: name.to_owned(),
+            up: None,
+            mtu: None,
+            carrier: None,
+            rate_mbit: None,
+            below: Vec::new(),
+            queues: 1,
+        };
+        let mut machine = Host::default();
+        let error = lay_cable(&machine).unwrap_err().to_string();
+        assert!(error.contains("only root can make a cable: run it with sudo"), "{error}");
+        machine.network.interfaces.push(interface(OWN_END));
+        let error = lay_cable(&machine).unwrap_err().to_string();
+        assert!(error.contains("kf1 exists and is not the one this would make: rename it"), "{error}");
+        machine.network.interfaces.push(interface(NODE_END));
+        lay_cable(&machine).unwrap();
+    }
+
+    #[test]
+    fn a_step_that_fails_says_what_it_said() {
+        let error = run(&["/nonexistent/ip", "link"]).unwrap_err().to_string();
+        assert!(error.contains("cannot be run: apt-get install iproute2 ethtool"), "{error}");
+        let error = run(&["ls", "/nonexistent"]).unwrap_err().to_string();
+        assert!(error.starts_with("ls /nonexistent failed: ls: "), "{error}");
     }
 
     #[test]

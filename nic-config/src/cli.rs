@@ -289,4 +289,53 @@ mod tests {
         assert_eq!(parse(&["apply"]).err().unwrap().exit_code(), 2);
         assert!(parse(&["apply", "--config", "a", "--driver", "e1000"]).is_err());
     }
+
+    #[test]
+    fn each_refusal_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).into_os_string().into_string().unwrap();
+        let with = |name: &str, text: &str| {
+            fs::write(path(name), text).unwrap();
+            path(name)
+        };
+        let (none, root, state) = (path("none"), path("root"), path("state"));
+        let (port, cable) = (with("port", "[nic]\ndevice = \"3b:00.0\"\n"), with("cable", ""));
+        let (workers, device) =
+            (with("workers", "[cores]\nworkers = 3\n"), with("device", "[nic]\ndevice = \"eth0\"\n"));
+        let (damaged, locked, below_a_file) = (with("damaged", "{"), path("locked"), path("port/state"));
+        let lock = lock(Path::new(&locked)).ok().unwrap();
+        let cases: [(&[&str], u8, &str); 8] = [
+            (&["plan", "--config", &none], USAGE, "name the node's file with --config"),
+            (&["check", "--config", &workers], USAGE, "keyferry check --config FILE says what to write"),
+            (&["plan", "--config", &device], USAGE, "[nic] device: "),
+            (
+                &["apply", "--config", &port, "--state", &state],
+                PROBLEM,
+                "the plan is refused, and nothing was changed",
+            ),
+            (
+                &["apply", "--config", &cable, "--state", &state],
+                PROBLEM,
+                "only the machine itself can be changed: leave out --root, or say --dry-run",
+            ),
+            (&["undo", "--state", &below_a_file], PROBLEM, "be root, or name another with --state"),
+            (&["undo", "--state", &damaged], PROBLEM, "move it away only if nothing is to be undone"),
+            (&["undo", "--state", &locked], PROBLEM, "another keyferry-nic-config is at work: wait for it"),
+        ];
+        for (words, code, what) in cases {
+            let words = [&["keyferry-nic-config", "--root", &root], words].concat();
+            let arguments = Arguments::try_parse_from(&words).unwrap();
+            let failure = carry_out(&arguments, &mut Vec::new()).err().unwrap();
+            assert!(failure.what.contains(what), "{words:?}: {}", failure.what);
+            assert_eq!(failure.code, code, "{words:?}");
+        }
+        drop(lock);
+    }
+
+    #[test]
+    fn only_root_changes_the_machine() {
+        let (host, wanted) = (Host::default(), Wanted::default());
+        let failure = make(Path::new("/"), &host, &plan(&host, &wanted), Path::new("/none"), &mut Vec::new());
+        assert_eq!(failure.err().unwrap().what, "only root can change this: run it with sudo");
+    }
 }

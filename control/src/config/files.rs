@@ -112,3 +112,55 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     (&file).read_exact(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn each_file_that_is_of_no_use_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let with = |name: &str, bytes: &[u8], mode: u32| {
+            let path = folder.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let damaged = b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+        let large = vec![b' '; FILE_BYTES_MAX as usize + 1];
+        let chain = |path: &Path| certificate_chain(path).err();
+        let key = |path: &Path| private_key(path).err();
+        let password = |path: &Path| password(path).err();
+        type Refusal<'a> = &'a dyn Fn(&Path) -> Option<FileError>;
+        let cases: [(Refusal<'_>, PathBuf, &str); 12] = [
+            (&chain, folder.path().join("none"), "cannot be read (No such file or directory"),
+            (
+                &key,
+                folder.path().to_owned(),
+                "cannot be read (not a file): create it, or let this user read it",
+            ),
+            (&chain, with("large", &large, 0o600), "is larger than 1048576 bytes: name the right file"),
+            (&chain, with("empty", b"", 0o600), "holds no certificate: it must be PEM"),
+            (&chain, with("damaged", damaged, 0o600), "holds no certificate: it must be PEM"),
+            (&key, with("key", b"", 0o600), "holds no private key: it must be PEM"),
+            (
+                &password,
+                with("open", b"secret\n", 0o604),
+                "can be read by everybody on this machine: chmod 600",
+            ),
+            (&password, with("blank", b" \n", 0o600), "holds no password: it must be one line of text"),
+            (&password, with("two", b"one\ntwo\n", 0o600), "holds no password"),
+            (&password, with("nul", b"a\0b\n", 0o600), "holds no password"),
+            (&password, with("binary", b"\xff\n", 0o600), "holds no password"),
+            (&password, folder.path().join("none"), "cannot be read"),
+        ];
+        for (refusal, path, sentence) in cases {
+            let error = refusal(&path).unwrap_or_else(|| panic!("{} is taken", path.display()));
+            assert_eq!(error.path(), path);
+            assert!(error.to_string().starts_with(&format!("{} {sentence}", path.display())), "{error}");
+        }
+    }
+}

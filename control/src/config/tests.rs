@@ -1,5 +1,6 @@
 //! The example is complete and true, every mistake is named, and nothing panics.
 
+mod bounds;
 mod changes;
 mod distributor;
 mod host;

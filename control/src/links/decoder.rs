@@ -224,8 +224,8 @@ mod tests {
         assert_eq!(refused(&prefix, false), WireError::Length);
     }
 
-    #[test]
-    fn names_can_be_logged() {
+    /// A hello with the longest name there may be.
+    fn wire() -> Vec<u8> {
         let limits =
             Limits { message_bytes_max: 1, receives: 1, posted_max: 1, slots_bytes: 1, staging_bytes: 1 };
         let hello = Hello {
@@ -239,7 +239,32 @@ mod tests {
         };
         let mut wire = Vec::new();
         Message::Hello(hello).encode(&mut wire);
+        wire
+    }
+
+    #[test]
+    fn names_can_be_logged() {
+        let mut wire = wire();
         *wire.last_mut().unwrap() = b'\n';
         assert_eq!(refused(&wire, false), WireError::Node);
+    }
+
+    #[test]
+    fn roles_workers_and_drivers_are_those_of_this_release() {
+        // Behind the prefix, the incarnation and the random bytes.
+        const ROLE_AT: usize = 16 + 8 + 32;
+        let cases: [(usize, &[u8], WireError); 5] = [
+            (ROLE_AT, &[3], WireError::Role(3)),
+            (ROLE_AT + 1, &[0, 0], WireError::Workers),
+            (ROLE_AT + 1, &(WORKERS_MAX + 1).to_le_bytes(), WireError::Workers),
+            // A distributor has none.
+            (ROLE_AT, &[2], WireError::Workers),
+            (ROLE_AT + 3, &[9], WireError::Driver(9)),
+        ];
+        for (at, to, error) in cases {
+            let mut wire = wire();
+            wire[at..at + to.len()].copy_from_slice(to);
+            assert_eq!(refused(&wire, false), error);
+        }
     }
 }

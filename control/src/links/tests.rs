@@ -1,5 +1,7 @@
 //! Two ends in one process, over real sockets: what they agree on, and ends that do not keep to it.
 
+mod strangers;
+
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -357,6 +359,27 @@ fn descriptors_are_those_announced() {
 }
 
 /// Connects as it should, then falls silent, or says far too much.
+#[test]
+fn a_worker_that_does_not_read_its_mailbox_ends_the_link() {
+    run(async {
+        let folder = Folder::new();
+        let (a, b) = (Rc::new(folder.end("a", 1)), Rc::new(folder.end("b", 1)));
+        while a.node().mailboxes[0].push(Mail::Members(Box::new([]))).is_ok() {}
+        let (ours, theirs) = sockets();
+        let (_stop, stopping) = watch::channel(false);
+        let [one, other] = [(a, ours), (b, theirs)].map(|(end, socket)| {
+            let stopping = stopping.clone();
+            spawn_local(async move {
+                let greeted = end.greet(socket).await.unwrap();
+                greeted.live(&end.local, trusting(&end.trust), stopping).await.1
+            })
+        });
+        assert_eq!(one.await.unwrap().to_string(), "worker 0 does not read its mailbox");
+        let error = other.await.unwrap();
+        assert!(matches!(error, LinkError::Bye(Reason::Unable)), "{error}");
+    });
+}
+
 #[test]
 fn silence_and_chatter_end_the_link() {
     run(async {

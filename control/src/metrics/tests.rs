@@ -163,6 +163,35 @@ fn each_counter_has_one_place() {
     }
 }
 
+fn is_between_names(c: char) -> bool {
+    !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// What the pages for operators name is there to be seen.
+#[test]
+fn what_is_documented_is_counted() {
+    let pages = [
+        include_str!("../../../docs/ARCHITECTURE.md"),
+        include_str!("../../../docs/OPERATIONS.md"),
+        include_str!("../../../docs/UPSTREAM.md"),
+    ];
+    let counters: BTreeSet<_> = all_names().collect();
+    let is_exported = |metric: &str| {
+        let name = metric.trim_start_matches("keyferry_");
+        counters.contains(name)
+            || counters.contains(name.trim_end_matches("_total"))
+            || FAMILIES.iter().any(|family| family.metric == metric)
+            || [BUSY.1, "keyferry_info", "keyferry_certificate_expiry_seconds"].contains(&metric)
+    };
+    let words = pages.iter().flat_map(|page| page.split(is_between_names));
+    // Several at once are written by how they begin.
+    for word in words.filter(|word| !word.ends_with('_')) {
+        let is_of = |family: &Family| word.strip_prefix(family.prefix).is_some_and(|rest| !rest.is_empty());
+        assert!(counters.contains(word) || !FAMILIES.iter().any(is_of), "no counter is called {word}");
+        assert!(!word.starts_with("keyferry_") || is_exported(word), "no metric is called {word}");
+    }
+}
+
 /// One line of the text: name, labels, value.
 type Sample = (String, BTreeMap<String, String>, f64);
 

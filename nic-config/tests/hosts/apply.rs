@@ -191,6 +191,26 @@ fn a_driver_that_does_not_take_the_port_is_told() {
 }
 
 #[test]
+fn what_the_kernel_refuses_is_told_and_what_cannot_be_undone_is_kept() {
+    let tree = server();
+    let before = snapshot(&tree);
+    let (_folder, file) = state_file();
+    let mut fake = Fake::new(&tree);
+    let plan = plan(&host(&tree), &everything());
+    fake.stop_after(Some(1));
+    let error = apply_once(&mut fake, &plan, &file).unwrap_err().to_string();
+    assert!(error.ends_with("stopped: look at the end of dmesg, and whether you are root"), "{error}");
+    fake.stop_after(Some(0));
+    let error = undo_once(&mut fake, &file).unwrap_err();
+    assert!(matches!(&error, ApplyError::Left(left, kept) if !left.is_empty() && *kept == file), "{error}");
+    let stay = format!("of the changes could not be undone and stay in {}: ", file.display());
+    assert!(error.to_string().contains(&stay), "{error}");
+    fake.stop_after(None);
+    undo_once(&mut fake, &file).unwrap();
+    assert_same(&tree, &before);
+}
+
+#[test]
 fn interrupts_the_kernel_keeps_stay() {
     let tree = server();
     let before = snapshot(&tree);

@@ -40,7 +40,9 @@ pub enum VerbsError {
         device: String,
     },
     /// Memory cannot be mapped.
-    #[error("{bytes} bytes for a queue pair cannot be had: {source}")]
+    #[error(
+        "{bytes} bytes for a queue pair cannot be had ({source}): free some memory, or lower [fabric] receives or slots"
+    )]
     Memory {
         /// How much.
         bytes: usize,
@@ -73,7 +75,9 @@ pub enum VerbsError {
         need: usize,
     },
     /// The device sends too few bytes inline.
-    #[error("{device} sends at most {most} bytes inline and a load word has {need}")]
+    #[error(
+        "{device} sends at most {most} bytes inline and a load word has {need}: name another device in [fabric] address"
+    )]
     Inline {
         /// Device.
         device: String,
@@ -83,7 +87,7 @@ pub enum VerbsError {
         need: u32,
     },
     /// Another call failed.
-    #[error("{call} on {device}: {source}")]
+    #[error("{call} on {device}: {source}: look at the end of dmesg")]
     Call {
         /// The call, by its name in libibverbs.
         call: &'static str,
@@ -108,4 +112,55 @@ pub enum VerbsError {
     /// The limits agreed are of no use.
     #[error("agreed limits: {0}")]
     Limits(#[from] LimitsError),
+}
+
+impl VerbsError {
+    /// What kept a device from being opened.
+    pub(super) fn of_opening(name: &str, error: io::Error) -> VerbsError {
+        let device = name.to_owned();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => VerbsError::Permission { device },
+            io::ErrorKind::NotFound => VerbsError::NoFile { device },
+            _ => VerbsError::Call { call: "ibv_open_device", device, source: error },
+        }
+    }
+
+    /// What kept memory from being registered.
+    pub(super) fn of_registering(bytes: usize, name: &str, error: io::Error) -> VerbsError {
+        let device = name.to_owned();
+        match error.kind() {
+            // ENOMEM is how the kernel says that the limit of locked memory is reached.
+            io::ErrorKind::OutOfMemory => {
+                VerbsError::LockedMemory { bytes, device, limit: locked_memory_limit() }
+            }
+            _ => VerbsError::Call { call: "ibv_reg_mr", device, source: error },
+        }
+    }
+}
+
+fn locked_memory_limit() -> String {
+    match rustix::process::getrlimit(rustix::process::Resource::Memlock).current {
+        Some(bytes) => format!("{bytes} bytes"),
+        None => "unlimited".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_refuses_says_what_to_do() {
+        let opening = |errno: Errno| VerbsError::of_opening("mlx5_0", errno.into()).to_string();
+        assert!(opening(Errno::ACCESS).contains("mlx5_0 may not be opened: let this user read and write"));
+        assert!(opening(Errno::PERM).contains("/dev/infiniband/uverbs*"));
+        assert!(opening(Errno::NOENT).contains("load ib_uverbs (modprobe ib_uverbs)"));
+        assert!(opening(Errno::IO).starts_with("ibv_open_device on mlx5_0: Input/output error"));
+        let registering = |errno: Errno| VerbsError::of_registering(4096, "mlx5_0", errno.into()).to_string();
+        assert!(registering(Errno::NOMEM).starts_with("4096 bytes cannot be pinned for mlx5_0"));
+        assert!(registering(Errno::NOMEM).contains("ulimit -l unlimited"));
+        assert!(registering(Errno::INVAL).contains("look at the end of dmesg"));
+    }
 }

@@ -109,4 +109,14 @@ mod tests {
         mapping.copy_out(0, &mut all);
         assert!(all.iter().all(|byte| *byte == 0));
     }
+
+    #[test]
+    fn more_memory_than_there_is_says_what_to_do() {
+        let limits =
+            Limits { message_bytes_max: 1, receives: 1, posted_max: 1, slots_bytes: 0, staging_bytes: 0 };
+        let layout = Layout { bytes: 1 << 62, ..Layout::new(&limits) };
+        let error = allocate(&layout).err().expect("nobody has so much").to_string();
+        assert!(error.starts_with("4611686018427387904 bytes for a queue pair cannot be had"), "{error}");
+        assert!(error.contains("lower [fabric] receives or slots"), "{error}");
+    }
 }

@@ -91,11 +91,7 @@ impl Context {
         match opened {
             None => Err(VerbsError::NoDriver { device: device() }),
             Some(Ok(raw)) => Ok(Context { raw, name: device() }),
-            Some(Err(error)) => Err(match error.kind() {
-                io::ErrorKind::PermissionDenied => VerbsError::Permission { device: device() },
-                io::ErrorKind::NotFound => VerbsError::NoFile { device: device() },
-                _ => call("ibv_open_device", name, error),
-            }),
+            Some(Err(error)) => Err(VerbsError::of_opening(name, error)),
         }
     }
 
@@ -171,14 +167,7 @@ impl MemoryRegion {
         let raw = unsafe { ffi::ibv_reg_mr(domain.raw.as_ptr(), address, bytes, access.0 as c_int) };
         let Some(raw) = NonNull::new(raw) else {
             let error = io::Error::last_os_error();
-            let device = domain.context.name.clone();
-            return Err(match error.kind() {
-                // ENOMEM is how the kernel says that the limit of locked memory is reached.
-                io::ErrorKind::OutOfMemory => {
-                    VerbsError::LockedMemory { bytes, device, limit: locked_memory_limit() }
-                }
-                _ => call("ibv_reg_mr", &device, error),
-            });
+            return Err(VerbsError::of_registering(bytes, &domain.context.name, error));
         };
         Ok(MemoryRegion { raw, _domain: Arc::clone(domain), _mapping: Arc::clone(mapping) })
     }
@@ -344,11 +333,4 @@ fn made<T>(raw: *mut T, name: &'static str, context: &Context) -> Result<NonNull
 
 pub(super) fn call(call: &'static str, device: &str, source: io::Error) -> VerbsError {
     VerbsError::Call { call, device: device.to_owned(), source }
-}
-
-fn locked_memory_limit() -> String {
-    match rustix::process::getrlimit(rustix::process::Resource::Memlock).current {
-        Some(bytes) => format!("{bytes} bytes"),
-        None => "unlimited".to_owned(),
-    }
 }

@@ -276,7 +276,11 @@ fn pci_refused(address: &str, said: String) -> DeviceError {
     }
     let driver = std::fs::read_link(folder.join("driver")).ok();
     let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-    let address = address.into();
+    pci_refused_under(address.into(), driver, said)
+}
+
+/// Of a device that is there, under this kernel driver.
+fn pci_refused_under(address: String, driver: Option<&str>, said: String) -> DeviceError {
     match driver {
         Some(driver) if USER_SPACE_DRIVERS.contains(&driver) && says(&said, &["busy", "Busy"]) => {
             DeviceError::Busy { device: Device::Pci(address), said }
@@ -290,7 +294,9 @@ fn pci_refused(address: &str, said: String) -> DeviceError {
 
 #[cfg(test)]
 mod tests {
-    use super::{Device, DeviceError};
+    use rustix::io::Errno;
+
+    use super::{Device, DeviceError, pci_refused_under, refused};
 
     #[test]
     fn names_are_told_apart() {
@@ -311,6 +317,35 @@ mod tests {
     fn a_device_reads_as_it_was_written() {
         for text in ["0000:3b:00.0", "net_null0", "net_af_packet0,iface=eth1"] {
             assert_eq!(text.parse::<Device>().map(|it| it.to_string()), Ok(text.into()));
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_virtual_device_says_what_to_do() {
+        let device: Device = "net_af_packet0,iface=eth1".parse().unwrap();
+        for (errno, said, sentence) in [
+            (Errno::EXIST, "", "is busy: end the process"),
+            (Errno::BUSY, "", "is busy: end the process"),
+            (Errno::PERM, "eth1 in use", "is busy: end the process"),
+            (Errno::ACCESS, "", "may not be opened: run as root"),
+            (Errno::PERM, "Could not open AF_PACKET socket", "may not be opened: run as root"),
+            (Errno::PERM, "no such argument", "no DPDK driver takes net_af_packet0,iface=eth1: correct"),
+        ] {
+            let error = refused(-errno.raw_os_error(), &device, said.into()).to_string();
+            assert!(error.contains(sentence) && error.contains(said), "{errno}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_pci_device_says_what_to_do() {
+        for (driver, said, sentence) in [
+            (Some("ice"), "", "belongs to the kernel driver ice: bind it with `dpdk-devbind.py -b vfio-pci"),
+            (Some("vfio-pci"), "group is busy", "is busy: end the process"),
+            (Some("vfio-pci"), "", "takes the PCI device 0000:3b:00.0, bound to vfio-pci"),
+            (None, "", "bound to nothing: bind it to vfio-pci"),
+        ] {
+            let error = pci_refused_under("0000:3b:00.0".into(), driver, said.into()).to_string();
+            assert!(error.contains(sentence) && error.contains(said), "{driver:?}: {error}");
         }
     }
 }

@@ -82,7 +82,9 @@ pub enum StartError {
         said: String,
     },
     /// Anything else.
-    #[error("DPDK did not start: {said} (error {errno}); its arguments were {arguments:?}")]
+    #[error(
+        "DPDK did not start: correct what it names (error {errno}; its arguments were {arguments:?}; DPDK: {said})"
+    )]
     Other {
         /// `rte_errno`.
         errno: i32,
@@ -221,7 +223,7 @@ fn failure(options: &EalOptions, errno: i32, said: String, arguments: Vec<String
 
 #[cfg(test)]
 mod tests {
-    use super::{EalOptions, Hugepages, StartError, arguments, pages};
+    use super::{Eal, EalOptions, Hugepages, StartError, arguments, failure, pages};
 
     fn options() -> EalOptions {
         EalOptions {
@@ -247,5 +249,35 @@ mod tests {
         };
         assert_eq!(wanted, u32::MAX.div_ceil(2));
         assert_eq!(pages(&EalOptions { hugepages: Hugepages::Auto, ..greedy }), Ok(false));
+    }
+
+    #[test]
+    fn arguments_that_would_end_or_cut_the_start_are_refused() {
+        for (extra, said) in [("--version", "would print its usage"), ("a\0b", "holds a NUL byte")] {
+            let refused = Eal::start(&EalOptions { extra: vec![extra.into()], ..options() });
+            let error = refused.expect_err("it started").to_string();
+            assert!(error.starts_with("DPDK refuses its arguments: correct [") && error.contains(said));
+        }
+    }
+
+    #[test]
+    fn what_keeps_dpdk_from_starting_says_what_to_do() {
+        use rustix::io::Errno;
+        let own = EalOptions { extra: Vec::new(), ..options() };
+        let said = |options: &EalOptions, errno: Errno| {
+            failure(options, errno.raw_os_error(), "its log".into(), vec!["-m".into()]).to_string()
+        };
+        for (options, errno, sentence) in [
+            (&own, Errno::ALREADY, "DPDK was started before in this process"),
+            (&own, Errno::NOMEM, "64 MiB of packet memory cannot be had: lower memory_mib"),
+            (&own, Errno::ACCESS, "DPDK may not start here: run as root"),
+            (&own, Errno::PERM, "DPDK may not start here: run as root"),
+            (&options(), Errno::INVAL, "DPDK refuses its arguments: correct [\"--x\"]"),
+            (&own, Errno::INVAL, "DPDK did not start: correct what it names (error 22"),
+        ] {
+            let error = said(options, errno);
+            assert!(error.starts_with(sentence), "{errno}: {error}");
+            assert!(errno == Errno::ALREADY || error.contains("its log"), "{errno}: {error}");
+        }
     }
 }

@@ -214,6 +214,39 @@ fn fragments_follow_the_first() {
     assert_eq!(it.route(at(10), &rest), Verdict::Drop(DropReason::Fragment), "nobody is there");
 }
 
+#[test]
+fn each_verdict_is_counted_as_itself() {
+    let counted = |it: &Distributor| {
+        let all = it.counters();
+        let drops = [all.drop_malformed, all.drop_no_service, all.drop_stray, all.drop_fragment];
+        ([all.forwarded, all.resets, all.drop_no_node, all.announced], drops)
+    };
+    let mut it = distributor(CONFIG, Model::Session, 2);
+    let client = "198.51.100.1:1000";
+    let node = node_of(it.route(at(1), &syn(client)));
+    assert_eq!(counted(&it), ([1, 0, 0, 0], [0; 4]));
+    it.route(at(1), &syn(client)[..24]);
+    assert_eq!(counted(&it), ([1, 0, 0, 0], [1, 0, 0, 0]));
+    it.route(at(1), &sent(client, "192.0.2.1:22", TcpControl::Syn, None).packet());
+    assert_eq!(counted(&it), ([1, 0, 0, 0], [1, 1, 0, 0]));
+    it.route(at(1), &sent("198.51.100.2:5", SERVICE, TcpControl::Rst, None).packet());
+    assert_eq!(counted(&it), ([1, 0, 0, 0], [1, 1, 1, 0]));
+    let mut rest = syn("198.51.100.3:5");
+    let mut ip = Ipv4Packet::new_unchecked(&mut rest[..]);
+    ip.set_dont_frag(false);
+    ip.set_frag_offset(64);
+    it.route(at(1), &rest);
+    assert_eq!(counted(&it), ([1, 0, 0, 0], [1; 4]));
+    it.set_state(node, State::Down);
+    it.route(at(2), &ack(client, 9));
+    assert_eq!(counted(&it), ([1, 1, 0, 0], [1; 4]));
+    [NodeId(0), NodeId(1)].into_iter().for_each(|node| it.set_state(node, State::Down));
+    it.route(at(3), &syn("198.51.100.4:5"));
+    assert_eq!(counted(&it), ([1, 1, 1, 0], [1; 4]));
+    it.announce(at(3), "198.51.100.4".parse().unwrap(), NodeId(0), Duration::from_secs(9));
+    assert_eq!(counted(&it), ([1, 1, 1, 1], [1; 4]));
+}
+
 /// An address of IPv4 as IPv6 maps it belongs on no wire (RFC 4291 2.5.5.2): tables would take it for the other family's.
 #[test]
 fn a_mapped_address_is_no_clients() {

@@ -355,10 +355,57 @@ fn a_syn_that_is_sent_again_while_the_first_one_is_held_is_dropped() {
     let port = port.expect("three of four are held");
     world.send(port, &syn(&name(port)));
     assert_eq!(world.forwarded, [(port, Verdict::Drop(DropReason::Held))]);
+    assert_eq!(world.counters(world.router(port)).drop_held, 1);
     world.pass(Duration::from_millis(1));
     assert_eq!(world.forwarded.len(), 2);
     world.send(port, &syn(&name(port)));
     assert_eq!(world.forwarded[1], world.forwarded[2], "once it has gone, so does the next");
+}
+
+#[test]
+fn what_becomes_of_datagrams_is_counted() {
+    let mut world = World::new(2, Model::RoundRobin);
+    for port in 0..40 {
+        world.open(port);
+    }
+    let calm = world.counters(0);
+    assert!(calm.datagrams_told > 0 && calm.datagrams_heard > 0 && calm.notices_heard > 0, "{calm:?}");
+    assert_eq!((calm.datagrams_again, calm.datagrams_out_of_order, calm.notices_lost), (0, 0, 0));
+    let told = world.members.iter().flatten().map(|member| member.it.counters().datagrams_told);
+    assert_eq!(told.sum::<u64>(), world.sent as u64);
+
+    // The network delivers everything twice: the second copy is of a number that has been.
+    world.settle();
+    (40..60).for_each(|port| world.send(port, &syn(&name(port))));
+    world.turn();
+    let twice = world.under_way.clone();
+    assert!(!twice.is_empty());
+    world.under_way.extend(twice);
+    world.settle();
+    let out_of_order = |world: &World| [0, 1].map(|member| world.counters(member).datagrams_out_of_order);
+    assert!(out_of_order(&world).iter().sum::<u64>() > 0);
+
+    // It loses all for a while.
+    world.loses = 1;
+    (60..100).for_each(|port| world.send(port, &syn(&name(port))));
+    world.pass(Duration::from_millis(20));
+    world.loses = 0;
+    world.settle();
+    assert!([0, 1].iter().any(|member| world.counters(*member).datagrams_again > 0));
+
+    // What nobody sealed is nobody's.
+    let (now, before) = (world.now, world.counters(0).drop_forged);
+    world.members[0].as_mut().unwrap().it.hear(now, &mut [0; 64]);
+    assert_eq!(world.counters(0).drop_forged, before + 1);
+
+    // Nothing is sent any more, and what waits to be told is bounded.
+    let is_lost = (1..10_000).any(|port| {
+        let client = format!("203.0.113.1:{port}");
+        world.send_by(0, 0, &syn(&client));
+        world.send_by(0, 0, &ack(&client, 5));
+        world.counters(0).notices_lost > 0
+    });
+    assert!(is_lost, "it has room for all");
 }
 
 #[derive(Clone, Debug)]

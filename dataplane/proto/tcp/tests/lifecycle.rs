@@ -501,3 +501,77 @@ fn no_room_delays_packets_and_loses_none_and_is_fair() {
         assert_eq!(world.client.read(handle), pattern(1_000, 0));
     }
 }
+
+/// A packet, or a handshake, that is dropped for this reason, and what came of it.
+fn provoked(reason: DropReason) -> World {
+    let mut world = World::new(config(), Faults::default(), 1);
+    let (from, to) = (Ipv4Addr::new(192, 0, 2, 9), Ipv4Addr::new(192, 0, 2, 1));
+    match reason {
+        DropReason::Malformed => {
+            let mut packet = syn(5, 7);
+            // A header of four words, of which it has five at least.
+            packet[32] = 0x40;
+            world.inject(packet);
+        }
+        DropReason::Checksum => {
+            let mut packet = syn(5, 7);
+            packet[36] ^= 1;
+            world.inject(packet);
+        }
+        DropReason::OtherAddress => {
+            world.inject(packet_from(from, 5, Ipv4Addr::new(192, 0, 2, 2), PORT, SYN, 7, 0, &[]));
+        }
+        DropReason::ConnectionsFull => {
+            let mut config = config();
+            config.connections = 1;
+            let (mut raw, _) = Raw::open(config);
+            raw.give(syn(5, 7));
+            world = raw.world;
+        }
+        DropReason::PortClosed => world.inject(packet_from(from, 5, to, 444, SYN, 7, 0, &[])),
+        DropReason::Stray => world.inject(packet(5, ACK, 70, 80, b"lost")),
+        DropReason::HalfOpenEvicted => {
+            for port in 0..=config().half_open as u16 {
+                world.inject(syn(1 + port, 7));
+            }
+        }
+        DropReason::HalfOpenTimeout => {
+            let mut raw = Raw::half_open(config());
+            raw.wait(config().half_open_timeout + 100 * MS);
+            world = raw.world;
+        }
+        DropReason::HalfOpenReset => {
+            let mut raw = Raw::half_open(config());
+            raw.say(RST, &[]);
+            world = raw.world;
+        }
+        DropReason::Unacceptable => {
+            let (mut raw, _) = Raw::open(config());
+            raw.give(packet(raw.port, ACK, raw.seq.wrapping_add(1 << 20), raw.ack, b"beyond the window"));
+            world = raw.world;
+        }
+        DropReason::TimeWait => {
+            let mut raw = time_wait();
+            raw.say(RST, &[]);
+            world = raw.world;
+        }
+        DropReason::NoRoom => {
+            world.port.room = 0;
+            world.inject(packet(5, ACK, 70, 80, b"lost"));
+        }
+    }
+    world
+}
+
+#[test]
+fn each_reason_to_drop_counts_what_it_is_named_for_and_nothing_else() {
+    for reason in DropReason::ALL {
+        let world = provoked(reason);
+        for other in DropReason::ALL {
+            // The reset that found no room was the answer to a stray segment.
+            let is_answered = reason == DropReason::NoRoom && other == DropReason::Stray;
+            let wanted = u64::from(other == reason || is_answered);
+            assert_eq!(drops(&world, other), wanted, "{reason:?}: {other:?}");
+        }
+    }
+}

@@ -106,7 +106,8 @@ mod tests {
             assert_eq!(record_len(&[22, 3, 1, 0, 9][..have]), Ok(None));
         }
         assert_eq!(record_len(&[22, 3, 1, 0, 9]), Ok(Some(14)));
-        assert_eq!(record_len(b"G").map_err(|it| it.alert), Err(Alert::UNEXPECTED_MESSAGE));
+        let failure = Failure::peer(Alert::UNEXPECTED_MESSAGE, PeerFault::RecordType);
+        assert_eq!(record_len(b"G"), Err(failure));
     }
 
     #[test]
@@ -114,7 +115,8 @@ mod tests {
         let of = |len: u16| record_len(&[23, 3, 3, (len >> 8) as u8, len as u8]);
         assert_eq!(of(16384 + 2048), Ok(Some(RECORD_BYTES_MAX)));
         assert_eq!(of(16384 + 2049).map_err(|it| it.alert), Err(Alert::RECORD_OVERFLOW));
-        assert_eq!(record_len(&[22, 2, 0, 0, 1]).map_err(|it| it.alert), Err(Alert::PROTOCOL_VERSION));
+        let failure = Failure::peer(Alert::PROTOCOL_VERSION, PeerFault::RecordVersion);
+        assert_eq!(record_len(&[22, 2, 0, 0, 1]), Err(failure));
     }
 
     proptest! {

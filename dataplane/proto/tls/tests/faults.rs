@@ -7,6 +7,8 @@ use std::sync::Arc;
 use common::*;
 use keyferry_tls::*;
 use proptest::prelude::*;
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, RootCertStore};
 
 /// The last alert in plaintext records of `out`.
 fn plain_alert(out: &[u8]) -> Option<Alert> {
@@ -80,6 +82,68 @@ fn nothing_in_common() {
     let (reason, alert) = try_it(options(&[&identity]), aes256_13, b"h2");
     let application = FailureReason::Incompatible(Incompatible::Application);
     assert_eq!((reason, alert), (application, Alert::NO_APPLICATION_PROTOCOL));
+}
+
+#[test]
+fn no_group_in_common() {
+    // ML-KEM alone, without a curve beside it, is nothing we offer.
+    let provider = CryptoProvider {
+        kx_groups: vec![rustls::crypto::aws_lc_rs::kx_group::MLKEM768],
+        ..rustls::crypto::aws_lc_rs::default_provider()
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let mut client = client(&Arc::new(config), "a.test");
+    let (failure, out) = fail(&server(), &from_client(&mut client));
+    assert_eq!(failure.reason, FailureReason::Incompatible(Incompatible::Group));
+    assert_eq!(heard(to_client(&mut client, &out).unwrap_err()), Alert::HANDSHAKE_FAILURE);
+}
+
+#[test]
+fn a_session_whose_key_the_client_does_not_have_is_misbehaviour() {
+    let identity = Identity::new(Kind::Ecdsa, &["a.test"]);
+    let suite = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+    let config = Arc::new(client_config(&[&identity], &[suite]));
+    let server = Server::new(&options(&[&identity])).unwrap();
+    connect(&server, client(&config, "a.test"), b"GET").unwrap();
+    // The binder ends the ClientHello (RFC 8446 4.2.11).
+    let mut hello = from_client(&mut client(&config, "a.test"));
+    *hello.last_mut().unwrap() ^= 1;
+    let (failure, out) = fail(&server, &hello);
+    assert_eq!(failure.reason, FailureReason::Peer(PeerFault::Misbehaved));
+    assert_eq!((failure.alert, plain_alert(&out)), (Alert::DECRYPT_ERROR, Some(Alert::DECRYPT_ERROR)));
+}
+
+#[test]
+fn what_a_caller_may_not_do_is_our_own_fault() {
+    let (server, hello) = (server(), hello());
+    let ours = |step: Step| match step {
+        Step::Failed(Failure { reason: FailureReason::Ours(fault), alert: Alert::INTERNAL_ERROR }) => fault,
+        _ => panic!("not a fault of ours"),
+    };
+    let mut out = Vec::new();
+    let mut part = hello[..hello.len() - 1].to_vec();
+    let step = Handshake::new(&server).advance(&mut part, &mut out);
+    assert_eq!(ours(step), OwnFault::NotOneRecord);
+    assert_eq!(plain_alert(&out), Some(Alert::INTERNAL_ERROR));
+
+    let identity = Identity::new(Kind::Ecdsa, &["a.test"]);
+    let config = Arc::new(client_config(&[&identity], &all_suites()));
+    let server = Server::new(&options(&[&identity])).unwrap();
+    let (mut client, mut handshake) = (client(&config, "a.test"), Handshake::new(&server));
+    let mut is_done = false;
+    while !is_done {
+        let mut out = Vec::new();
+        for mut record in records(&from_client(&mut client)) {
+            is_done |= matches!(handshake.advance(&mut record, &mut out), Step::Done(_));
+        }
+        to_client(&mut client, &out).unwrap();
+    }
+    let step = handshake.advance(&mut [23, 3, 3, 0, 1, 0], &mut Vec::new());
+    assert_eq!(ours(step), OwnFault::HandshakeOver);
 }
 
 #[test]

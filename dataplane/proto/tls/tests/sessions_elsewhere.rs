@@ -122,3 +122,15 @@ fn a_session_that_is_another_harms_nobody_else() {
     let pair = connect_with(&nodes.b, client, b"", wrong).unwrap();
     assert!(!pair.server.info.resumed, "bytes that are no session are none");
 }
+
+#[test]
+fn a_record_that_comes_while_sessions_are_looked_for_is_our_own_fault() {
+    let nodes = nodes(true);
+    nodes.meet();
+    let mut handshake = Handshake::new(&nodes.b);
+    let mut out = Vec::new();
+    let mut hello = from_client(&mut client(&nodes.config, "a.test"));
+    assert!(matches!(handshake.advance(&mut hello, &mut out), Step::Absent(_)));
+    let Step::Failed(failure) = handshake.advance(&mut hello, &mut out) else { panic!("it was taken") };
+    assert_eq!(failure.reason, FailureReason::Ours(OwnFault::Internal));
+}

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use keyferry_control::config::{self, CERTIFICATES_MAX, Config, LISTENERS_MAX, PEERS_MAX, Problems};
 
+use crate::folders::made_once;
 use crate::{Seed, Target};
 
 /// Bytes of text at most: what a parser does with more it does with these.
@@ -57,26 +58,23 @@ fn refused(text: &str, problems: &Problems) {
     assert!(!problems.to_string().is_empty());
 }
 
-/// A file name beside the files that seeds name. Made once, and left for the next process.
+/// A file name beside the files that seeds name.
 fn file() -> &'static Path {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
-    FILE.get_or_init(|| {
-        let folder = std::env::temp_dir().join("keyferry-fuzz-config");
-        let write = |name: &str, bytes: &[u8]| {
-            let path = folder.join(name);
-            let fresh = folder.join(format!("{name}.{}", std::process::id()));
-            fs::write(&fresh, bytes).expect("the folder is writable");
-            fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).expect("the file is ours");
-            // In one step: another process may be reading.
-            fs::rename(fresh, path).expect("the folder is writable");
-        };
-        fs::create_dir_all(folder.join("www")).expect("the folder for temporary files is writable");
-        let made = rcgen::generate_simple_self_signed(["example.net".to_owned()]).expect("a certificate");
-        write("cert.pem", made.cert.pem().as_bytes());
-        write("key.pem", made.signing_key.serialize_pem().as_bytes());
-        write("pair.key", &[7; 32]);
-        folder.join("keyferry.toml")
-    })
+    FILE.get_or_init(|| made_once("keyferry-fuzz-config-1", make).join("keyferry.toml"))
+}
+
+fn make(folder: &Path) {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).expect("the folder is writable");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+    };
+    fs::create_dir(folder.join("www")).expect("the folder is writable");
+    let made = rcgen::generate_simple_self_signed(["example.net".to_owned()]).expect("a certificate");
+    write("cert.pem", made.cert.pem().as_bytes());
+    write("key.pem", made.signing_key.serialize_pem().as_bytes());
+    write("pair.key", &[7; 32]);
 }
 
 /// The example, and smaller files.

@@ -15,6 +15,7 @@ mod capture_filter;
 mod client_hello;
 mod client_packets;
 mod config;
+mod folders;
 mod front;
 mod handshake;
 mod http_chunking;

@@ -14,6 +14,7 @@ use keyferry_app::static_files::Static;
 use keyferry_http::{Limits, Request, Seen, reply_head_bytes_max, write_head};
 use keyferry_time::Time;
 
+use crate::folders::made_once;
 use crate::http_head::converse;
 use crate::{Seed, Target};
 
@@ -96,30 +97,22 @@ fn content() -> Vec<u8> {
     (0..FILE_BYTES).map(|at| b'a' + (at % 23) as u8).collect()
 }
 
-/// Made once, and left for the next process.
 fn files() -> &'static Static {
     static FILES: OnceLock<Static> = OnceLock::new();
     FILES.get_or_init(|| {
-        let folder = std::env::temp_dir().join("keyferry-fuzz-static");
-        let root = folder.join("www");
-        make(&folder, &root);
-        Static::open(&root).expect("a directory")
+        let folder = made_once("keyferry-fuzz-static-1", make);
+        Static::open(&folder.join("www")).expect("a directory")
     })
 }
 
-fn make(folder: &Path, root: &Path) {
-    fs::create_dir_all(root.join("d")).expect("the folder for temporary files is writable");
+fn make(folder: &Path) {
+    let root = folder.join("www");
+    fs::create_dir_all(root.join("d")).expect("the folder is writable");
     let write = |path: PathBuf, bytes: &[u8]| {
-        let file = path.with_extension(format!("{}", std::process::id()));
-        fs::write(&file, bytes).expect("a file");
+        fs::write(&path, bytes).expect("a file");
         let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        fs::File::options()
-            .write(true)
-            .open(&file)
-            .and_then(|it| it.set_modified(modified))
-            .expect("its time");
-        // In one step: another process may be reading.
-        fs::rename(file, path).expect("a file");
+        let file = fs::File::options().write(true).open(path);
+        file.and_then(|it| it.set_modified(modified)).expect("its time");
     };
     write(folder.join("secret.txt"), &SECRET.repeat(100));
     write(root.join("index.html"), &content());
@@ -127,8 +120,7 @@ fn make(folder: &Path, root: &Path) {
     write(root.join("empty.txt"), b"");
     write(root.join(".hidden"), SECRET);
     for (to, name) in [("../secret.txt", "out"), ("..", "up"), ("index.html", "in"), ("/etc/passwd", "far")] {
-        // There already, from another process.
-        let _ = symlink(to, root.join(name));
+        symlink(to, root.join(name)).expect("a link");
     }
 }
 
