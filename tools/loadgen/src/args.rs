@@ -422,15 +422,18 @@ fn count(text: &str, max: usize) -> Result<NonZeroUsize, String> {
 fn sizes(text: &str) -> Result<Mix<u64>, String> {
     let mix: Mix<u64> = text.parse()?;
     match mix.values().iter().find(|&&bytes| bytes > REPLY_BYTES_MAX) {
-        Some(bytes) => Err(format!("{bytes} bytes are more than {REPLY_BYTES_MAX}")),
+        Some(bytes) => Err(format!("{bytes} bytes are too many; give {REPLY_BYTES_MAX} at most")),
         None => Ok(mix),
     }
 }
 
 fn method(text: &str) -> Result<String, String> {
-    let method = http::Method::from_bytes(text.as_bytes()).map_err(|_| format!("{text:?} is no method"))?;
+    let method = http::Method::from_bytes(text.as_bytes())
+        .map_err(|_| format!("{text:?} is no method; write one such as GET"))?;
     match method {
-        http::Method::HEAD | http::Method::CONNECT => Err(format!("{method} has replies without a body")),
+        http::Method::HEAD | http::Method::CONNECT => {
+            Err(format!("{method} has replies without a body; give another method"))
+        }
         _ => Ok(method.to_string()),
     }
 }

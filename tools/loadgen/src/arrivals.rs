@@ -134,10 +134,10 @@ fn bounded_pareto(uniform: f64) -> f64 {
 /// A file that is unreadable, empty, too long, not numbers, or not in ascending order; the line is named.
 pub fn read_trace(file: &Path) -> anyhow::Result<Arc<[u64]>> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    parse_trace(&text).with_context(|| format!("trace {}", file.display()))
+    parse_trace(&text, TRACE_LINES_MAX).with_context(|| format!("trace {}", file.display()))
 }
 
-fn parse_trace(text: &str) -> anyhow::Result<Arc<[u64]>> {
+fn parse_trace(text: &str, lines_max: usize) -> anyhow::Result<Arc<[u64]>> {
     let mut moments: Vec<u64> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -153,7 +153,7 @@ fn parse_trace(text: &str) -> anyhow::Result<Arc<[u64]>> {
             moments.last().is_none_or(|&last| last <= moment),
             "line {number}: earlier than the line before; sort the file (sort -g)"
         );
-        ensure!(moments.len() < TRACE_LINES_MAX, "more than {TRACE_LINES_MAX} lines; split the file");
+        ensure!(moments.len() < lines_max, "more than {lines_max} lines; split the file");
         moments.push(moment);
     }
     ensure!(!moments.is_empty(), "holds no moments; write one a line, in seconds");
@@ -229,14 +229,19 @@ mod tests {
 
     #[test]
     fn traces_name_the_line_at_fault() {
-        assert_eq!(*parse_trace("# start\n0\n0.5 # half\n\n1e0\n").unwrap(), [0, 500_000_000, 1_000_000_000]);
+        assert_eq!(
+            *parse_trace("# start\n0\n0.5 # half\n\n1e0\n", 3).unwrap(),
+            [0, 500_000_000, 1_000_000_000]
+        );
         for (text, fault) in [
             ("1\n0.5\n", "line 2: earlier"),
             ("x\n", "line 1: \"x\""),
             ("-1\n", "line 1: -1"),
+            ("1e9\n", "line 1: 1000000000 is not within"),
             ("#\n", "no moments"),
+            ("1\n2\n3\n4\n", "more than 3 lines"),
         ] {
-            let error = parse_trace(text).unwrap_err();
+            let error = parse_trace(text, 3).unwrap_err();
             assert!(error.to_string().contains(fault), "{error}");
         }
     }

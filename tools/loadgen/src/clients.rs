@@ -29,13 +29,15 @@ impl FromStr for Sources {
                     (u128::from(first.to_bits()), u128::from(last.to_bits()))
                 }
                 (IpAddr::V6(first), IpAddr::V6(last)) => (first.to_bits(), last.to_bits()),
-                _ => return Err(format!("{part:?} joins an IPv4 and an IPv6 address")),
+                _ => {
+                    return Err(format!("{part:?} joins an IPv4 and an IPv6 address; give a range for each"));
+                }
             };
             if numbers.0 > numbers.1 {
-                return Err(format!("{part:?} ends before it starts"));
+                return Err(format!("{part:?} ends before it starts; write the lower address first"));
             }
             if numbers.1 - numbers.0 >= (SOURCES_MAX - addresses.len()) as u128 {
-                return Err(format!("more than {SOURCES_MAX} addresses"));
+                return Err(format!("more than {SOURCES_MAX} addresses; give fewer"));
             }
             addresses.extend((numbers.0..=numbers.1).map(|number| match first {
                 // The number lies between two IPv4 addresses.

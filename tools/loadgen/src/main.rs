@@ -101,8 +101,9 @@ fn highest_rate(args: &SearchArgs, stop: &Arc<AtomicBool>) -> anyhow::Result<u8>
     let goal = args.run.slo.clone().context("say what is to be met, as in --slo 'p99<2ms,errors<0.1%'")?;
     let goal = goal.with_errors();
     let is_paced = args.run.rate.is_none() && args.run.trace.is_none() && args.run.requests.is_none();
-    anyhow::ensure!(is_paced, "the search has the rate: leave out --rate, --trace and --requests");
-    let asked = args.run.duration.context("say how long a trial lasts: --duration SECONDS")?;
+    let asked = args.run.duration.filter(|_| is_paced).context(
+        "the search has the rate: say how long a trial lasts by --duration, and leave out --rate, --trace and --requests",
+    )?;
     let (warm_up, duration) = match args.run.warm_up {
         Some(warm_up) => (warm_up, asked),
         None => (TRIAL_WARM_UP_S, asked + TRIAL_WARM_UP_S),

@@ -56,7 +56,7 @@ impl<T: FromStr> FromStr for Mix<T> {
             let (value, weight) = part.split_once(':').unwrap_or((part, "1"));
             match (value.trim().parse(), weight.trim().parse::<f64>()) {
                 (Ok(value), Ok(weight)) if weight >= 0.0 && weight.is_finite() => Ok((value, weight)),
-                _ => Err(format!("{part:?} is not VALUE or VALUE:WEIGHT")),
+                _ => Err(format!("{part:?} is not VALUE or VALUE:WEIGHT, as in 1024:9")),
             }
         });
         Mix::new(weighted.collect::<Result<_, _>>()?).ok_or_else(|| "one weight has to be above 0".to_owned())

@@ -41,9 +41,10 @@ pub fn open(args: &Args, device: &str) -> anyhow::Result<Opened> {
         !given.is_empty(),
         "--nic needs an address that nobody else has: --nic-address 192.0.2.9/24"
     );
-    let mut eal = EAL.lock().unwrap_or_else(PoisonError::into_inner);
-    if eal.is_none() {
-        *eal = Some(Eal::start(&EalOptions {
+    let mut started = EAL.lock().unwrap_or_else(PoisonError::into_inner);
+    let eal = match started.take() {
+        Some(eal) => eal,
+        None => Eal::start(&EalOptions {
             hugepages: match args.nic.nic_hugepages {
                 Pages::Auto => Hugepages::Auto,
                 Pages::Require => Hugepages::Require,
@@ -56,9 +57,9 @@ pub fn open(args: &Args, device: &str) -> anyhow::Result<Opened> {
                 false => Vec::new(),
             },
             virtual_only: device.starts_with("net_"),
-        })?);
-    }
-    let eal = eal.as_ref().context("DPDK was started just now")?;
+        })?,
+    };
+    let eal: &Eal = started.insert(eal);
     let options = PortOptions {
         device: device.to_owned(),
         queues: 1,

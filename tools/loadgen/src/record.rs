@@ -235,6 +235,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn keys_and_lengths_that_are_none_are_named() {
+        // A key of twice the length.
+        let (key, iv) = (AeadKey::from([7; 32]), Iv::copy(&[9; 12]));
+        let secrets = ConnectionTrafficSecrets::Aes128Gcm { key, iv };
+        let error = Half::new(ProtocolVersion::TLSv1_3, (0, secrets)).err().unwrap();
+        assert_eq!(error.to_string(), "a cipher this client does not know");
+        let error = whole(&[23, 3, 3, 0xff, 0xff]).unwrap_err();
+        assert_eq!(error.to_string(), "a TLS record is too long");
+    }
+
     proptest! {
         #[test]
         fn what_is_sealed_opens_and_a_flipped_bit_does_not(

@@ -263,3 +263,117 @@ impl Secure {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use rustls::{ServerConfig, ServerConnection};
+
+    use super::*;
+    use crate::args::Args;
+    use crate::record::HEADER_BYTES;
+    use crate::tls::client_config;
+
+    fn handshake(version: &str) -> Handshake {
+        let args = ["keyferry-load", "https://a/", "-n", "1", "--insecure", "--tls", version];
+        let config = client_config(&Args::parse_from(args)).unwrap();
+        Handshake::new(Arc::new(config), "load.test".try_into().unwrap()).unwrap()
+    }
+
+    /// A client that has shaken hands, and what its server seals with.
+    fn established(version: &str) -> (Secure, Half) {
+        let key = rcgen::generate_simple_self_signed(["load.test".to_owned()]).unwrap();
+        let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![key.cert.der().clone()], private)
+            .unwrap();
+        (config.enable_secret_extraction, config.send_tls13_tickets) = (true, 0);
+        let mut server = ServerConnection::new(Arc::new(config)).unwrap();
+        let (mut client, mut received) = (handshake(version), Vec::new());
+        loop {
+            let mut out = Vec::new();
+            let is_done = client.advance(&received, &mut out).unwrap();
+            let mut rest = &out[..];
+            while !rest.is_empty() {
+                server.read_tls(&mut rest).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            received.clear();
+            while server.wants_write() {
+                server.write_tls(&mut received).unwrap();
+            }
+            if is_done && received.is_empty() {
+                break;
+            }
+        }
+        let version = server.protocol_version().unwrap();
+        let secrets = server.dangerous_extract_secrets().unwrap();
+        (client.finish().unwrap().secure, Half::new(version, secrets.tx).unwrap())
+    }
+
+    /// Records, and what the first that is refused is refused with.
+    type Case<'a> = (&'a [(Kind, &'a [u8])], &'static str);
+
+    /// What a client makes of records the server seals, one after the other: of the first that is refused.
+    fn refusal(version: &str, records: &[(Kind, &[u8])]) -> String {
+        let (mut secure, mut server) = established(version);
+        for (kind, plain) in records {
+            let mut wire = Vec::new();
+            server.seal(*kind, plain, &mut wire).unwrap();
+            if let Err(error) = secure.open(&mut wire, &mut Vec::new()) {
+                return error.to_string();
+            }
+        }
+        panic!("all are taken");
+    }
+
+    #[test]
+    fn what_a_server_may_not_say_is_named() {
+        const UNEXPECTED: &str = "an unexpected TLS message";
+        let long = [&[NEW_SESSION_TICKET, 0xff, 0xff, 0xff][..], &[0; 12_000]].concat();
+        for version in ["1.2", "1.3"] {
+            let cases: [Case<'_>; 7] = [
+                (&[(Kind::Alert, &[2, 40])], "the server sent TLS alert 40"),
+                (&[(Kind::Alert, &[2, 40, 0])], UNEXPECTED),
+                (&[(Kind::Handshake, &[99, 0, 0, 0])], UNEXPECTED),
+                (&[(Kind::Handshake, &[KEY_UPDATE, 0, 0, 1, 2])], UNEXPECTED),
+                (&[(Kind::Handshake, &[KEY_UPDATE, 0, 0, 1, 0, KEY_UPDATE])], UNEXPECTED),
+                (&[(Kind::Handshake, &[NEW_SESSION_TICKET, 0, 0, 9]), (Kind::Data, b"between")], UNEXPECTED),
+                (&[(Kind::Handshake, &long[..]); 12], "the server's handshake messages are too long"),
+            ];
+            for (records, sentence) in cases {
+                assert_eq!(refusal(version, records), sentence, "{version}");
+            }
+            let (mut secure, mut server) = established(version);
+            for (alert, opened) in [(USER_CANCELED, Opened::Nothing), (CLOSE_NOTIFY, Opened::Closed)] {
+                let mut wire = Vec::new();
+                server.seal(Kind::Alert, &[1, alert], &mut wire).unwrap();
+                assert_eq!(secure.open(&mut wire, &mut Vec::new()).unwrap(), opened);
+            }
+        }
+    }
+
+    #[test]
+    fn records_that_are_none_are_named() {
+        let open = |change: fn(&mut Vec<u8>)| {
+            let ((mut secure, mut server), mut wire) = (established("1.3"), Vec::new());
+            server.seal(Kind::Data, b"data", &mut wire).unwrap();
+            change(&mut wire);
+            secure.open(&mut wire, &mut Vec::new()).unwrap_err().to_string()
+        };
+        assert_eq!(open(|wire| wire[HEADER_BYTES] ^= 1), "a TLS record does not authenticate");
+        assert_eq!(open(|wire| wire[0] = 22), "a TLS record of type 22 where none belongs");
+    }
+
+    #[test]
+    fn a_handshake_that_is_none_is_named() {
+        let long = vec![22; WAITING_BYTES_MAX + 1];
+        let error = handshake("1.3").advance(&long, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.to_string(), "the server's handshake messages are too long");
+    }
+}

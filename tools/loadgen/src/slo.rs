@@ -140,7 +140,7 @@ fn share(text: &str) -> Result<f64, String> {
 fn number(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err(format!("{text:?} is not a positive number")),
+        _ => Err(format!("{text:?} is not a number from 0 up")),
     }
 }
 

@@ -202,9 +202,11 @@ mod tests {
             let text = explain(errno.into(), target, None);
             assert!(text.contains(remedy), "{text}");
         }
-        // 192.0.2.0/24 is for documentation (RFC 5737): no host has it.
-        let text = open(target, Some("192.0.2.1".parse().unwrap())).unwrap_err();
-        assert!(text.contains("ip address add 192.0.2.1/32"), "{text}");
+        // 192.0.2.0/24 is for documentation (RFC 5737): hardly a host has one of it, and none all.
+        let mut documentation = (1..255).map(|last| IpAddr::from([192, 0, 2, last]));
+        let absent = documentation.find(|&ip| std::net::UdpSocket::bind((ip, 0)).is_err()).unwrap();
+        let text = open(target, Some(absent)).unwrap_err();
+        assert!(text.contains(&format!("ip address add {absent}/32")), "{text}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Whom to ask: address, TLS server name and the fixed parts of every request, worked out once at the start.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 use rustls::pki_types::ServerName;
 
 use crate::args::{Args, Resolve};
@@ -44,17 +45,19 @@ impl Target {
     /// # Errors
     /// A URL that is not `https://`, a host without an address, a header or body that cannot be sent.
     pub fn new(url: &http::Uri, args: &Args) -> anyhow::Result<Target> {
-        ensure!(url.scheme_str() == Some("https"), "{url}: the URL must start with https://");
-        let Some(authority) = url.authority() else { bail!("{url} names no host") };
+        let authority = url.authority().filter(|_| url.scheme_str() == Some("https"));
+        let authority =
+            authority.with_context(|| format!("{url}: the URL must start with https:// and a host"))?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let port = authority.port_u16().unwrap_or(HTTPS_PORT);
         let address = match args.resolve.iter().find(|resolve| resolve.host == host) {
             Some(Resolve { address, .. }) => SocketAddr::new(*address, port),
             None => (host, port)
                 .to_socket_addrs()
-                .with_context(|| format!("{host} does not resolve; name its address by --resolve {host}:IP"))?
-                .next()
-                .with_context(|| format!("{host} has no address"))?,
+                .and_then(|mut all| all.next().ok_or(io::ErrorKind::AddrNotAvailable.into()))
+                .with_context(|| {
+                    format!("{host} does not resolve; name its address by --resolve {host}:IP")
+                })?,
         };
         let name = ServerName::try_from(host.to_owned())
             .with_context(|| format!("{host} is neither a DNS name nor an IP address"))?;

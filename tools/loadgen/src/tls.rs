@@ -55,14 +55,19 @@ fn roots(args: &Args) -> anyhow::Result<RootCertStore> {
         format!("cannot read {}; name authorities by --ca, or try --insecure", file.display())
     })?;
     for certificate in certificates {
-        let certificate = certificate.with_context(|| format!("{} is not PEM", file.display()))?;
+        let certificate = certificate
+            .with_context(|| format!("{} is not PEM; name a file of certificates by --ca", file.display()))?;
         match roots.add(certificate) {
             // A system's file may hold what rustls does not take; a file that was named may not.
-            Err(error) if args.ca.is_some() => return Err(error.into()),
+            Err(error) if args.ca.is_some() => {
+                let what = "holds what is no authority's certificate; name another file by --ca";
+                return Err(error).with_context(|| format!("{} {what}", file.display()));
+            }
             _ => {}
         }
     }
-    anyhow::ensure!(!roots.is_empty(), "{} holds no certificate", file.display());
+    let what = "holds no certificate; name another file by --ca";
+    anyhow::ensure!(!roots.is_empty(), "{} {what}", file.display());
     Ok(roots)
 }
 

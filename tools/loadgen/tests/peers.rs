@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -22,7 +23,7 @@ const BODY: &[u8] = b"the same bytes, each time\n";
 
 struct Server {
     process: Child,
-    port: u16,
+    address: SocketAddr,
     directory: TempDir,
 }
 
@@ -33,9 +34,14 @@ impl Drop for Server {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// Where a server can listen. The address is that of this process alone and a port is given once, so nobody takes it in
+/// between.
+fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let [_, b, c, d] = std::process::id().to_be_bytes();
+    let next = || SocketAddr::from(([127, 64 | b, c, d], NEXT.fetch_add(1, Ordering::Relaxed)));
+    // Somebody may listen on a port of all addresses.
+    std::iter::repeat_with(next).find(|address| TcpListener::bind(address).is_ok()).unwrap()
 }
 
 /// A directory with a certificate, its key, and a file to serve.
@@ -49,7 +55,7 @@ fn directory() -> TempDir {
 }
 
 impl Server {
-    fn start(directory: TempDir, port: u16, command: &mut Command) -> Server {
+    fn start(directory: TempDir, address: SocketAddr, command: &mut Command) -> Server {
         command
             .current_dir(directory.path())
             .stdin(Stdio::null())
@@ -58,9 +64,9 @@ impl Server {
         let process = command.spawn().unwrap_or_else(|error| {
             panic!("{:?} does not start: {error}; tools/test installs it", command.get_program())
         });
-        let server = Server { process, port, directory };
+        let server = Server { process, address, directory };
         let deadline = Instant::now() + SERVER_WAIT_MAX;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < deadline, "the server does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -69,7 +75,7 @@ impl Server {
 
     /// nginx with one process; `options` in its server block.
     fn nginx(options: &str) -> Server {
-        let (directory, port) = (directory(), free_port());
+        let (directory, address) = (directory(), free_address());
         let at = directory.path().display();
         let text = format!(
             "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;
@@ -79,7 +85,7 @@ impl Server {
                  client_body_temp_path {at}/t1; proxy_temp_path {at}/t2; fastcgi_temp_path {at}/t3;
                  uwsgi_temp_path {at}/t4; scgi_temp_path {at}/t5; keepalive_requests 100000;
                  server {{
-                     listen 127.0.0.1:{port} ssl; ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;
+                     listen {address} ssl; ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;
                      ssl_protocols TLSv1.2 TLSv1.3; root {at}; {options}
                  }}
              }}"
@@ -88,7 +94,7 @@ impl Server {
         fs::write(&file, text).unwrap();
         let mut command = Command::new("nginx");
         command.arg("-e").arg(directory.path().join("error.log")).arg("-c").arg(file);
-        Server::start(directory, port, &mut command)
+        Server::start(directory, address, &mut command)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -96,11 +102,15 @@ impl Server {
     }
 
     fn url(&self) -> String {
-        format!("https://load.test:{}/file", self.port)
+        format!("https://load.test:{}/file", self.address.port())
+    }
+
+    fn resolve(&self) -> String {
+        format!("load.test:{}", self.address.ip())
     }
 
     fn load(&self, options: &[&str]) -> Report {
-        let args = ["keyferry-load", &self.url(), "--resolve", "load.test:127.0.0.1", "--insecure"];
+        let args = ["keyferry-load", &self.url(), "--resolve", &self.resolve(), "--insecure"];
         let args = Args::parse_from(args.iter().chain(options));
         keyferry_load::run(&args, &Arc::default()).unwrap()
     }
@@ -109,7 +119,7 @@ impl Server {
     fn execute(&self, command: &[&str], options: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_keyferry-load"))
             .args(command)
-            .args([&self.url(), "--resolve", "load.test:127.0.0.1", "--insecure"])
+            .args([&self.url(), "--resolve", &self.resolve(), "--insecure"])
             .args(options)
             .output()
             .unwrap()
@@ -248,10 +258,19 @@ fn requests_are_spread_over_clients_by_their_shares() {
 
 #[test]
 fn bodies_are_checked_by_their_hash() {
-    let (directory, port) = (directory(), free_port());
+    let (directory, address) = (directory(), free_address());
     let mut command = Command::new("openssl");
-    command.args(["s_server", "-WWW", "-cert", "cert.pem", "-key", "key.pem", "-accept", &port.to_string()]);
-    let server = Server::start(directory, port, &mut command);
+    command.args([
+        "s_server",
+        "-WWW",
+        "-cert",
+        "cert.pem",
+        "-key",
+        "key.pem",
+        "-accept",
+        &address.to_string(),
+    ]);
+    let server = Server::start(directory, address, &mut command);
     let sum = Command::new("sha256sum").arg(server.path("file")).output().unwrap();
     let right = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();
     // s_server ends each reply by closing the connection (HTTP/1.0).
@@ -333,12 +352,13 @@ fn the_highest_rate_is_searched() {
 
 #[test]
 fn nobody_listening_is_told_with_what_to_do() {
-    let url = format!("https://127.0.0.1:{}/", free_port());
+    let address = free_address();
+    let url = format!("https://{address}/");
     let done = Command::new(env!("CARGO_BIN_EXE_keyferry-load"))
         .args([&url, "--insecure", "--rate", "100", "-d", "1", "--timeout", "20"])
         .output()
         .unwrap();
     assert_eq!(done.status.code(), Some(1), "{done:?}");
     let told = String::from_utf8(done.stdout).unwrap();
-    assert!(told.contains("is a server listening on 127.0.0.1"), "{told}");
+    assert!(told.contains(&format!("is a server listening on {address}?")), "{told}");
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use clap::Parser;
 use keyferry_app::synthetic::fill;
 use keyferry_load::args::Args;
 use keyferry_load::report::Report;
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -205,8 +206,10 @@ fn failures_are_sorted_and_survived() {
 
 #[test]
 fn a_server_that_is_not_there_is_a_connect_error() {
-    // The port was free a moment ago and nothing listens on it.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else has the port, and nothing listens on it.
+    let held = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&held, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address: SocketAddr = getsockname(&held).unwrap().try_into().unwrap();
     let report = load(address, &["-c", "1", "-d", "0.1"]);
     assert_eq!(report.requests, 0);
     assert!(report.errors.connect > 0, "{report}");

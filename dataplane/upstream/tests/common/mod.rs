@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use keyferry_app::threads::{Idle, Plan, start_on};
 use keyferry_app::{Chunk, FEEDS_PER_JOB, Job, JobId, PARTS, Part, Port};
 use keyferry_http::{Ends, Limits, Progress, Reader, Request};
 use keyferry_upstream::{Address, Beside, Options, Tally, Upstream, run};
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
 
 /// Longest wait for anything that has to come.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -208,11 +210,30 @@ impl Drop for Origin {
     }
 }
 
-/// A port nobody listens on: bound, so that nobody else gets it.
-pub fn closed_port() -> (TcpListener, Address) {
-    let held = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = held.local_addr().expect("it is bound");
-    (held, Address::Tcp(address))
+/// A port nobody listens on: bound, so that nobody else gets it while this lives.
+pub struct ClosedPort(OwnedFd);
+
+impl ClosedPort {
+    pub fn new() -> ClosedPort {
+        let held = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        bind(&held, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port is free");
+        ClosedPort(held)
+    }
+
+    pub fn address(&self) -> Address {
+        let address = getsockname(&self.0).expect("it is bound");
+        Address::Tcp(address.try_into().expect("an address of IP"))
+    }
+
+    pub fn listen(self) -> TcpListener {
+        self.listen_for(16)
+    }
+
+    /// One connection more than `backlog` may wait to be accepted.
+    pub fn listen_for(self, backlog: i32) -> TcpListener {
+        listen(&self.0, backlog).expect("the port is its own");
+        self.0.into()
+    }
 }
 
 /// How a reply ended.

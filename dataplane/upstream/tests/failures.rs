@@ -1,0 +1,123 @@
+//! Each way in which an origin can fail a request: what the client is told, and that it is counted as that and nothing
+//! else.
+
+mod common;
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use common::*;
+use keyferry_upstream::{Address, Health, Options};
+
+const SHORT: Duration = Duration::from_millis(50);
+
+/// The counters of failures that are not zero, without `upstream_failed_`.
+fn failures(proxy: &Proxy) -> Vec<(&'static str, u64)> {
+    let names =
+        keyferry_upstream::tally::NAMES.iter().filter_map(|name| name.strip_prefix("upstream_failed_"));
+    let counted = names.map(|name| (name, proxy.count(&format!("failed_{name}"))));
+    counted.filter(|(_, count)| *count > 0).collect()
+}
+
+/// One request to an upstream with these options fails for one reason, with this status.
+fn fails(options: Options, reason: &'static str, status: u16) {
+    let mut proxy = Proxy::start(options);
+    let came = proxy.ask(get("/"));
+    assert_eq!((came.status(), failures(&proxy)), (status, vec![(reason, 1)]));
+}
+
+/// An origin that says this to its first request, and then ends the connection.
+fn saying(text: impl Into<Vec<u8>>) -> Origin {
+    let text = text.into();
+    Origin::tcp(move |mut conn| {
+        if conn.request().is_some() {
+            conn.say(&text);
+            conn.stream.shut();
+        }
+    })
+}
+
+/// An origin that says this to its first request, and then nothing until the other side hangs up.
+fn stuck_after(text: &'static str) -> Origin {
+    Origin::tcp(move |mut conn| {
+        if conn.request().is_some() {
+            conn.say(text);
+            let _ = conn.request();
+        }
+    })
+}
+
+#[test]
+fn a_server_that_takes_no_connection() {
+    let closed = ClosedPort::new();
+    fails(of(vec![closed.address()]), "connect", 502);
+
+    let full = ClosedPort::new();
+    let Address::Tcp(address) = full.address() else { unreachable!("it is of IP") };
+    let _listener = full.listen_for(0);
+    // Connections nobody accepts: those beyond the queue are not answered.
+    let connect = || TcpStream::connect_timeout(&address, SHORT).ok();
+    let _waiting: Vec<_> = std::iter::from_fn(connect).collect();
+    fails(Options { connect_timeout: SHORT, ..of(vec![Address::Tcp(address)]) }, "connect_late", 504);
+}
+
+#[test]
+fn a_server_that_gives_no_reply() {
+    fails(patient(&[&saying("")]), "broken", 502);
+    fails(patient(&[&saying("HTTP/1.1 200 OK\r\nContent-")]), "broken", 502);
+    fails(patient(&[&saying("SSH-2.0-x\r\n\r\n")]), "garbled", 502);
+    fails(patient(&[&saying("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n")]), "garbled", 502);
+    let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(13 * 1024));
+    fails(patient(&[&saying(long)]), "head_too_large", 502);
+    fails(Options { reply_timeout: SHORT, ..patient(&[&stuck_after("")]) }, "reply_late", 504);
+}
+
+#[test]
+fn a_body_without_its_end() {
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\nhalf of it";
+    let cut = saying(half);
+    let mut proxy = Proxy::start(patient(&[&cut]));
+    assert!(matches!(proxy.ask(get("/")).ended, Ended::Failed { .. }));
+    assert_eq!(failures(&proxy), [("cut", 1)]);
+
+    let stalled = stuck_after(half);
+    let mut proxy = Proxy::start(Options { body_timeout: SHORT, ..patient(&[&stalled]) });
+    assert!(matches!(proxy.ask(get("/")).ended, Ended::Failed { .. }));
+    assert_eq!(failures(&proxy), [("stalled", 1)]);
+}
+
+#[test]
+fn no_connection_is_free() {
+    for (options, reason) in [
+        (Options { queue: 0, ..of(Vec::new()) }, "queue_full"),
+        (Options { queue_timeout: SHORT, ..of(Vec::new()) }, "queue_late"),
+    ] {
+        let origin = stuck_after("");
+        let servers = vec![origin.address.clone()];
+        let mut proxy = Proxy::start(Options { connections: 1, servers, ..options });
+        let first = proxy.submit(get("/"));
+        proxy.until("it has the connection", |tally| tally.value("upstream_connections") == 1);
+        let came = proxy.ask(get("/"));
+        assert_eq!((came.status(), failures(&proxy)), (503, vec![(reason, 1)]));
+        proxy.cancel(first);
+    }
+}
+
+#[test]
+fn no_server_is_well() {
+    let closed = ClosedPort::new();
+    let health = Health {
+        path: "/".to_owned(),
+        host: None,
+        interval: Duration::from_millis(1),
+        timeout: LONG,
+        rise: 1,
+        fall: 1,
+    };
+    let mut proxy = Proxy::start(Options { health: Some(health), ..of(vec![closed.address()]) });
+    proxy.until("taken out", |tally| tally.value("upstream_fell") == 1);
+    let came = proxy.ask(get("/"));
+    assert_eq!((came.status(), failures(&proxy)), (503, vec![("no_server", 1)]));
+    assert_eq!(proxy.count("rose"), 0);
+    assert!(proxy.count("checks_failed") > 0);
+}
