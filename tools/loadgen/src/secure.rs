@@ -87,6 +87,8 @@ impl Handshake {
                 Ok(None) => {}
                 Ok(Some(done)) => return Ok(done),
                 Err(error) => {
+                    // rustls must not see a second time what it has refused.
+                    self.waiting.clear();
                     for _ in 0..ALERT_STEPS_MAX {
                         if !matches!(self.step(out), Ok(None)) {
                             break;
@@ -372,8 +374,9 @@ mod tests {
 
     #[test]
     fn a_handshake_that_is_none_is_named() {
-        let long = vec![22; WAITING_BYTES_MAX + 1];
-        let error = handshake("1.3").advance(&long, &mut Vec::new()).unwrap_err();
-        assert_eq!(error.to_string(), "the server's handshake messages are too long");
+        let advance = |received: &[u8]| handshake("1.3").advance(received, &mut Vec::new()).unwrap_err();
+        assert!(matches!(advance(b"HTTP/1.1 400 Bad Request\r\n\r\n"), TlsError::Handshake(_)));
+        let long = advance(&vec![22; WAITING_BYTES_MAX + 1]);
+        assert_eq!(long.to_string(), "the server's handshake messages are too long");
     }
 }
