@@ -75,6 +75,8 @@ pub struct Cluster {
     restarted: bool,
     /// What runs as a node.
     runs: Runs,
+    /// Their heaps are in pages of the ordinary size.
+    small_pages: bool,
     _guard: Guard,
 }
 
@@ -139,6 +141,7 @@ impl Cluster {
             certificates,
             restarted: false,
             runs: options.runs,
+            small_pages: options.small_pages,
             _guard: guard,
         };
         // B first: A then finds its peer at once.
@@ -191,7 +194,7 @@ impl Cluster {
 
     fn start_node(&self, name: &str, netns: &Netns) -> Node {
         let config = config_file(&self.directory, name);
-        let command = match self.runs {
+        let mut command = match self.runs {
             Runs::Faulty => faulty::command(&config, netns),
             Runs::Embedded => embedded::command(&config, netns),
             Runs::Keyferry => {
@@ -200,6 +203,10 @@ impl Cluster {
                 command
             }
         };
+        if self.small_pages {
+            // A node would have hugepages, 2 MiB at a time.
+            command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0");
+        }
         Node::start(command, "node", name, &config::admin_socket(&config))
     }
 

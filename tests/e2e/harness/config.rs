@@ -67,6 +67,8 @@ pub struct Options {
     pub secure_etcd: bool,
     /// The tables of origin servers, and of routes; `None`: there are none.
     pub upstream: Option<String>,
+    /// Heaps are in pages of the ordinary size, so that what they grow by is seen to the page.
+    pub small_pages: bool,
     /// Further lines, by table: `("limits", "half_open = 4")`. Tables of the logs of requests are there if they have any; node A's
     /// files are `a.access_log` and `a.slow_log`, in the test's folder.
     pub extra: Vec<(&'static str, String)>,
@@ -90,6 +92,7 @@ impl Options {
             members_in_etcd: false,
             secure_etcd: false,
             upstream: None,
+            small_pages: false,
             extra: Vec::new(),
         }
     }
@@ -157,6 +160,11 @@ impl Options {
     /// A silent peer is taken to be gone this soon.
     pub fn heartbeat_timeout_ms(self, heartbeat_timeout_ms: u32) -> Options {
         Options { heartbeat_timeout_ms, ..self }
+    }
+
+    /// Heaps without hugepages.
+    pub fn small_pages(self) -> Options {
+        Options { small_pages: true, ..self }
     }
 
     /// One more line in a table.
