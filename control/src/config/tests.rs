@@ -330,7 +330,11 @@ const CASES: &[Case] = &[
     (&[("leases = 256", "leases = 0")], "[lease] leases", "from 1 to"),
     (&[("# [access_log]", "[access_log]")], "[access_log] file", "required"),
     (
-        &[("# [access_log]", "[access_log]"), ("# sample = 0.01", "sample = 1.5")],
+        &[
+            ("# [access_log]", "[access_log]"),
+            ("# file = \"/var/log/keyferry/access.log\"", "file = \"/var/log/keyferry/access.log\""),
+            ("# sample = 0.01", "sample = 1.5"),
+        ],
         "[access_log] sample",
         "above 0 up to 1",
     ),

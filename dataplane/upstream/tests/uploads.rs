@@ -132,23 +132,28 @@ fn an_origin_that_dies_amid_a_body_is_not_asked_again() {
 
 #[test]
 fn who_leaves_amid_a_body_ends_it_at_the_origin() {
-    let (ended, ends) = mpsc::channel();
+    let (told, tells) = mpsc::channel();
     let origin = Origin::tcp(move |mut conn| {
         conn.head().expect("a request");
-        let _ = ended.send(conn.bytes(160_000).is_none());
+        let _ = told.send(conn.bytes(PIECE.len()).is_some());
+        let _ = told.send(conn.bytes(160_000).is_none());
     });
     let mut proxy = Proxy::start(patient(&[&origin]));
     let id = proxy.submit(streaming(BY_LENGTH));
     proxy.feed(id, &PIECE, false);
-    proxy.cancel(id);
-    let deadline = Instant::now() + LONG;
-    loop {
-        match ends.try_recv() {
-            Ok(was_cut) => return assert!(was_cut),
-            Err(_) => assert!(Instant::now() < deadline, "the connection stays"),
+    let mut wait = |proxy: &mut Proxy, what: &str| {
+        let deadline = Instant::now() + LONG;
+        loop {
+            match tells.try_recv() {
+                Ok(as_expected) => return assert!(as_expected, "{what}"),
+                Err(_) => assert!(Instant::now() < deadline, "{what} does not come"),
+            }
+            proxy.look(true);
         }
-        proxy.look(true);
-    }
+    };
+    wait(&mut proxy, "the first piece");
+    proxy.cancel(id);
+    wait(&mut proxy, "the connection's end");
 }
 
 #[test]

@@ -64,7 +64,8 @@ fn nothing_is_told_where_nothing_is_wanted() {
 fn a_late_request_is_slow_while_it_is_received() {
     let (mut world, queue) =
         world(Rules { slow_over: Some(Duration::from_secs(5)), ..Rules::default() }, ENTRIES_MAX);
-    world.join(Habit::SlowHead);
+    let client = world.establish(1, Habit::Told)[0];
+    world.clients[client].tell(b"GET /half HTTP/1.1\r\nHost: flo");
     world.until(20_000, "it is refused", |world| world.total("refused_late") == 1);
     world.steps(100);
     let [entry] = &entries(&queue)[..] else { panic!("one is slow") };

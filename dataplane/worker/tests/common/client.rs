@@ -79,6 +79,8 @@ pub struct Client {
     /// The first byte of `unsent` that is not acknowledged, and how many behind it are on the wire.
     sequence: u32,
     flight: usize,
+    /// What the node would take.
+    window: usize,
     unsent: VecDeque<u8>,
     sent_at: u64,
     acknowledged: u32,
@@ -157,6 +159,7 @@ impl Client {
             tls: ClientConnection::new(Arc::clone(config), name).expect("a client"),
             sequence,
             flight: 0,
+            window: 0,
             unsent: VecDeque::new(),
             sent_at: 0,
             acknowledged: 0,
@@ -222,7 +225,8 @@ impl Client {
         if self.gone {
             if self.connected && !self.reset {
                 self.reset = true;
-                let reset = self.segment(RST | ACK, self.flight, &[]);
+                // What is beyond the window was not received (RFC 9293 3.10.7.4 wants a reset where the next byte is).
+                let reset = self.segment(RST | ACK, self.flight.min(self.window), &[]);
                 out.push(reset.frame());
             }
             return;
@@ -363,6 +367,7 @@ impl Client {
         let tcp = ETHERNET + IP;
         let word = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().expect("four bytes"));
         let (sequence, acknowledges, flags) = (word(tcp + 4), word(tcp + 8), frame[tcp + 13]);
+        self.window = usize::from(u16::from_be_bytes([frame[tcp + 14], frame[tcp + 15]]));
         let header = usize::from(frame[tcp + 12] >> 4) * 4;
         let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
         let payload = &frame[tcp + header..ETHERNET + total];
