@@ -309,9 +309,9 @@ pub(super) fn time(us: f64) -> String {
 pub(super) fn span(seconds: f64) -> String {
     let s = seconds.max(0.0) as u64;
     match s {
-        ..60 => format!("{s} s"),
-        ..3_600 => format!("{} min {} s", s / 60, s % 60),
-        ..86_400 => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
+        0..60 => format!("{s} s"),
+        60..3_600 => format!("{} min {} s", s / 60, s % 60),
+        3_600..86_400 => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
         _ => format!("{} d {} h", s / 86_400, s % 86_400 / 3_600),
     }
 }

@@ -141,7 +141,7 @@ fn who_leaves_amid_a_body_ends_it_at_the_origin() {
     let mut proxy = Proxy::start(patient(&[&origin]));
     let id = proxy.submit(streaming(BY_LENGTH));
     proxy.feed(id, &PIECE, false);
-    let mut wait = |proxy: &mut Proxy, what: &str| {
+    let wait = |proxy: &mut Proxy, what: &str| {
         let deadline = Instant::now() + LONG;
         loop {
             match tells.try_recv() {

@@ -225,8 +225,7 @@ impl Client {
         if self.gone {
             if self.connected && !self.reset {
                 self.reset = true;
-                // What is beyond the window was not received (RFC 9293 3.10.7.4 wants a reset where the next byte is).
-                let reset = self.segment(RST | ACK, self.flight.min(self.window), &[]);
+                let reset = self.segment(RST | ACK, self.flight, &[]);
                 out.push(reset.frame());
             }
             return;
@@ -256,8 +255,9 @@ impl Client {
             _ => (SEGMENT_BYTES, usize::MAX),
         };
         let before = out.len();
-        while self.flight < self.unsent.len().min(FLIGHT_BYTES) && out.len() - before < segments {
-            let len = (self.unsent.len().min(FLIGHT_BYTES) - self.flight).min(segment_bytes);
+        let end = self.unsent.len().min(FLIGHT_BYTES).min(self.window);
+        while self.flight < end && out.len() - before < segments {
+            let len = (end - self.flight).min(segment_bytes);
             let payload: Vec<u8> = self.unsent.range(self.flight..self.flight + len).copied().collect();
             out.push(self.segment(ACK | PSH, self.flight, &payload).frame());
             self.flight += len;
