@@ -3,6 +3,7 @@
 //! In: the node's configuration, by environment; scripts, a line of standard input each. The shipped executable has none
 //! of this; it is the same node, with nothing between its workers and their queue pairs.
 
+mod cutter;
 mod queue_pair;
 mod script;
 
@@ -49,6 +50,7 @@ fn node() {
     let Some(file) = std::env::var_os(CONFIG) else { return };
     let config =
         keyferry_control::config::Config::load(Path::new(&file)).expect("the test's configuration is valid");
+    cutter::start();
     std::thread::spawn(|| {
         for line in std::io::stdin().lines().map_while(Result::ok) {
             queue_pair::arm(&line);

@@ -15,9 +15,8 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use signal_hook::consts::SIGCONT;
 
-use super::ARMED;
 use super::script::{self, Fault, Line, Point};
-use crate::harness::fabric;
+use super::{ARMED, cutter};
 
 /// What all queue pairs of this process go by.
 static ORDERS: Mutex<Orders> = Mutex::new(Orders { lines: Vec::new(), lives: 0 });
@@ -110,7 +109,7 @@ impl Faulty {
             Fault::Kill => signal(Signal::KILL),
             Fault::Stop => stop(),
             Fault::Dead => self.load_at_death = Some(self.inner.read_load()),
-            Fault::Cut => fabric::devices().expect("this test is of RDMA devices").wire("cut"),
+            Fault::Cut => cutter::cut(),
             _ => {}
         }
         Some(line.fault)
