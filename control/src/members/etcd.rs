@@ -377,3 +377,6 @@ fn tell_changes(before: &[Member], now: &[Member]) {
 async fn within<T>(call: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, EtcdError> {
     Ok(timeout(ANSWER, call).await.map_err(|_| EtcdError::Late)??)
 }
+
+#[cfg(test)]
+mod tests;

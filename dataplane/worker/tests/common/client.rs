@@ -326,6 +326,11 @@ impl Client {
         }
     }
 
+    /// Puts bytes on the wire as they are.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.unsent.extend(bytes);
+    }
+
     /// Says close_notify.
     pub fn notify(&mut self) {
         self.tls.send_close_notify();

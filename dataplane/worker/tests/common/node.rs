@@ -61,6 +61,10 @@ pub struct Options {
     pub policy: Policy,
     /// The other nodes that keep sessions; with any, clients may come back.
     pub others: &'static [&'static str],
+    /// There is a way to those who are no neighbours.
+    pub has_gateway: bool,
+    /// The port has a cable in it.
+    pub is_plugged_in: bool,
 }
 
 impl Default for Options {
@@ -88,6 +92,8 @@ impl Default for Options {
             body_rate: 1,
             policy: Policy::Never,
             others: &[],
+            has_gateway: true,
+            is_plugged_in: true,
         }
     }
 }
@@ -165,7 +171,9 @@ pub fn node(options: &Options) -> Node {
         ..PortOptions::default()
     };
     let wire = net.port(far).remove(0);
-    net.connect(queues[0].port(), wire.port(), 0);
+    if options.is_plugged_in {
+        net.connect(queues[0].port(), wire.port(), 0);
+    }
     let time = VirtualClock::default();
     let server = server(options);
     let gate = Gate::default();
@@ -190,6 +198,7 @@ fn parts(
     let caps = nic.caps();
     let address = Cidr::new(IpAddr::V4(ADDRESS), 8).expect("a prefix of 8 bits");
     let everywhere = Cidr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).expect("a prefix of 0 bits");
+    let gateway = Route { to: everywhere, via: IpAddr::V4(GATEWAY) };
     let app = AppOptions {
         cost_us: Distribution::Fixed(0.0),
         bytes: Distribution::Fixed(1024.0),
@@ -228,7 +237,7 @@ fn parts(
         link: Link::new(keyferry_link::Config {
             mac: caps.mac,
             addresses: vec![address],
-            routes: vec![Route { to: everywhere, via: IpAddr::V4(GATEWAY) }],
+            routes: if options.has_gateway { vec![gateway] } else { vec![] },
             vlan: None,
             mtu: caps.mtu,
         }),

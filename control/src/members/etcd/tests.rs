@@ -1,0 +1,201 @@
+//! An etcd that fails in each way there is, on a real socket: what is said of it, and that all is begun again.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use hyper::body::{Body, Bytes, Frame};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::counters::Registry;
+use crate::members::{Members, Role};
+
+/// Longest wait for anything that has to come.
+const LONG: Duration = Duration::from_secs(30);
+const TTL: Duration = Duration::from_secs(1);
+
+/// What an etcd does that is asked to watch, or to renew a registration.
+#[derive(Clone, Copy)]
+enum Script {
+    /// It answers nothing.
+    Mute,
+    /// It watches, and renews nothing.
+    Idle,
+    /// It ends what it is to watch.
+    Ends,
+    /// It will not watch any more.
+    Cancels,
+    /// What has changed is no longer to be had; asked again it ends.
+    Compacts,
+}
+
+/// A reply as it goes out: its frames, and then its end or nothing.
+struct Reply {
+    frames: VecDeque<Frame<Bytes>>,
+    stays: bool,
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.frames.pop_front() {
+            None if self.stays => Poll::Pending,
+            frame => Poll::Ready(frame.map(Ok)),
+        }
+    }
+}
+
+/// A message of gRPC.
+fn message(fields: &[u8]) -> Frame<Bytes> {
+    let len = (fields.len() as u32).to_be_bytes();
+    Frame::data([&[0][..], &len, fields].concat().into())
+}
+
+/// The end of a reply that has nothing to complain of.
+fn end() -> Frame<Bytes> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().expect("a value"));
+    Frame::trailers(trailers)
+}
+
+/// One message and no more.
+fn whole(fields: &[u8]) -> Reply {
+    Reply { frames: VecDeque::from([message(fields), end()]), stays: false }
+}
+
+/// One message, and others may follow.
+fn lasting(fields: &[u8]) -> Reply {
+    Reply { frames: VecDeque::from([message(fields)]), stays: true }
+}
+
+/// The reply to this call; `watches`: how many there were before it. Fields are those of etcd's `rpc.proto`.
+fn reply(script: Script, call: &str, watches: usize) -> Reply {
+    const REGISTRATION: &[u8] = &[0x10, 7, 0x18, 1]; // ID = 2, TTL = 3
+    const REVISION: &[u8] = &[0x0a, 2, 0x18, 1]; // header = 1 { revision = 3 }
+    const WATCHES: &[u8] = &[0x18, 1]; // created = 3
+    const COMPACTED: &[u8] = &[0x20, 1, 0x28, 5]; // canceled = 4, compact_revision = 5
+    const CANCELS: &[u8] = b"\x20\x01\x32\x08too busy"; // canceled = 4, cancel_reason = 6
+    match (script, call) {
+        (Script::Mute, _) => Reply { frames: VecDeque::new(), stays: true },
+        (_, "LeaseGrant") => whole(REGISTRATION),
+        (_, "LeaseKeepAlive") => lasting(REGISTRATION),
+        (_, "Range") => whole(REVISION),
+        (Script::Cancels, "Watch") => lasting(CANCELS),
+        (Script::Compacts, "Watch") if watches == 0 => lasting(COMPACTED),
+        (Script::Ends | Script::Compacts, "Watch") => whole(WATCHES),
+        (_, "Watch") => lasting(WATCHES),
+        _ => whole(&[]),
+    }
+}
+
+/// Starts an etcd; tells each call as it comes, by its name.
+async fn etcd(script: Script) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let (address, (told, calls)) = (listener.local_addr().expect("it listens"), mpsc::unbounded_channel());
+    tokio::task::spawn_local(async move {
+        let watches = Rc::new(std::cell::Cell::new(0));
+        while let Ok((stream, _)) = listener.accept().await {
+            let (told, watches) = (told.clone(), Rc::clone(&watches));
+            let serve = service_fn(move |request: Request<hyper::body::Incoming>| {
+                let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                let response = Response::builder()
+                    .header("content-type", "application/grpc")
+                    .body(reply(script, &call, watches.get()));
+                watches.set(watches.get() + usize::from(call == "Watch"));
+                // Who has heard enough is gone.
+                let _ = told.send(call);
+                std::future::ready(response)
+            });
+            let connection =
+                http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), serve);
+            tokio::task::spawn_local(connection);
+        }
+    });
+    (address, calls)
+}
+
+fn config(address: SocketAddr) -> Etcd {
+    Etcd {
+        endpoints: vec![format!("http://{address}")],
+        prefix: "/keyferry".to_owned(),
+        ttl: TTL,
+        nodes_max: 8,
+        advertise: Vec::new(),
+        tls: None,
+        user: None,
+    }
+}
+
+fn own() -> Member {
+    let (addresses, port_addresses) = (Vec::new(), Vec::new());
+    Member { name: "a".to_owned(), role: Role::Node, addresses, incarnation: 1, port_addresses, weight: 1 }
+}
+
+/// Runs this on a runtime of its own, as the control thread does.
+fn run<T>(what: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(LocalSet::new().run_until(async { timeout(LONG, what).await.expect("it ends") }))
+}
+
+/// How the first connection to such an etcd ends, and what it was asked meanwhile.
+fn connection(script: Script) -> (String, Vec<String>) {
+    run(async {
+        let (address, mut calls) = etcd(script).await;
+        let config = config(address);
+        let access = Access::load(&config).expect("it names no files");
+        let (out, _list) = watch::channel(List::from([]));
+        let mut follower =
+            Follower::new(access, &config, own(), Rc::new(|_| false), out, &Registry::new());
+        let Err(error) = follower.connection(&config.endpoints[0], &mut Backoff::new(BACKOFF)).await;
+        (error.to_string(), std::iter::from_fn(|| calls.try_recv().ok()).collect())
+    })
+}
+
+#[test]
+fn each_way_in_which_etcd_fails_is_said() {
+    let said = |script| connection(script).0;
+    assert_eq!(said(Script::Ends), "it ended the connection");
+    assert_eq!(said(Script::Cancels), "it watches no more: too busy");
+    assert_eq!(said(Script::Idle), "it has not renewed this process's registration for 1 s");
+    assert_eq!(said(Script::Mute), "it did not answer within 3 s");
+}
+
+#[test]
+fn what_is_no_longer_to_be_had_is_read_again() {
+    let (said, calls) = connection(Script::Compacts);
+    assert_eq!(said, "it ended the connection");
+    let count = |call: &str| calls.iter().filter(|it| *it == call).count();
+    assert_eq!(["LeaseGrant", "Range", "Watch"].map(count), [1, 2, 2], "{calls:?}");
+}
+
+#[test]
+fn connections_that_end_are_counted_and_followed_by_others() {
+    let total = run(async {
+        let (address, mut calls) = etcd(Script::Ends).await;
+        let registry = Registry::new();
+        let members = Members::start(&config(address), own(), Rc::new(|_| false), &registry).expect("no files");
+        // The third one is under way.
+        for _ in 0..3 {
+            while calls.recv().await.expect("it goes on") != "Watch" {}
+        }
+        let total = registry.snapshot().total;
+        members.leave().await;
+        total
+    });
+    let counts = ["etcd_connects", "etcd_failures", "etcd_registrations", "etcd_connected", "members"];
+    assert_eq!(counts.map(|name| total[name]), [2, 2, 3, 0, 0]);
+}
