@@ -1,5 +1,6 @@
 //! Every counter has its place, the text is what Prometheus reads, and families add up.
 
+mod named;
 mod page;
 
 use std::collections::{BTreeMap, BTreeSet};
