@@ -95,6 +95,9 @@ mod tests {
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
         let said = open(&path).unwrap_err().to_string();
         let path = path.display();
-        assert_eq!(said, format!("tls.key_log: others can use {path} (mode 644): chmod 600 {path}, or remove it"));
+        assert_eq!(
+            said,
+            format!("tls.key_log: others can use {path} (mode 644): chmod 600 {path}, or remove it")
+        );
     }
 }

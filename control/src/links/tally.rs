@@ -176,7 +176,8 @@ mod tests {
     fn what_becomes_of_tickets_is_told_as_it_is() {
         let registry = Registry::new();
         let tally = Tally::new(&registry);
-        let counts = TicketCounts { keys: 3, keys_taken: 1, keys_refused: 2, sealed: 5, opened: 6, refused: 4 };
+        let counts =
+            TicketCounts { keys: 3, keys_taken: 1, keys_refused: 2, sealed: 5, opened: 6, refused: 4 };
         tally.tickets(counts);
         let keys = ["ticket_keys", "ticket_keys_taken", "ticket_keys_refused"];
         assert_eq!(keys.map(|name| registry.total(name)), [3, 1, 2]);

@@ -35,7 +35,8 @@ fn world(policy: Policy) -> World {
 
 /// What was decided so far.
 fn decided(world: &World) -> BTreeMap<&'static str, u64> {
-    let is_one = |name: &str| name != "moved_gain_us" && (name.starts_with("kept_") || name.starts_with("moved_"));
+    let is_one =
+        |name: &str| name != "moved_gain_us" && (name.starts_with("kept_") || name.starts_with("moved_"));
     world.counted().into_iter().filter(|(name, _)| is_one(name)).collect()
 }
 
@@ -52,7 +53,11 @@ fn decision_of(world: &mut World, client: usize, said: &str) -> &'static str {
     let after = decided(world);
     let mut new = after.into_iter().filter(|(name, count)| before.get(name).copied().unwrap_or(0) != *count);
     let (name, count) = new.next().expect("it was decided");
-    assert_eq!((count, new.next()), (before.get(name).copied().unwrap_or(0) + 1, None), "one decision: {name}");
+    assert_eq!(
+        (count, new.next()),
+        (before.get(name).copied().unwrap_or(0) + 1, None),
+        "one decision: {name}"
+    );
     name
 }
 
@@ -121,7 +126,8 @@ fn a_node_with_a_free_slot_keeps_all() {
 fn what_cannot_be_lent_stays() {
     let mut world = world(Policy::Always);
     let _peer = peer(&mut world, None);
-    let large = format!("POST / HTTP/1.1\r\nHost: flood.test\r\nContent-Length: 9000\r\n\r\n{}", "x".repeat(9_000));
+    let large =
+        format!("POST / HTTP/1.1\r\nHost: flood.test\r\nContent-Length: 9000\r\n\r\n{}", "x".repeat(9_000));
     let fields = "Connection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13";
     let upgrade = format!("GET /sink HTTP/1.1\r\nHost: flood.test\r\n{fields}\r\n\r\n");
     let cases = [

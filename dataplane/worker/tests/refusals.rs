@@ -162,7 +162,9 @@ fn how_clients_go_is_counted() {
     assert_eq!(world.total("connections_opened"), 3);
     world.clients[clients[0]].leave();
     world.clients[clients[1]].notify();
-    world.until(100, "two are gone", |world| world.total("closed_reset") == 1 && world.clients[clients[1]].closed);
+    world.until(100, "two are gone", |world| {
+        world.total("closed_reset") == 1 && world.clients[clients[1]].closed
+    });
     assert_eq!([world.total("ended_by_close_notify"), world.total("ended_truncated")], [1, 0]);
     assert_eq!(world.total("alerts_received_close_notify"), 1);
     assert_eq!(world.total("alerts_sent_close_notify"), 1, "to who said so");

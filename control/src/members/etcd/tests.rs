@@ -110,16 +110,17 @@ async fn etcd(script: Script) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
         let watches = Rc::new(std::cell::Cell::new(0));
         while let Ok((stream, _)) = listener.accept().await {
             let (told, watches) = (told.clone(), Rc::clone(&watches));
-            let serve = service_fn(move |request: Request<hyper::body::Incoming>| {
-                let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-                let response = Response::builder()
-                    .header("content-type", "application/grpc")
-                    .body(reply(script, &call, watches.get()));
-                watches.set(watches.get() + usize::from(call == "Watch"));
-                // Who has heard enough is gone.
-                let _ = told.send(call);
-                std::future::ready(response)
-            });
+            let serve =
+                service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                    let response = Response::builder()
+                        .header("content-type", "application/grpc")
+                        .body(reply(script, &call, watches.get()));
+                    watches.set(watches.get() + usize::from(call == "Watch"));
+                    // Who has heard enough is gone.
+                    let _ = told.send(call);
+                    std::future::ready(response)
+                });
             let connection =
                 http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), serve);
             tokio::task::spawn_local(connection);
@@ -158,8 +159,7 @@ fn connection(script: Script) -> (String, Vec<String>) {
         let config = config(address);
         let access = Access::load(&config).expect("it names no files");
         let (out, _list) = watch::channel(List::from([]));
-        let mut follower =
-            Follower::new(access, &config, own(), Rc::new(|_| false), out, &Registry::new());
+        let mut follower = Follower::new(access, &config, own(), Rc::new(|_| false), out, &Registry::new());
         let Err(error) = follower.connection(&config.endpoints[0], &mut Backoff::new(BACKOFF)).await;
         (error.to_string(), std::iter::from_fn(|| calls.try_recv().ok()).collect())
     })
@@ -187,7 +187,8 @@ fn connections_that_end_are_counted_and_followed_by_others() {
     let total = run(async {
         let (address, mut calls) = etcd(Script::Ends).await;
         let registry = Registry::new();
-        let members = Members::start(&config(address), own(), Rc::new(|_| false), &registry).expect("no files");
+        let members =
+            Members::start(&config(address), own(), Rc::new(|_| false), &registry).expect("no files");
         // The third one is under way.
         for _ in 0..3 {
             while calls.recv().await.expect("it goes on") != "Watch" {}

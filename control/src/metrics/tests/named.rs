@@ -17,7 +17,9 @@ const LEFT_OUT: [&str; 2] = ["upstream_failed_", "upstream_"];
 
 /// Adds what the tests of a folder say; `is_test`: it is a folder of tests.
 fn read(folder: &Path, is_test: bool, said: &mut String) {
-    for entry in fs::read_dir(folder).expect("a folder of the workspace").map(|entry| entry.expect("an entry")) {
+    for entry in
+        fs::read_dir(folder).expect("a folder of the workspace").map(|entry| entry.expect("an entry"))
+    {
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
         // Of these are the names themselves.
@@ -29,7 +31,8 @@ fn read(folder: &Path, is_test: bool, said: &mut String) {
         } else if name.ends_with(".rs") {
             let text = fs::read_to_string(&path).expect("a text");
             let is_test = is_test || name == "tests.rs";
-            let tests = if is_test { Some(&*text) } else { text.split_once("mod tests {").map(|(_, tests)| tests) };
+            let tests =
+                if is_test { Some(&*text) } else { text.split_once("mod tests {").map(|(_, tests)| tests) };
             said.push_str(tests.unwrap_or_default());
         }
     }

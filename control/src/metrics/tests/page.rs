@@ -47,7 +47,10 @@ fn each_counter_has_its_row() {
         let wanted = format!("| `{name}` | {exported} | {} |", help.unwrap_or("what it counts"));
         let Some([also, what]) = rows.remove(name) else { panic!("docs/METRICS.md lacks the row\n{wanted}") };
         assert_eq!(also, exported, "docs/METRICS.md: the row should be\n{wanted}");
-        assert!(!what.is_empty() && help.is_none_or(|help| what == help), "docs/METRICS.md: the row should be\n{wanted}");
+        assert!(
+            !what.is_empty() && help.is_none_or(|help| what == help),
+            "docs/METRICS.md: the row should be\n{wanted}"
+        );
     }
     assert!(rows.is_empty(), "docs/METRICS.md: nothing counts {:?}", rows.keys());
 }
@@ -56,6 +59,9 @@ fn each_counter_has_its_row() {
 fn each_alert_is_named() {
     for name in all_names() {
         let alert = name.strip_prefix("alerts_sent_").or_else(|| name.strip_prefix("alerts_received_"));
-        assert!(alert.is_none_or(|alert| PAGE.contains(&format!("`{alert}`"))), "docs/METRICS.md lacks {name}");
+        assert!(
+            alert.is_none_or(|alert| PAGE.contains(&format!("`{alert}`"))),
+            "docs/METRICS.md lacks {name}"
+        );
     }
 }

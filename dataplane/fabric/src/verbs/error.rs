@@ -191,7 +191,10 @@ mod tests {
         );
         assert!(VerbsError::check_inline("mlx5_0", 64, 64).is_ok());
         let said = refused(VerbsError::check_inline("mlx5_0", 60, 64));
-        assert!(said.starts_with("mlx5_0 sends at most 60 bytes inline and a load word has 64: name another"), "{said}");
+        assert!(
+            said.starts_with("mlx5_0 sends at most 60 bytes inline and a load word has 64: name another"),
+            "{said}"
+        );
     }
 
     #[test]
