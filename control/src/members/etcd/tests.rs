@@ -36,6 +36,8 @@ enum Script {
     Cancels,
     /// What has changed is no longer to be had; asked again it ends.
     Compacts,
+    /// It tells of members that are of no use, and ends.
+    Tells,
 }
 
 /// A reply as it goes out: its frames, and then its end or nothing.
@@ -82,6 +84,27 @@ fn lasting(fields: &[u8]) -> Reply {
     Reply { frames: VecDeque::from([message(fields)]), stays: true }
 }
 
+/// A field of a message that is a text or a message itself.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(bytes.len()).expect("a short one");
+    // The length in two bytes of seven bits.
+    [&[number << 3 | 2, len as u8 | 0x80, (len >> 7) as u8], bytes].concat()
+}
+
+/// What a watch says of a member that has written this: events = 11 { kv = 2 { key = 1, value = 5 } }.
+fn written(key: &str, member: &Member) -> Vec<u8> {
+    let pair =
+        [field(1, format!("/keyferry/nodes/{key}").as_bytes()), field(5, entry::value(member).as_bytes())];
+    field(11, &field(2, &pair.concat()))
+}
+
+/// Somebody whose value is of another name; a later process of this one's; and one more than there is room for.
+fn of_no_use() -> Vec<u8> {
+    let later = Member { incarnation: 2, ..own() };
+    [written("x", &member("y")), written("a", &later), written("b", &member("b")), written("c", &member("c"))]
+        .concat()
+}
+
 /// The reply to this call; `watches`: how many there were before it. Fields are those of etcd's `rpc.proto`.
 fn reply(script: Script, call: &str, watches: usize) -> Reply {
     const REGISTRATION: &[u8] = &[0x10, 7, 0x18, 1]; // ID = 2, TTL = 3
@@ -97,6 +120,7 @@ fn reply(script: Script, call: &str, watches: usize) -> Reply {
         (Script::Cancels, "Watch") => lasting(CANCELS),
         (Script::Compacts, "Watch") if watches == 0 => lasting(COMPACTED),
         (Script::Ends | Script::Compacts, "Watch") => whole(WATCHES),
+        (Script::Tells, "Watch") => whole(&[WATCHES, &of_no_use()].concat()),
         (_, "Watch") => lasting(WATCHES),
         _ => whole(&[]),
     }
@@ -134,7 +158,7 @@ fn config(address: SocketAddr) -> Etcd {
         endpoints: vec![format!("http://{address}")],
         prefix: "/keyferry".to_owned(),
         ttl: TTL,
-        nodes_max: 8,
+        nodes_max: 1,
         advertise: Vec::new(),
         tls: None,
         user: None,
@@ -142,8 +166,12 @@ fn config(address: SocketAddr) -> Etcd {
 }
 
 fn own() -> Member {
+    member("a")
+}
+
+fn member(name: &str) -> Member {
     let (addresses, port_addresses) = (Vec::new(), Vec::new());
-    Member { name: "a".to_owned(), role: Role::Node, addresses, incarnation: 1, port_addresses, weight: 1 }
+    Member { name: name.to_owned(), role: Role::Node, addresses, incarnation: 1, port_addresses, weight: 1 }
 }
 
 /// Runs this on a runtime of its own, as the control thread does.
@@ -152,8 +180,8 @@ fn run<T>(what: impl Future<Output = T>) -> T {
     runtime.block_on(LocalSet::new().run_until(async { timeout(LONG, what).await.expect("it ends") }))
 }
 
-/// How the first connection to such an etcd ends, and what it was asked meanwhile.
-fn connection(script: Script) -> (String, Vec<String>) {
+/// Who follows such an etcd, how its first connection ends, and what was asked meanwhile.
+fn connection(script: Script) -> (Follower, String, Vec<String>) {
     run(async {
         let (address, mut calls) = etcd(script).await;
         let config = config(address);
@@ -161,13 +189,13 @@ fn connection(script: Script) -> (String, Vec<String>) {
         let (out, _list) = watch::channel(List::from([]));
         let mut follower = Follower::new(access, &config, own(), Rc::new(|_| false), out, &Registry::new());
         let Err(error) = follower.connection(&config.endpoints[0], &mut Backoff::new(BACKOFF)).await;
-        (error.to_string(), std::iter::from_fn(|| calls.try_recv().ok()).collect())
+        (follower, error.to_string(), std::iter::from_fn(|| calls.try_recv().ok()).collect())
     })
 }
 
 #[test]
 fn each_way_in_which_etcd_fails_is_said() {
-    let said = |script| connection(script).0;
+    let said = |script| connection(script).1;
     assert_eq!(said(Script::Ends), "it ended the connection");
     assert_eq!(said(Script::Cancels), "it watches no more: too busy");
     assert_eq!(said(Script::Idle), "it has not renewed this process's registration for 1 s");
@@ -176,10 +204,24 @@ fn each_way_in_which_etcd_fails_is_said() {
 
 #[test]
 fn what_is_no_longer_to_be_had_is_read_again() {
-    let (said, calls) = connection(Script::Compacts);
+    let (_, said, calls) = connection(Script::Compacts);
     assert_eq!(said, "it ended the connection");
     let count = |call: &str| calls.iter().filter(|it| *it == call).count();
     assert_eq!(["LeaseGrant", "Range", "Watch"].map(count), [1, 2, 2], "{calls:?}");
+}
+
+#[test]
+fn members_that_are_of_no_use_are_told() {
+    let (mut follower, ..) = connection(Script::Tells);
+    for sentence in [
+        "etcd: /keyferry/nodes/x is no member: its value is of another name",
+        "etcd: another process is registered as a, and started later: give each its own [node] name",
+        "etcd lists more nodes than this process has room for: raise [cluster.etcd] nodes_max",
+    ] {
+        assert!(!follower.said.is_news(sentence, Instant::now()), "it was not told: {sentence}");
+    }
+    assert!(follower.said.is_news("etcd: anything else", Instant::now()));
+    assert_eq!(follower.book.members().map(|member| &*member.name).collect::<Vec<_>>(), ["b"]);
 }
 
 #[test]
