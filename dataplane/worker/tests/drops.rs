@@ -11,8 +11,8 @@ use common::node::{GATEWAY, Options};
 
 /// Steps of a millisecond after which whoever was asked and said nothing is asked again.
 const AGAIN: usize = 1_100;
-/// Steps after which nobody is asked any more.
-const GIVEN_UP: usize = 4_000;
+/// Steps after which nobody is asked any more, since every handshake is over.
+const GIVEN_UP: usize = 12_000;
 
 /// A SYN of a neighbour that is not there.
 fn syn_of_neighbour(number: u32) -> Vec<u8> {
