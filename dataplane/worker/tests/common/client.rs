@@ -426,6 +426,10 @@ impl Client {
     }
 
     fn read(&mut self, payload: &[u8]) {
+        if self.habit == Habit::Silent {
+            // It speaks no TLS of its own: what comes is taken as it is.
+            return self.text.extend_from_slice(payload);
+        }
         let mut bytes = Cursor::new(payload);
         while (bytes.position() as usize) < payload.len() {
             self.tls.read_tls(&mut bytes).expect("memory can be read");
