@@ -111,7 +111,7 @@ fn reply(script: Script, call: &str, watches: usize) -> Reply {
     const REVISION: &[u8] = &[0x0a, 2, 0x18, 1]; // header = 1 { revision = 3 }
     const WATCHES: &[u8] = &[0x18, 1]; // created = 3
     const COMPACTED: &[u8] = &[0x20, 1, 0x28, 5]; // canceled = 4, compact_revision = 5
-    const CANCELS: &[u8] = b"\x20\x01\x32\x08too busy"; // canceled = 4, cancel_reason = 6
+    const CANCELS: &[u8] = b"\x20\x01\x32\x08denied!!"; // canceled = 4, cancel_reason = 6
     match (script, call) {
         (Script::Mute, _) => Reply { frames: VecDeque::new(), stays: true },
         (_, "LeaseGrant") => whole(REGISTRATION),
@@ -197,9 +197,13 @@ fn connection(script: Script) -> (Follower, String, Vec<String>) {
 fn each_way_in_which_etcd_fails_is_said() {
     let said = |script| connection(script).1;
     assert_eq!(said(Script::Ends), "it ended the connection");
-    assert_eq!(said(Script::Cancels), "it watches no more: too busy");
-    assert_eq!(said(Script::Idle), "it has not renewed this process's registration for 1 s");
-    assert_eq!(said(Script::Mute), "it did not answer within 3 s");
+    assert_eq!(
+        said(Script::Cancels),
+        "it watches no more (denied!!): see what [cluster.etcd] user may read there"
+    );
+    let see = "see whether it runs and has a leader";
+    assert_eq!(said(Script::Idle), format!("it has not renewed this process's registration for 1 s: {see}"));
+    assert_eq!(said(Script::Mute), format!("it did not answer within 3 s: {see}"));
 }
 
 #[test]
