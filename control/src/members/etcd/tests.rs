@@ -111,7 +111,7 @@ fn reply(script: Script, call: &str, watches: usize) -> Reply {
     const REVISION: &[u8] = &[0x0a, 2, 0x18, 1]; // header = 1 { revision = 3 }
     const WATCHES: &[u8] = &[0x18, 1]; // created = 3
     const COMPACTED: &[u8] = &[0x20, 1, 0x28, 5]; // canceled = 4, compact_revision = 5
-    const CANCELS: &[u8] = b"\x20\x01\x32\x08denied!!"; // canceled = 4, cancel_reason = 6
+    const CANCELS: &[u8] = b"\x20\x01\x32\x0dno permission"; // canceled = 4, cancel_reason = 6
     match (script, call) {
         (Script::Mute, _) => Reply { frames: VecDeque::new(), stays: true },
         (_, "LeaseGrant") => whole(REGISTRATION),
@@ -199,7 +199,7 @@ fn each_way_in_which_etcd_fails_is_said() {
     assert_eq!(said(Script::Ends), "it ended the connection");
     assert_eq!(
         said(Script::Cancels),
-        "it watches no more (denied!!): see what [cluster.etcd] user may read there"
+        "it watches no more (no permission): see what [cluster.etcd] user may read there"
     );
     let see = "see whether it runs and has a leader";
     assert_eq!(said(Script::Idle), format!("it has not renewed this process's registration for 1 s: {see}"));
