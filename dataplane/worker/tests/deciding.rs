@@ -132,9 +132,9 @@ fn what_cannot_be_lent_stays() {
     let upgrade = format!("GET /sink HTTP/1.1\r\nHost: flood.test\r\n{fields}\r\n\r\n");
     let cases = [
         ("kept_not_lendable", "GET /?bytes=10 HTTP/1.0\r\n\r\n"),
-        ("kept_not_lendable", &large),
+        ("kept_not_lendable", large.as_str()),
         ("kept_not_lendable", "POST /sink HTTP/1.1\r\nHost: flood.test\r\nContent-Length: 300000\r\n\r\n"),
-        ("kept_not_lendable", &upgrade),
+        ("kept_not_lendable", upgrade.as_str()),
         ("kept_pinned", "GET /?bytes=10&lend=0 HTTP/1.1\r\nHost: flood.test\r\n\r\n"),
         ("moved_forced", GET),
     ];
