@@ -80,12 +80,17 @@ fn what_the_port_does_not_keep_up_with_is_dropped() {
     assert_served(&mut world);
 }
 
+/// As a network does that loses large packets and says nothing, it is found out: what is sent again is smaller.
 #[test]
-fn a_port_without_a_cable_sends_nothing() {
-    let mut world = World::new(Options { is_plugged_in: false, ..Options::default() }, 5);
-    world.steps(2);
-    // It was to tell everybody where its address is.
-    assert_eq!([world.total("tx_packets"), world.total("drop_tx_error")], [1, 1]);
+fn what_the_port_takes_and_does_not_send_is_counted() {
+    let mut world = World::new(Options { port_mtu: 1400, ..Options::default() }, 5);
+    let client = world.establish(1, Habit::Told)[0];
+    assert_eq!(world.total("drop_tx_error"), 0);
+    world.clients[client].tell(b"GET /?bytes=5000 HTTP/1.1\r\nHost: flood.test\r\n\r\n");
+    world.until(60_000, "an answer", |world| world.clients[client].answered == 1);
+    assert!(world.total("drop_tx_error") > 0, "{:#?}", world.counted());
+    assert_eq!(world.total("path_mtu_suspected"), 1);
+    world.assert_all_gone();
 }
 
 /// Each worker learns from ARP; who is behind does without.

@@ -432,7 +432,6 @@ fn what_is_asked_for_in_vain_is_dropped() {
         (world.counters(0).held == held).then_some((port, begun))
     });
     let (port, begun) = at_place.expect("one is at its place");
-    world.settle();
     world.loses = 1;
     let segment = ack(&name(port), 5);
     assert_eq!(world.verdict_by(1, port, &segment), Verdict::Drop(DropReason::Unanswered));

@@ -34,6 +34,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// The way to every client.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub const PORT: u16 = 443;
+pub const MTU: u16 = 1500;
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,8 +64,8 @@ pub struct Options {
     pub others: &'static [&'static str],
     /// There is a way to those who are no neighbours.
     pub has_gateway: bool,
-    /// The port has a cable in it.
-    pub is_plugged_in: bool,
+    /// What the port takes, which is thought to take [`MTU`].
+    pub port_mtu: u16,
 }
 
 impl Default for Options {
@@ -93,7 +94,7 @@ impl Default for Options {
             policy: Policy::Never,
             others: &[],
             has_gateway: true,
-            is_plugged_in: true,
+            port_mtu: MTU,
         }
     }
 }
@@ -152,6 +153,7 @@ pub fn node(options: &Options) -> Node {
     // A port that segments would hide how replies are cut; a port without RSS needs the hand-over.
     let port = PortOptions {
         mac: MAC,
+        mtu: options.port_mtu,
         queues: options.workers,
         packets: options.packets * usize::from(options.workers),
         descriptors: options.descriptors,
@@ -171,9 +173,7 @@ pub fn node(options: &Options) -> Node {
         ..PortOptions::default()
     };
     let wire = net.port(far).remove(0);
-    if options.is_plugged_in {
-        net.connect(queues[0].port(), wire.port(), 0);
-    }
+    net.connect(queues[0].port(), wire.port(), 0);
     let time = VirtualClock::default();
     let server = server(options);
     let gate = Gate::default();
@@ -239,12 +239,12 @@ fn parts(
             addresses: vec![address],
             routes: if options.has_gateway { vec![gateway] } else { vec![] },
             vlan: None,
-            mtu: caps.mtu,
+            mtu: MTU,
         }),
         tcp: Tcp::new(keyferry_tcp::Config {
             addresses: vec![IpAddr::V4(ADDRESS)],
             ports: vec![PORT],
-            mtu: caps.mtu,
+            mtu: MTU,
             connections: options.connections,
             half_open: options.half_open,
             half_open_timeout: HANDSHAKE_TIMEOUT,
