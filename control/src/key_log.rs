@@ -82,3 +82,22 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_private_names_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        drop(open(&path).unwrap());
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        let said = open(&path).unwrap_err().to_string();
+        let path = path.display();
+        assert_eq!(
+            said,
+            format!("tls.key_log: others can use {path} (mode 644): chmod 600 {path}, or remove it")
+        );
+    }
+}

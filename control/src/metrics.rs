@@ -9,7 +9,7 @@ use std::sync::Arc;
 use keyferry_distribute::Counters as Distributed;
 use keyferry_tls::CertificateFacts;
 use keyferry_upstream::tally;
-use keyferry_worker::{Counters, latency};
+use keyferry_worker::{Counters, distribute, latency};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
@@ -170,6 +170,17 @@ fn class(name: &str) -> Class {
     }
 }
 
+/// What each counter says that is a metric by itself.
+fn helps() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let own = Counters::NAMES.iter().copied().zip(Counters::HELP.iter().copied());
+    let distributed = Distributed::NAMES.iter().copied().zip(Distributed::HELP.iter().copied());
+    let origins = tally::NAMES.iter().copied().zip(tally::HELP.iter().copied());
+    let control = Tally::help().chain(members::help()).chain(membership::help()).chain(reload::help());
+    let control = control.chain(request_log::help()).chain(log::help());
+    let all = own.chain(distributed).chain(distribute::GAUGES.iter().copied()).chain(origins).chain(control);
+    all.map(|(name, help)| (name, help.trim()))
+}
+
 /// Labels of the metric that tells processes apart, and is always 1.
 pub type About = Vec<(&'static str, String)>;
 
@@ -197,22 +208,17 @@ impl Metrics {
 
     fn describe(&self) {
         let counter = |name: String, help: &'static str| {
-            self.recorder.describe_counter(KeyName::from(name), None, help.trim().into());
+            self.recorder.describe_counter(KeyName::from(name), None, help.into());
         };
         for family in FAMILIES {
             counter(family.metric.to_owned(), family.help);
         }
-        let own = Counters::NAMES.iter().copied().zip(Counters::HELP.iter().copied());
-        let distributed = Distributed::NAMES.iter().copied().zip(Distributed::HELP.iter().copied());
-        let origins = tally::NAMES.iter().copied().zip(tally::HELP.iter().copied());
-        let control = Tally::help().chain(members::help()).chain(membership::help()).chain(reload::help());
-        let control = control.chain(request_log::help()).chain(log::help());
-        for (name, help) in own.chain(distributed).chain(origins).chain(control) {
+        for (name, help) in helps() {
             match class(name) {
                 Class::Counter => counter(format!("keyferry_{name}_total"), help),
                 Class::Gauge => {
                     let name = KeyName::from(format!("keyferry_{name}"));
-                    self.recorder.describe_gauge(name, None, help.trim().into());
+                    self.recorder.describe_gauge(name, None, help.into());
                 }
                 Class::Of(_) | Class::Sum | Class::Busy | Class::Latency => {}
             }

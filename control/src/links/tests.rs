@@ -1,5 +1,6 @@
 //! Two ends in one process, over real sockets: what they agree on, and ends that do not keep to it.
 
+mod mistaken;
 mod strangers;
 
 use std::cell::Cell;

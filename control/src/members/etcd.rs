@@ -41,13 +41,16 @@ const BEATS: u32 = 3;
 enum EtcdError {
     #[error("{0}")]
     Client(#[from] etcd_client::Error),
-    #[error("it did not answer within {} s", ANSWER.as_secs())]
+    #[error("it did not answer within {} s: see whether it runs and has a leader", ANSWER.as_secs())]
     Late,
-    #[error("it has not renewed this process's registration for {} s", .0.as_secs())]
+    #[error(
+        "it has not renewed this process's registration for {} s: see whether it runs and has a leader",
+        .0.as_secs()
+    )]
     Silent(Duration),
     #[error("it ended the connection")]
     Ended,
-    #[error("it watches no more: {0}")]
+    #[error("it watches no more ({0}): see what [cluster.etcd] user may read there")]
     Cancelled(String),
 }
 
@@ -377,3 +380,6 @@ fn tell_changes(before: &[Member], now: &[Member]) {
 async fn within<T>(call: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, EtcdError> {
     Ok(timeout(ANSWER, call).await.map_err(|_| EtcdError::Late)??)
 }
+
+#[cfg(test)]
+mod tests;

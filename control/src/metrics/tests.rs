@@ -1,5 +1,8 @@
 //! Every counter has its place, the text is what Prometheus reads, and families add up.
 
+mod named;
+mod page;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use keyferry_worker::counters::names;
@@ -172,6 +175,7 @@ fn is_between_names(c: char) -> bool {
 fn what_is_documented_is_counted() {
     let pages = [
         include_str!("../../../docs/ARCHITECTURE.md"),
+        include_str!("../../../docs/METRICS.md"),
         include_str!("../../../docs/OPERATIONS.md"),
         include_str!("../../../docs/UPSTREAM.md"),
     ];

@@ -395,3 +395,12 @@ fn limits_past_the_device_are_refused_with_what_to_do() {
     let limits = Limits { message_bytes_max: 1 << 20, posted_max: 2000, ..LIMITS };
     assert!(matches!(Verbs::device(A).prepare(limits), Err(VerbsError::Limits(_))));
 }
+
+#[test]
+#[ignore = "needs RDMA devices: tools/vm/test runs it on Soft-RoCE"]
+fn a_device_that_has_gone_says_what_to_do() {
+    let choice = verbs::Choice { device: "gone0".to_owned(), ..Verbs::choice(A) };
+    let error = verbs::Device::open(&choice).err().expect("nothing is called so");
+    assert!(matches!(error, VerbsError::NoDriver { .. }), "{error}");
+    assert!(error.to_string().starts_with("gone0 cannot be used from this process"), "{error}");
+}

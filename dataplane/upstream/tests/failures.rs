@@ -7,9 +7,12 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use common::*;
+use keyferry_http::{Limits, Progress, Reader, Request};
 use keyferry_upstream::{Address, Health, Options};
 
 const SHORT: Duration = Duration::from_millis(50);
+/// Of crate `http`.
+const URI_BYTES_MAX: usize = 65_534;
 
 /// The counters of failures that are not zero, without `upstream_failed_`.
 fn failures(proxy: &Proxy) -> Vec<(&'static str, u64)> {
@@ -70,6 +73,23 @@ fn a_server_that_gives_no_reply() {
     let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(13 * 1024));
     fails(patient(&[&saying(long)]), "head_too_large", 502);
     fails(Options { reply_timeout: SHORT, ..patient(&[&stuck_after("")]) }, "reply_late", 504);
+}
+
+/// Where `[limits] target_bytes` lets it in.
+#[test]
+fn a_target_that_is_too_long_for_a_uri() {
+    let origin = saying("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let limits = Limits { head_bytes: 1 << 20, target_bytes: 1 << 20, ..Limits::default() };
+    let mut proxy = Proxy::start(patient(&[&origin]));
+    for (longest, status) in [(true, 200), (false, 400)] {
+        let target = "x".repeat(URI_BYTES_MAX - usize::from(longest));
+        let head = format!("GET /{target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut request = Box::new(Request::default());
+        let fed = Reader::new().feed(head.as_bytes(), &mut request, &limits);
+        assert_eq!(fed, Ok((head.len(), Progress::Complete)));
+        assert_eq!(proxy.ask(request).status(), status);
+    }
+    assert_eq!(failures(&proxy), [("target", 1)]);
 }
 
 #[test]

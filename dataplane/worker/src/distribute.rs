@@ -136,6 +136,16 @@ const PORT_NAMES: &[&str] = &[
     "packets_in_use",
 ];
 
+/// Gauges of its tables that no node has, and what they say.
+pub const GAUGES: &[(&str, &str)] = &[
+    ("flows_max", "Connections a distributor has room for."),
+    ("clients", "Clients a distributor knows the node of."),
+    ("clients_max", "Clients a distributor has room for."),
+    ("peers", "Other distributors that are linked to this one."),
+    ("peers_copied", "Of them, those that have told all the connections they knew."),
+    ("held_now", "Packets held until other distributors answer."),
+];
+
 /// Gauges of its tables, and of its turns.
 const OWN_NAMES: &[&str] = &[
     "flows",

@@ -20,7 +20,7 @@ use keyferry_nic::{BURST, Nic, Packet as _};
 use keyferry_time::Time;
 use keyferry_worker::Turning;
 use keyferry_worker::capture::{Copies, Direction, Tap};
-use keyferry_worker::distribute::{Distribute, Join, NEWS_MAX, News};
+use keyferry_worker::distribute::{Distribute, Join, NEWS_MAX, News, names};
 
 /// Where the nodes are, each with a MAC address that ends as its own does.
 const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 11), Ipv4Addr::new(10, 0, 0, 12)];
@@ -81,6 +81,14 @@ impl World {
 
     fn tell(&self, news: News) {
         assert!(self.news.push(news).is_ok(), "there is room");
+    }
+
+    /// What it publishes under this name.
+    fn total(&self, name: &str) -> u64 {
+        let mut values = Vec::new();
+        self.it.publish(&mut values);
+        let place = names().iter().position(|it| *it == name).expect("a counter");
+        values[place]
     }
 
     fn inject(&mut self, frame: &[u8]) {
@@ -391,4 +399,37 @@ fn a_capture_shows_both_sides() {
     world.tell(News::Capture(None));
     world.pass();
     assert!(copies.is_over());
+}
+
+/// Of its tables, its companions and its turns: each under its own name.
+#[test]
+fn what_it_holds_is_published() {
+    let mut world = World::new(Model::Session);
+    world.pass();
+    let gauges = |world: &World| {
+        ["flows", "clients", "peers", "peers_copied", "held_now"].map(|name| world.total(name))
+    };
+    assert_eq!(gauges(&world), [0; 5]);
+    assert!(world.total("flows_max") >= 1000 && world.total("clients_max") >= 1000);
+    let (turns, idle) = (world.total("turns"), world.total("turns_idle"));
+    world.pass();
+    assert_eq!([world.total("turns") - turns, world.total("turns_idle") - idle], [10, 10]);
+
+    world.forwarded(&segment(1, SYN, 0));
+    assert_eq!(gauges(&world), [1, 1, 0, 0, 0]);
+    assert!(world.total("turns_idle") - idle < world.total("turns") - turns);
+    assert!(world.total("busy_ns") > 0, "the clock went on meanwhile");
+
+    // One that says nothing: a segment of a connection that is not known waits for its word.
+    let ends = Ends { own: IpAddr::V4(ADDRESS), peer: IpAddr::V4(OTHER) };
+    let secrets = Secrets::new(&[5; 32], &[], true);
+    world.tell(News::Met { peer: PeerId(3), ends, secrets });
+    world.pass();
+    world.inject(&segment(2, ACK, 9));
+    world.turn();
+    world.turn();
+    assert_eq!(gauges(&world), [1, 1, 1, 0, 1]);
+    world.tell(News::Parted(PeerId(3)));
+    world.pass();
+    assert_eq!(gauges(&world), [2, 1, 0, 0, 0], "it went to its place");
 }

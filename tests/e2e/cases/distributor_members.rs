@@ -191,3 +191,23 @@ fn a_distributor_comes_late_and_comes_back() {
     ask(&cluster);
     cluster.stop();
 }
+
+/// Whoever may write to etcd may list nodes that are of no use: they are counted, and nobody else minds.
+#[test]
+fn a_member_that_cannot_be_a_node_is_refused() {
+    let mut cluster = started(2, Model::Rr);
+    knows(&cluster, 2, 2);
+    let value = r#"{"name":"x","role":"node","addresses":["192.0.2.7:7411"],"incarnation":1,"port_addresses":["192.0.2.7"]}"#;
+    let refused = |cluster: &Cluster| cluster.status("d1").total("nodes_refused");
+    assert_eq!(refused(&cluster), 0);
+    cluster.etcd().put("x", value);
+    cluster.wait_until("x is refused", |cluster| refused(cluster) == 1);
+    knows(&cluster, 3, 2);
+    assert_eq!(cluster.status("d1").total("nodes"), 2);
+    let clients = cluster.client_addresses();
+    assert_eq!(curl(&cluster, &clients[0], SERVICE4, "/?bytes=1000").expect("a reply").len(), 1000);
+    cluster.etcd().delete("x");
+    cluster.wait_until("x is forgotten", |cluster| refused(cluster) == 0);
+    knows(&cluster, 2, 2);
+    cluster.stop();
+}

@@ -203,6 +203,7 @@ fn broken_files_are_refused_and_sighup_says_so() {
     assert_eq!(counts, [1, 4], "{status}");
     let answer = reload(&cluster, 0);
     assert_eq!(answer["outcome"], "unchanged", "{answer}");
+    assert_eq!(cluster.a().status().total("reloads_unchanged"), 1);
     cluster.finish();
 }
 
@@ -287,6 +288,7 @@ fn limits_while_clients_are_connected(workers: usize) {
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("applied: none") && text.contains("connections  [limits]"), "{text}");
     assert!(text.contains("drain and start again"), "{text}");
+    assert_eq!(cluster.a().status().total("reloads_partly"), 2);
     cluster.finish();
 }
 

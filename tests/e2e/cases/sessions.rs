@@ -135,6 +135,9 @@ fn tickets_at_either_node(workers: usize) {
     cluster.start_b();
     know_keys(&cluster, 4);
     comes_back(&cluster, B4);
+    cluster.expect_counts("all were opened there, and clients got others", |_, b| {
+        b.total("tickets_opened") >= sessions.len() as u64 && b.total("tickets_sealed") > 0
+    });
     assert_eq!(cluster.b().status().total("tickets_refused"), 0);
     cluster.finish();
 }

@@ -2,15 +2,16 @@
 //! front of it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use keyferry_cluster::process::PAUSE;
+use tempfile::TempDir;
 
-use super::upstream::{LONG, Origin};
+use super::upstream::{LONG, Origin, options};
 use crate::client::{Curl, Reply, Tls, pattern};
-use crate::harness::{A4, Cluster, Decide, NAME, Options};
+use crate::harness::{A4, Cluster, NAME, Options};
 use crate::with_one_and_two_workers;
 
 with_one_and_two_workers!(
@@ -29,9 +30,30 @@ const MEMORY_BYTES_MAX: u64 = 24 << 20;
 /// What may be on its way where nobody reads: less than a tenth of it.
 const UNREAD_BYTES_MAX: u64 = 6 << 20;
 
-fn options(workers: usize, socket: &Path, lines: &str) -> Options {
-    let tables = format!("[[upstream]]\nname = \"app\"\nservers = [\"unix:{}\"]\n", socket.display());
-    Options::new(workers).apps(1).decide(Decide::Always).upstream(&tables).line("limits", lines)
+/// A node in front of an origin of Python's, which go with the folder; `limits`: keys of that table.
+struct Served {
+    origin: Origin,
+    cluster: Cluster,
+    folder: TempDir,
+}
+
+impl Served {
+    fn start(workers: usize, limits: &str) -> Served {
+        let folder = tempfile::tempdir().expect("the temporary directory is writable");
+        let origin = Origin::python(&folder.path().join("o.sock"));
+        let cluster = Cluster::start(&options(workers, &origin.socket, "").line("limits", limits));
+        Served { origin, cluster, folder }
+    }
+
+    /// Lets the origin read what it has let wait.
+    fn go_on(&self) {
+        fs::write(self.folder.path().join("o.sock.go"), "").expect("the folder is writable");
+    }
+}
+
+/// The head of a request whose body has so many bytes.
+fn post(target: &str, bytes: usize) -> String {
+    format!("POST {target} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {bytes}\r\n\r\n")
 }
 
 fn large_file(cluster: &Cluster) -> (PathBuf, Vec<u8>) {
@@ -91,14 +113,11 @@ fn a_large_file(workers: usize) {
 
 /// It takes far longer than the time-out, but never stands still.
 fn slow_client(workers: usize) {
-    let folder = tempfile::tempdir().expect("the temporary directory is writable");
-    let origin = Origin::python(&folder.path().join("o.sock"));
-    let cluster =
-        Cluster::start(&options(workers, &origin.socket, "body_timeout_ms = 3000\nbody_rate = 1000"));
-    let (ca, body) = (cluster.ca().to_owned(), pattern(3, 40_000));
-    cluster.clients().enter(|| {
+    let served = Served::start(workers, "body_timeout_ms = 3000\nbody_rate = 1000");
+    let (ca, body) = (served.cluster.ca().to_owned(), pattern(3, 40_000));
+    served.cluster.clients().enter(|| {
         let mut tls = Tls::connect(&ca);
-        tls.send(format!("POST /sum HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 40000\r\n\r\n").as_bytes());
+        tls.send(post("/sum", body.len()).as_bytes());
         for piece in body.chunks(2_000) {
             tls.send(piece);
             std::thread::sleep(Duration::from_millis(250));
@@ -109,47 +128,42 @@ fn slow_client(workers: usize) {
         tls.send(format!("GET /fields HTTP/1.1\r\nHost: {NAME}\r\n\r\n").as_bytes());
         assert_eq!(Reply::read(&mut tls, false).status, 200);
     });
-    cluster.expect_counts("it streamed", |a, _| a.total("uploads") == 1);
-    cluster.finish();
+    served.cluster.expect_counts("it streamed", |a, _| a.total("uploads") == 1);
+    served.cluster.finish();
 }
 
 /// Before the origin was behind, and after.
 fn stalled_client(workers: usize) {
-    let folder = tempfile::tempdir().expect("the temporary directory is writable");
-    let socket = folder.path().join("o.sock");
-    let origin = Origin::python(&socket);
-    let cluster = Cluster::start(&options(workers, &origin.socket, "body_timeout_ms = 3000"));
+    let served = Served::start(workers, "body_timeout_ms = 3000");
+    let cluster = &served.cluster;
     let ca = cluster.ca().to_owned();
     cluster.clients().enter(|| {
         let mut tls = Tls::connect(&ca);
-        let head = format!("POST /sum HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {LARGE_BYTES}\r\n\r\n");
-        tls.send(head.as_bytes());
+        tls.send(post("/sum", LARGE_BYTES).as_bytes());
         tls.send(&pattern(3, 100_000));
         let reply = Reply::read(&mut tls, false);
         assert!(reply.status == 408 && reply.closes(), "{reply:?}");
         assert!(tls.rest().is_empty());
     });
     cluster.expect_counts("it was late", |a, _| a.total("uploads_late") == 1);
-    let (begun, sender) = (uploaded(&cluster), cluster.clients().clone());
+    let (begun, sender) = (uploaded(cluster), cluster.clients().clone());
     let thread = std::thread::spawn(move || {
         sender.enter(|| {
             let mut tls = Tls::connect(&ca);
-            let head =
-                format!("POST /wait HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {LARGE_BYTES}\r\n\r\n");
-            tls.send(head.as_bytes());
+            tls.send(post("/wait", LARGE_BYTES).as_bytes());
             // All but the end, which is never sent.
             tls.send(&pattern(3, LARGE_BYTES / 4));
             let reply = Reply::read(&mut tls, false);
             assert!(reply.status == 408 && reply.closes(), "{reply:?}");
         });
     });
-    blocked(&cluster, begun);
+    blocked(cluster, begun);
     let late = cluster.a().status().total("uploads_late");
     assert_eq!(late, 1, "who is kept from sending is not late");
-    fs::write(format!("{}.go", socket.display()), "").expect("the folder is writable");
+    served.go_on();
     thread.join().expect("the client was told");
     cluster.expect_counts("it was late as well", |a, _| a.total("uploads_late") == 2);
-    cluster.finish();
+    served.cluster.finish();
 }
 
 /// Waits until an upload, which began when `begun` bytes had been given, stands still because nobody reads it: for longer than
@@ -171,28 +185,25 @@ fn blocked(cluster: &Cluster, begun: u64) -> u64 {
 
 /// Back-pressure from the origin's socket to the client's: what is on its way is bounded, and all of it arrives.
 fn slow_origin(workers: usize) {
-    let folder = tempfile::tempdir().expect("the temporary directory is writable");
-    let socket = folder.path().join("o.sock");
-    let origin = Origin::python(&socket);
-    let cluster = Cluster::start(&options(workers, &origin.socket, ""));
-    let (file, body) = large_file(&cluster);
-    let before = memory(&cluster, "VmRSS:");
+    let served = Served::start(workers, "");
+    let cluster = &served.cluster;
+    let (file, body) = large_file(cluster);
+    let before = memory(cluster, "VmRSS:");
     let answer = cluster.directory().join("answer");
     let mut curl = cluster.client("curl");
     curl.args(["--silent", "--resolve", &format!("{NAME}:443:{A4}"), "--cacert"]).arg(cluster.ca());
     curl.args(["--request", "POST", "--header", "Expect:", "--upload-file"]).arg(&file);
     curl.arg("--output").arg(&answer).arg(format!("https://{NAME}/wait")).stdin(Stdio::null());
     let mut curl = curl.spawn().expect("curl starts");
-    let unread = blocked(&cluster, 0);
+    let unread = blocked(cluster, 0);
     assert!(unread < UNREAD_BYTES_MAX, "{unread} bytes are on their way");
-    fs::write(format!("{}.go", socket.display()), "").expect("the folder is writable");
+    served.go_on();
     let status = curl.wait().expect("curl ends");
     assert!(status.success(), "{status}");
     assert_eq!(fs::read_to_string(&answer).expect("an answer"), sum(&body));
-    let most = memory(&cluster, "VmHWM:") - before;
+    let most = memory(cluster, "VmHWM:") - before;
     assert!(most < MEMORY_BYTES_MAX, "{most} bytes more");
-    drop(origin);
-    cluster.finish();
+    served.cluster.finish();
 }
 
 /// Who is refused amid its upload hears so, and has to connect anew.
@@ -228,15 +239,11 @@ fn early_reply(workers: usize) {
 }
 
 fn origin_dies(workers: usize) {
-    let folder = tempfile::tempdir().expect("the temporary directory is writable");
-    let socket = folder.path().join("o.sock");
-    let origin = Origin::python(&socket);
-    let cluster = Cluster::start(&options(workers, &origin.socket, ""));
+    let Served { origin, cluster, folder: _folder } = Served::start(workers, "");
     let ca = cluster.ca().to_owned();
     cluster.clients().enter(|| {
         let mut tls = Tls::connect(&ca);
-        let head = format!("POST /sum HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {LARGE_BYTES}\r\n\r\n");
-        tls.send(head.as_bytes());
+        tls.send(post("/sum", LARGE_BYTES).as_bytes());
         tls.send(&pattern(3, 1 << 20));
         cluster.expect_counts("it streams", |a, _| a.total("upload_bytes") == 1 << 20);
         drop(origin);
@@ -251,9 +258,8 @@ fn origin_dies(workers: usize) {
 }
 
 fn client_leaves(workers: usize) {
-    let folder = tempfile::tempdir().expect("the temporary directory is writable");
-    let origin = Origin::python(&folder.path().join("o.sock"));
-    let cluster = Cluster::start(&options(workers, &origin.socket, ""));
+    let served = Served::start(workers, "");
+    let cluster = &served.cluster;
     let ca = cluster.ca().to_owned();
     cluster.clients().enter(|| {
         let mut tls = Tls::connect(&ca);
@@ -267,5 +273,5 @@ fn client_leaves(workers: usize) {
     cluster.expect_counts("the request went along", |a, _| {
         a.total("uploads_cut") == 1 && a.total("requests_dropped") == 1 && a.total("requests_in_app") == 0
     });
-    cluster.finish();
+    served.cluster.finish();
 }

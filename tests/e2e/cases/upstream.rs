@@ -79,7 +79,8 @@ impl Drop for Origin {
     }
 }
 
-fn options(workers: usize, socket: &Path, more: &str) -> Options {
+/// Nodes in front of the origin at this socket, with these keys of its upstream, or tables.
+pub(super) fn options(workers: usize, socket: &Path, more: &str) -> Options {
     let tables = format!("[[upstream]]\nname = \"app\"\nservers = [\"unix:{}\"]\n{more}\n", socket.display());
     Options::new(workers).apps(1).decide(Decide::Always).upstream(&tables)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::upstream::{LONG, Origin};
+use super::upstream::{LONG, Origin, options};
 use crate::client::{Reply, Tls, output_of};
 use crate::harness::{A4, Cluster, Decide, NAME, Options};
 use crate::with_one_and_two_workers;
@@ -15,11 +15,6 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/client/pyth
 
 /// Debian's, which has the package: another one may come first in the path.
 const PYTHON: &str = "/usr/bin/python3";
-
-fn options(workers: usize, socket: &Path, more: &str) -> Options {
-    let tables = format!("[[upstream]]\nname = \"app\"\nservers = [\"unix:{}\"]\n{more}\n", socket.display());
-    Options::new(workers).apps(1).decide(Decide::Always).upstream(&tables)
-}
 
 fn origin(socket: &Path) -> Origin {
     let mut python = Command::new(PYTHON);

@@ -124,6 +124,17 @@ impl Etcd {
         text.lines().filter_map(|line| line.strip_prefix("/keyferry/nodes/")).map(ToOwned::to_owned).collect()
     }
 
+    /// Writes what somebody has to say of a member.
+    pub fn put(&self, member: &str, value: &str) {
+        let key = format!("/keyferry/nodes/{member}");
+        assert!(self.etcdctl(&["put", &key, value]).status.success());
+    }
+
+    /// Takes a member off the list.
+    pub fn delete(&self, member: &str) {
+        assert!(self.etcdctl(&["del", &format!("/keyferry/nodes/{member}")]).status.success());
+    }
+
     /// Forgets everything before the newest revision.
     pub fn compact(&self) {
         let status = self.etcdctl(&["endpoint", "status", "--write-out", "fields"]);

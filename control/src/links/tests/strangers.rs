@@ -32,7 +32,10 @@ fn said_of(folder: &Folder, stranger: impl FnOnce(StdStream) + Send) -> String {
 }
 
 /// A certificate for `a` of the folder's authority, as `change` has it.
-fn certificate(folder: &Folder, change: impl FnOnce(&mut CertificateParams)) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn certificate(
+    folder: &Folder,
+    change: impl FnOnce(&mut CertificateParams),
+) -> (Vec<u8>, Vec<u8>) {
     let read = |name: &str| std::fs::read_to_string(folder.file(name)).unwrap();
     let issuer =
         Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap()).unwrap();

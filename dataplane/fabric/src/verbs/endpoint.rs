@@ -92,10 +92,7 @@ impl Device {
         let sends = limits.posted_max + LOAD_POSTED_MAX;
         let queue_pair = RawQueuePair::new(&domain, sends, limits.receives, INLINE_BYTES)?;
         let device = self.context.name().to_owned();
-        if (queue_pair.inline_bytes as usize) < LOAD_BYTES {
-            let (most, need) = (queue_pair.inline_bytes, LOAD_BYTES as u32);
-            return Err(VerbsError::Inline { device, most, need });
-        }
+        VerbsError::check_inline(&device, queue_pair.inline_bytes, LOAD_BYTES)?;
         initialize(&queue_pair, self.choice.port)
             .map_err(|error| call("ibv_modify_qp to INIT", &device, error))?;
 
@@ -132,10 +129,7 @@ impl Endpoint {
     /// # Errors
     /// See [`VerbsError`]; everything is given back.
     pub fn connect(self, offer: &Offer) -> Result<(QueuePair, Arc<dyn Fence>), VerbsError> {
-        let (ours, theirs) = (self.choice.link_layer, offer.link_layer);
-        if ours != theirs {
-            return Err(VerbsError::LinkLayer { ours, theirs });
-        }
+        VerbsError::check_networks(self.choice.link_layer, offer.link_layer)?;
         let limits = self.limits.agree(offer.limits);
         check(&limits)?;
         let link = Arc::new(self.link);

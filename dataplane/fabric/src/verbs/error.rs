@@ -125,6 +125,23 @@ impl VerbsError {
         }
     }
 
+    /// Unless a queue pair of this device takes so many work requests.
+    pub(super) fn check_depth(name: &str, most: usize, need: usize) -> Result<(), VerbsError> {
+        let too_few = || VerbsError::QueueDepth { device: name.to_owned(), most, need };
+        if need > most { Err(too_few()) } else { Ok(()) }
+    }
+
+    /// Unless it sends so many bytes inline.
+    pub(super) fn check_inline(name: &str, most: u32, need: usize) -> Result<(), VerbsError> {
+        let too_few = || VerbsError::Inline { device: name.to_owned(), most, need: need as u32 };
+        if (most as usize) < need { Err(too_few()) } else { Ok(()) }
+    }
+
+    /// Unless both ends' ports are of one kind.
+    pub(super) fn check_networks(ours: LinkLayer, theirs: LinkLayer) -> Result<(), VerbsError> {
+        if ours == theirs { Ok(()) } else { Err(VerbsError::LinkLayer { ours, theirs }) }
+    }
+
     /// What kept memory from being registered.
     pub(super) fn of_registering(bytes: usize, name: &str, error: io::Error) -> VerbsError {
         let device = name.to_owned();
@@ -162,5 +179,32 @@ mod tests {
         assert!(registering(Errno::NOMEM).starts_with("4096 bytes cannot be pinned for mlx5_0"));
         assert!(registering(Errno::NOMEM).contains("ulimit -l unlimited"));
         assert!(registering(Errno::INVAL).contains("look at the end of dmesg"));
+    }
+    #[test]
+    fn what_an_adapter_cannot_do_says_what_to_do() {
+        let refused = |outcome: Result<(), VerbsError>| outcome.expect_err("it cannot").to_string();
+        assert!(VerbsError::check_depth("mlx5_0", 96, 96).is_ok());
+        let said = refused(VerbsError::check_depth("mlx5_0", 96, 97));
+        assert_eq!(
+            said,
+            "mlx5_0 takes 96 work requests a queue pair and 97 are needed: lower [fabric] receives or slots"
+        );
+        assert!(VerbsError::check_inline("mlx5_0", 64, 64).is_ok());
+        let said = refused(VerbsError::check_inline("mlx5_0", 60, 64));
+        assert!(
+            said.starts_with("mlx5_0 sends at most 60 bytes inline and a load word has 64: name another"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn ports_of_two_networks_are_told_apart() {
+        let kinds = [LinkLayer::InfiniBand, LinkLayer::Ethernet];
+        assert!(kinds.into_iter().all(|kind| VerbsError::check_networks(kind, kind).is_ok()));
+        let error = VerbsError::check_networks(LinkLayer::InfiniBand, LinkLayer::Ethernet);
+        assert_eq!(
+            error.expect_err("they cannot meet").to_string(),
+            "this node's port is InfiniBand and the peer's is Ethernet: name ports of one network in both [fabric] address"
+        );
     }
 }

@@ -195,11 +195,7 @@ impl RawQueuePair {
         inline_bytes: u32,
     ) -> Result<RawQueuePair, VerbsError> {
         let context = &domain.context;
-        let most = context.depth_max()?;
-        let need = sends.max(receives);
-        if need > most {
-            return Err(VerbsError::QueueDepth { device: context.name.clone(), most, need });
-        }
+        VerbsError::check_depth(&context.name, context.depth_max()?, sends.max(receives))?;
         let send_queue = CompletionQueue::new(context, sends)?;
         let receive_queue = CompletionQueue::new(context, receives)?;
         // SAFETY: all-zero bytes are a value of this plain C struct: no shared receive queue, no context.

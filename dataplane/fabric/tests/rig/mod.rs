@@ -79,13 +79,16 @@ impl Verbs {
     /// Longer than any adapter repeats before it gives up.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// The device that the variable names.
-    pub fn device(variable: &str) -> verbs::Device {
+    /// The port that the variable names.
+    pub fn choice(variable: &str) -> verbs::Choice {
         let address = std::env::var(variable).expect("the variable names an RDMA port");
         let address: verbs::Address = address.parse().expect("an address");
-        let host = verbs::discover();
-        let choice = verbs::choose(&host, &address).expect("a port with that address");
-        verbs::Device::open(&choice).expect("it opens")
+        verbs::choose(&verbs::discover(), &address).expect("a port with that address")
+    }
+
+    /// Its device.
+    pub fn device(variable: &str) -> verbs::Device {
+        verbs::Device::open(&Verbs::choice(variable)).expect("it opens")
     }
 
     /// Waits until `done` says so.

@@ -408,6 +408,57 @@ fn what_becomes_of_datagrams_is_counted() {
     assert!(is_lost, "it has room for all");
 }
 
+/// A connection whose SYN went to its place is known to one of them alone; the other asks, and counts what it was told.
+#[test]
+fn what_another_one_knows_is_found() {
+    let mut world = World::new(2, Model::RoundRobin);
+    for port in 0..40 {
+        let begun = world.verdict_by(0, port, &syn(&name(port)));
+        assert_eq!(world.verdict_by(1, port, &ack(&name(port), 5)), begun);
+    }
+    let counters = world.counters(1);
+    assert!((3..37).contains(&counters.asked), "some are at their places: {counters:?}");
+    assert_eq!([counters.found, counters.unknown, counters.drop_unanswered], [counters.asked, 0, 0]);
+}
+
+/// At another node it would be answered with a reset: what nobody has answered for is dropped, and goes where it belongs when
+/// it is sent again.
+#[test]
+fn what_is_asked_for_in_vain_is_dropped() {
+    let mut world = World::new(2, Model::RoundRobin);
+    let at_place = (0..40).find_map(|port| {
+        let held = world.counters(0).held;
+        let begun = world.verdict_by(0, port, &syn(&name(port)));
+        (world.counters(0).held == held).then_some((port, begun))
+    });
+    let (port, begun) = at_place.expect("one is at its place");
+    world.loses = 1;
+    let segment = ack(&name(port), 5);
+    assert_eq!(world.verdict_by(1, port, &segment), Verdict::Drop(DropReason::Unanswered));
+    let counters = world.counters(1);
+    assert_eq!([counters.asked, counters.drop_unanswered, counters.held_late, counters.found], [1, 1, 1, 0]);
+    world.loses = 0;
+    world.settle();
+    assert_eq!(world.verdict_by(1, port, &segment), begun);
+    assert_eq!(world.counters(1).drop_unanswered, 1);
+}
+
+/// Two that do not have the same nodes, as while a file is changed on one after the other: what one cannot take leaves the
+/// rest as it was.
+#[test]
+fn what_is_said_of_a_node_that_is_none_here_is_counted() {
+    let mut world = World::new(2, Model::RoundRobin);
+    let strange = NodeId(3);
+    world.members[1].as_mut().expect("it is there").it.leave(strange);
+    let begun: Vec<_> = (0..40).map(|port| world.verdict_by(0, port, &syn(&name(port)))).collect();
+    world.settle();
+    assert!(world.counters(1).notices_strange > 0, "{:?}", world.counters(1));
+    assert_eq!(world.counters(0).notices_strange, 0);
+    for (port, begun) in (0..).zip(begun).filter(|(_, begun)| *begun != Verdict::Forward(strange)) {
+        assert_eq!(world.verdict_by(1, port, &ack(&name(port), 5)), begun, "{port}");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Open(Port),

@@ -67,6 +67,9 @@ fn incompatible(how: &PeerIncompatible) -> Failure {
         | PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
             (Alert::HANDSHAKE_FAILURE, Incompatible::Signature)
         }
+        PeerIncompatible::NullCompressionRequired | PeerIncompatible::UncompressedEcPointsRequired => {
+            (Alert::ILLEGAL_PARAMETER, Incompatible::Other)
+        }
         _ => (Alert::HANDSHAKE_FAILURE, Incompatible::Other),
     };
     Failure { alert, reason: FailureReason::Incompatible(with) }

@@ -103,6 +103,23 @@ fn no_group_in_common() {
 }
 
 #[test]
+fn a_client_that_wants_all_compressed_is_refused() {
+    let mut hello = hello();
+    // Behind both headers, version and random: a session's id, suites, and then methods of compression (RFC 5246 7.4.1.2).
+    let session = 5 + 4 + 2 + 32;
+    let suites = session + 1 + usize::from(hello[session]);
+    let methods = suites + 2 + usize::from(u16::from_be_bytes([hello[suites], hello[suites + 1]]));
+    assert_eq!(hello[methods..methods + 2], [1, 0], "none, and nothing else");
+    hello[methods + 1] = 1;
+    let (failure, out) = fail(&server(), &hello);
+    assert_eq!(failure.reason, FailureReason::Incompatible(Incompatible::Other));
+    assert_eq!(
+        (failure.alert, plain_alert(&out)),
+        (Alert::ILLEGAL_PARAMETER, Some(Alert::ILLEGAL_PARAMETER))
+    );
+}
+
+#[test]
 fn a_session_whose_key_the_client_does_not_have_is_misbehaviour() {
     let identity = Identity::new(Kind::Ecdsa, &["a.test"]);
     let suite = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;

@@ -326,6 +326,11 @@ impl Client {
         }
     }
 
+    /// Puts bytes on the wire as they are.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.unsent.extend(bytes);
+    }
+
     /// Says close_notify.
     pub fn notify(&mut self) {
         self.tls.send_close_notify();
@@ -421,6 +426,10 @@ impl Client {
     }
 
     fn read(&mut self, payload: &[u8]) {
+        if self.habit == Habit::Silent {
+            // It speaks no TLS of its own: what comes is taken as it is.
+            return self.text.extend_from_slice(payload);
+        }
         let mut bytes = Cursor::new(payload);
         while (bytes.position() as usize) < payload.len() {
             self.tls.read_tls(&mut bytes).expect("memory can be read");

@@ -34,6 +34,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// The way to every client.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 pub const PORT: u16 = 443;
+pub const MTU: u16 = 1500;
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,6 +62,10 @@ pub struct Options {
     pub policy: Policy,
     /// The other nodes that keep sessions; with any, clients may come back.
     pub others: &'static [&'static str],
+    /// There is a way to those who are no neighbours.
+    pub has_gateway: bool,
+    /// What the port takes, which is thought to take [`MTU`].
+    pub port_mtu: u16,
 }
 
 impl Default for Options {
@@ -88,6 +93,8 @@ impl Default for Options {
             body_rate: 1,
             policy: Policy::Never,
             others: &[],
+            has_gateway: true,
+            port_mtu: MTU,
         }
     }
 }
@@ -146,6 +153,7 @@ pub fn node(options: &Options) -> Node {
     // A port that segments would hide how replies are cut; a port without RSS needs the hand-over.
     let port = PortOptions {
         mac: MAC,
+        mtu: options.port_mtu,
         queues: options.workers,
         packets: options.packets * usize::from(options.workers),
         descriptors: options.descriptors,
@@ -190,6 +198,7 @@ fn parts(
     let caps = nic.caps();
     let address = Cidr::new(IpAddr::V4(ADDRESS), 8).expect("a prefix of 8 bits");
     let everywhere = Cidr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).expect("a prefix of 0 bits");
+    let gateway = Route { to: everywhere, via: IpAddr::V4(GATEWAY) };
     let app = AppOptions {
         cost_us: Distribution::Fixed(0.0),
         bytes: Distribution::Fixed(1024.0),
@@ -228,14 +237,14 @@ fn parts(
         link: Link::new(keyferry_link::Config {
             mac: caps.mac,
             addresses: vec![address],
-            routes: vec![Route { to: everywhere, via: IpAddr::V4(GATEWAY) }],
+            routes: if options.has_gateway { vec![gateway] } else { vec![] },
             vlan: None,
-            mtu: caps.mtu,
+            mtu: MTU,
         }),
         tcp: Tcp::new(keyferry_tcp::Config {
             addresses: vec![IpAddr::V4(ADDRESS)],
             ports: vec![PORT],
-            mtu: caps.mtu,
+            mtu: MTU,
             connections: options.connections,
             half_open: options.half_open,
             half_open_timeout: HANDSHAKE_TIMEOUT,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use keyferry_decide::NodeId;
+use keyferry_decide::{LoadWord, NodeId};
 use keyferry_fabric::sim::QueuePair;
 use keyferry_fabric::{BURST, Completion, Limits, QueuePair as _, State, WrId};
 use keyferry_lease::message::SessionName;
@@ -81,6 +81,11 @@ impl Peer {
         if !self.is_over() {
             self.queue_pair.send(WrId(0), bytes).expect("what was posted is done");
         }
+    }
+
+    /// Tells how busy it is.
+    pub fn tell_load(&mut self, word: &LoadWord) {
+        self.queue_pair.write_load(&word.encode()).expect("a queue pair that is ready takes a word");
     }
 
     /// What the worker has said about sessions since; the rest is read and forgotten.

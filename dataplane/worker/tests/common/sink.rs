@@ -36,6 +36,10 @@ impl Gate {
         }
     }
 
+    fn is_shut(&self) -> bool {
+        self.0.is_shut.load(Ordering::Relaxed)
+    }
+
     /// Bytes taken so far by all sinks.
     pub fn taken(&self) -> u64 {
         self.0.taken.load(Ordering::Relaxed)
@@ -46,8 +50,8 @@ impl Gate {
 pub enum Served {
     Synthetic(Synthetic),
     /// Answers with the length and hash of a body when it is whole; once more than `most=N` has come, with 413 and that of
-    /// what has come; with a head at once for `begin=1`. Who wants a WebSocket gets all it sends back, until so many bytes were
-    /// sent for `end=N`, or 403 for `deny=1`.
+    /// what has come; with a head at once for `begin=1`. Fails for `fail=1`, amid its reply where the gate was shut. Who wants a
+    /// WebSocket gets all it sends back, until so many bytes were sent for `end=N`, or 403 for `deny=1`.
     Sink(Gate),
 }
 
@@ -108,7 +112,7 @@ impl App for Served {
 
     fn input(&mut self, task: &mut Task, _: &Request, bytes: &[u8], end: bool) -> bool {
         let (Served::Sink(gate), Task::Sink { body, is_whole, .. }) = (self, task) else { return true };
-        if gate.0.is_shut.load(Ordering::Relaxed) {
+        if gate.is_shut() {
             return false;
         }
         gate.0.taken.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -152,6 +156,18 @@ impl App for Served {
                 *sent += bytes;
                 let end = *sent == most || (*is_whole && *sent == body.len());
                 if bytes == 0 && !end { Poll::Pending } else { Poll::Ready(Body { bytes, end }) }
+            }
+            (Served::Sink(gate), Task::Sink { sent, .. }) if has(request, "fail=").is_some() => {
+                if !gate.is_shut() {
+                    // Its head promises more.
+                    return Poll::Ready(Body { bytes: 0, end: true });
+                }
+                if *sent > 0 {
+                    return Poll::Pending;
+                }
+                *sent = 1;
+                out[0] = b' ';
+                Poll::Ready(Body { bytes: 1, end: false })
             }
             (_, Task::Sink { body, is_whole, reply, .. }) => {
                 if has(request, "begin=").is_some() {
