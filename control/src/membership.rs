@@ -392,7 +392,7 @@ address = "192.0.2.80"
         assert_eq!((a.placed.address, a.placed.weight), ("2001:db8::9".parse().unwrap(), 3));
         assert_eq!(a.placed.services, [0].into_iter().collect(), "it is not among those of the other");
         assert_eq!(
-            a.peer.unwrap().address,
+            a.peer.clone().unwrap().address,
             Address::Tcp("192.0.2.9:7411".parse().unwrap()),
             "paths are of one machine"
         );
