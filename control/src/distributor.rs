@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_queue::ArrayQueue;
-use keyferry_distribute::{self as distribute, NodeId, State};
+use keyferry_distribute as distribute;
 use keyferry_link::Cidr;
 use keyferry_nic::{Nic, dpdk, prefer_hugepages};
 use keyferry_nic_config::Host;
@@ -28,11 +28,9 @@ use crate::admin::{Admin, Answer, document, refusal};
 use crate::capture::{Captures, Tell};
 use crate::config::{self, Cluster, DistributedNode, DistributedService, Distributor, Etcd};
 use crate::counters::{Registry, Snapshot};
-use crate::links::{
-    CompanionReport, Companions, Duty, Front, Links, Local, NodeReport, Nodes, Placed, Running, Tally,
-};
+use crate::links::{CompanionReport, Companions, Duty, Front, Links, Local, NodeReport, Nodes, Tally};
 use crate::members::{self, Member, Members};
-use crate::membership::Membership;
+use crate::membership::{Membership, first_state, placed};
 use crate::metrics::Metrics;
 use crate::places::tend;
 use crate::reload::distributor::{EXPIRY_WARNING, Reload, others};
@@ -65,7 +63,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     let addresses: Vec<IpAddr> = config.nodes.iter().map(|node| node.address).collect();
     let it = Distribute::new(queue, link, distributor(config)?, addresses, Arc::clone(&news));
     let (vacated, told) = (it.vacated(), it.told());
-    let of_file = config.nodes.iter().zip(0..).map(|(node, place)| placed(config, node, NodeId(place)));
+    let of_file = config.nodes.iter().map(|node| (placed(config, node), first_state(node.link.is_some())));
     let nodes = Rc::new(Nodes::new(of_file, config.room(), config.services.len(), Arc::clone(&news)));
     let captures = captures(config, version, clock, &news);
     let companions = Rc::new(Companions::new(config.nic.addresses.clone(), news, told));
@@ -82,7 +80,8 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
     };
     privileges::give_up(&config.admin, config.cluster.as_ref())?;
     let worker = start_worker(config, it, clock, &registry, &stop)?;
-    let reload = Rc::new(Reload::new(config, cores, (&nodes, &companions), &registry));
+    let membership = Rc::new(Membership::new(config, &nodes, &companions, vacated, &registry));
+    let reload = Rc::new(Reload::new(config, cores, (&nodes, &membership), &registry));
     let (about, shown) =
         (vec![("distributor", config.name.clone()), ("version", version.to_owned())], Rc::clone(&reload));
     let metrics = Metrics::new(Arc::clone(&registry), move || about.clone(), move || shown.certificates());
@@ -128,7 +127,7 @@ pub fn run(config: &Distributor, version: &'static str) -> anyhow::Result<()> {
             () = meet => {}
             () = admin.serve(async move |command: &str| desk.answer(command).await) => {}
             () = serve(web, site) => {}
-            () = follow(Membership::new(config, &nodes, &companions, vacated, &registry), &members, links.as_deref()) => {}
+            () = membership.follow(members.as_ref().map(Members::list), links.as_deref()) => {}
             () = tend(&nodes) => {}
             () = change(&reload, &mut signals.hangups) => {}
             () = service::watched(&registry) => {}
@@ -184,14 +183,6 @@ where
     worker.context("cannot start the worker's thread")
 }
 
-/// Does what members want, where etcd lists them.
-async fn follow(mut membership: Membership<'_>, members: &Option<Members>, links: Option<&Running>) {
-    match (members, links) {
-        (Some(members), Some(links)) => membership.follow(members.list(), links).await,
-        _ => std::future::pending().await,
-    }
-}
-
 /// What may change while it runs: its file, and certificates.
 async fn change(reload: &Reload, hangups: &mut Hangups) {
     let told = async {
@@ -218,14 +209,6 @@ fn own(config: &Distributor, etcd: &Etcd, incarnation: u64) -> Member {
         port_addresses: Vec::new(),
         weight: 1,
     }
-}
-
-/// A node of the file, and how it fares until its link says otherwise.
-fn placed(config: &Distributor, node: &DistributedNode, id: NodeId) -> (Placed, State) {
-    let services = config.services.iter().enumerate().filter(|(_, service)| service.nodes.contains(&id));
-    let services = services.map(|(place, _)| place).collect();
-    let (name, address, weight) = (node.name.clone(), node.address, node.weight);
-    (Placed { name, address, weight, services }, first_state(node))
 }
 
 /// How long others are awaited of which none has been met: they may not run.
@@ -341,11 +324,6 @@ impl Desk {
     }
 }
 
-/// How a node fares until its link says otherwise.
-fn first_state(node: &DistributedNode) -> State {
-    if node.link.is_some() { State::Down } else { State::Up }
-}
-
 /// The port's table with the services' addresses, which the distributor answers for besides its own.
 fn with_services(config: &Distributor) -> config::Nic {
     let mut nic = config.nic.clone();
@@ -379,7 +357,7 @@ fn distributor(config: &Distributor) -> anyhow::Result<distribute::Distributor> 
     let node = |it: &DistributedNode| distribute::Node {
         name: it.name.clone(),
         weight: it.weight,
-        state: first_state(it),
+        state: first_state(it.link.is_some()),
     };
     let (services, nodes) =
         (config.services.iter().map(service).collect(), config.nodes.iter().map(node).collect());

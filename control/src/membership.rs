@@ -1,25 +1,28 @@
-//! What a distributor does when the cluster's members change. In: the list as [`members`](crate::members) has it, and places
-//! that its worker has freed. Out: nodes of the worker, and the others of its links. Control thread.
+//! What a distributor does when its nodes change. In: what its file lists, the list as [`members`](crate::members) has it, and
+//! places that its worker has freed. Out: nodes of the worker, and the others of its links. Control thread.
 //!
-//! Every member of role `node` is a node, once its link says how it fares. One that is no longer listed gets nothing new, and
-//! is let go when its link is down for good: its connections are its link's affair, never etcd's.
+//! Every member of role `node` is a node, once its link says how it fares, and so is every `[[node]]` of the file, which changes
+//! when the file is read again. One that is no longer listed gets nothing new, and is let go when its link is down for good, or
+//! has said for a while that it has no connections: these are its link's affair, never the list's.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use keyferry_distribute::{NodeId, State};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use crate::config::Distributor;
+use crate::config::{DistributedNode, Distributor};
 use crate::counters::{Block, Registry};
-use crate::links::{Companions, Nodes, Others, Peer, Placed, Running, Said};
+use crate::links::{Companions, Listed, Nodes, Others, Peer, Placed, Present, Running, Said};
 use crate::members::{List, Member, Role};
 
-/// How often it is looked whether a link is down for good, or a place is free.
+/// How often it is looked whether somebody can be let go, or a place is free.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What is counted of them.
@@ -58,12 +61,64 @@ enum Refusal {
     Full,
 }
 
-/// A member that is to be a node.
+/// Why another list of the file cannot be taken over while this distributor runs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    #[error(
+        "nothing was applied: [[node]] {name} is at {address}, where {other} is until this distributor restarts: \
+         give it another address, or restart"
+    )]
+    Occupied { name: String, address: IpAddr, other: String },
+    #[error(
+        "nothing was applied: [[node]] {0} was removed and is still there with its connections, by another address or \
+         link: write those it had, or wait until `keyferry ctl peers` lists it no more, or give it another name"
+    )]
+    Leaving(String),
+    #[error(
+        "nothing was applied: {added} [[node]] are added and there is room for {room}, because of those that were removed \
+         and still have connections: reload again when `keyferry ctl peers` lists fewer as gone"
+    )]
+    Full { added: usize, room: usize },
+}
+
+/// Somebody who is to be a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Admitted {
     placed: Placed,
-    peer: Peer,
+    listed: Listed,
+    /// Where its link is; without one it is taken to be up.
+    peer: Option<Peer>,
     incarnation: u64,
+}
+
+/// What a node of the file is behind this distributor.
+pub(crate) fn placed(config: &Distributor, node: &DistributedNode) -> Placed {
+    let services = config.services.iter().enumerate().filter(|(_, service)| service.has(&node.name));
+    let services = services.map(|(place, _)| place).collect();
+    Placed { name: node.name.clone(), address: node.address, weight: node.weight, services }
+}
+
+/// How a node fares until its link says otherwise.
+pub(crate) fn first_state(has_link: bool) -> State {
+    if has_link { State::Down } else { State::Up }
+}
+
+/// Where the links of the file's nodes are.
+pub(crate) fn linked(config: &Distributor) -> Vec<Peer> {
+    config.nodes.iter().filter_map(peer).collect()
+}
+
+fn peer(node: &DistributedNode) -> Option<Peer> {
+    Some(Peer { name: node.name.clone(), address: node.link.clone()? })
+}
+
+/// What the file's nodes are to be.
+fn of_file(config: &Distributor) -> Vec<Admitted> {
+    let admitted = |node| {
+        let (placed, peer) = (placed(config, node), peer(node));
+        Admitted { placed, listed: Listed::File, peer, incarnation: 0 }
+    };
+    config.nodes.iter().map(admitted).collect()
 }
 
 /// What a member would be as a node; `taken`: whose addresses are known.
@@ -88,87 +143,180 @@ fn admit(config: &Distributor, member: &Member, taken: &[Admitted]) -> Result<Ad
     if services.is_empty() {
         return Err(Refusal::Unwanted);
     }
-    let peer = member.reached(false).ok_or(Refusal::Unreachable)?;
+    let peer = Some(member.reached(false).ok_or(Refusal::Unreachable)?);
     let (name, weight, services) = (member.name.clone(), member.weight, services.into_iter().collect());
-    Ok(Admitted { placed: Placed { name, address, weight, services }, peer, incarnation: member.incarnation })
+    let placed = Placed { name, address, weight, services };
+    Ok(Admitted { placed, listed: Listed::Etcd, peer, incarnation: member.incarnation })
 }
 
-/// What a distributor has of its members.
-pub(crate) struct Membership<'a> {
-    config: &'a Distributor,
-    nodes: &'a Nodes,
-    companions: &'a Companions,
+/// What a distributor has of its nodes.
+pub(crate) struct Membership {
+    nodes: Rc<Nodes>,
+    companions: Rc<Companions>,
     /// Places that the worker has freed.
     vacated: Arc<ArrayQueue<NodeId>>,
-    /// The links, as they were last set.
-    linked: (Vec<Peer>, Vec<Peer>),
     block: Arc<Block>,
+    /// One change at a time.
+    lists: Mutex<Lists>,
+}
+
+/// Who there is to be, and what was made of that.
+struct Lists {
+    config: Distributor,
+    of_file: Vec<Admitted>,
+    members: List,
+    /// The links, as they were last set: nodes, and other distributors.
+    linked: (Vec<Peer>, Vec<Peer>),
     said: Said,
 }
 
-impl<'a> Membership<'a> {
+impl Membership {
+    /// Of a distributor that has the nodes and links of `config`.
     pub(crate) fn new(
-        config: &'a Distributor,
-        nodes: &'a Nodes,
-        companions: &'a Companions,
+        config: &Distributor,
+        nodes: &Rc<Nodes>,
+        companions: &Rc<Companions>,
         vacated: Arc<ArrayQueue<NodeId>>,
         registry: &Registry,
-    ) -> Membership<'a> {
-        let block = registry.block(NAMES, "nodes".to_owned());
-        Membership {
-            config,
-            nodes,
-            companions,
-            vacated,
-            linked: Default::default(),
-            block,
+    ) -> Membership {
+        let lists = Lists {
+            config: config.clone(),
+            of_file: of_file(config),
+            members: List::from([]),
+            linked: (linked(config), config.peers.clone()),
             said: Said::default(),
+        };
+        Membership {
+            nodes: Rc::clone(nodes),
+            companions: Rc::clone(companions),
+            vacated,
+            block: registry.block(NAMES, "nodes".to_owned()),
+            lists: Mutex::new(lists),
         }
     }
 
-    /// Does what each list wants, until there is none any more.
-    pub(crate) async fn follow(&mut self, mut list: watch::Receiver<List>, links: &Running) {
+    /// Does what each list of etcd wants, if there is any, and lets go who can be, for ever.
+    pub(crate) async fn follow(&self, mut list: Option<watch::Receiver<List>>, links: Option<&Running>) {
         loop {
-            let members = Arc::clone(&list.borrow_and_update());
-            self.apply(&members, links).await;
-            if let Ok(Err(_)) = timeout(LOOK, list.changed()).await {
-                // Whoever gave it out is gone; what it said last holds.
-                return std::future::pending().await;
+            let mut lists = self.lists.lock().await;
+            if let Some(list) = &mut list {
+                lists.members = Arc::clone(&list.borrow_and_update());
+            }
+            self.apply(&mut lists, links).await;
+            drop(lists);
+            match &mut list {
+                None => sleep(LOOK).await,
+                Some(list) => {
+                    if let Ok(Err(_)) = timeout(LOOK, list.changed()).await {
+                        // Whoever gave it out is gone; what it said last holds.
+                        return std::future::pending().await;
+                    }
+                }
             }
         }
     }
 
-    async fn apply(&mut self, members: &[Member], links: &Running) {
+    /// Whether what this file lists can be taken over now.
+    pub(crate) async fn check(&self, next: &Distributor) -> Result<(), Unfit> {
+        let lists = self.lists.lock().await;
+        let present = self.nodes.present();
+        let present: HashMap<_, _> = present.iter().map(|it| (&*it.placed.name, it)).collect();
+        let mut at: HashMap<IpAddr, &str> = HashMap::new();
+        let mut added = 0;
+        for node in &next.nodes {
+            let (name, address) = (node.name.clone(), node.address);
+            if let Some(other) = at.insert(address, &node.name) {
+                return Err(Unfit::Occupied { name, address, other: other.to_owned() });
+            }
+            let link = lists.linked.0.iter().find(|peer| peer.name == name).map(|peer| &peer.address);
+            match present.get(&*name) {
+                None => added += 1,
+                Some(it) if it.placed.address == address && link == node.link.as_ref() => {}
+                Some(_) => return Err(Unfit::Leaving(name)),
+            }
+        }
+        let room = self.nodes.vacant();
+        if added > room { Err(Unfit::Full { added, room }) } else { Ok(()) }
+    }
+
+    /// Goes by this file from here on, which has been checked.
+    pub(crate) async fn take(&self, config: &Distributor, links: Option<&Running>) {
+        let mut lists = self.lists.lock().await;
+        (lists.config, lists.of_file) = (config.clone(), of_file(config));
+        self.apply(&mut lists, links).await;
+    }
+
+    async fn apply(&self, lists: &mut Lists, links: Option<&Running>) {
         while let Some(id) = self.vacated.pop() {
             self.nodes.free(id);
         }
-        let (admitted, mut refused) = self.admitted(members);
-        let mut peers = self.keep(&admitted).await;
-        for node in admitted {
-            if peers.iter().any(|peer| peer.name == node.peer.name) {
-                continue;
-            }
-            match self.nodes.join(node.placed).await {
-                true => peers.push(node.peer),
-                false => refused.push((node.peer.name, Refusal::Full)),
+        let (admitted, mut refused) = lists.admitted();
+        let present = self.nodes.present();
+        let mut peers = self.keep(&present, &admitted, &lists.linked.0).await;
+        let known: HashSet<_> = present.iter().map(|it| &*it.placed.name).collect();
+        for node in admitted.into_iter().filter(|node| !known.contains(&*node.placed.name)) {
+            let (name, state) = (node.placed.name.clone(), first_state(node.peer.is_some()));
+            match self.nodes.join(node.placed, node.listed, state).await {
+                true => peers.extend(node.peer),
+                false => refused.push((name, Refusal::Full)),
             }
         }
-        let distributors = members.iter().filter(|member| member.role == Role::Distributor);
-        let distributors: Vec<Peer> = distributors.filter_map(|member| member.reached(false)).collect();
-        self.link(peers, distributors, links);
+        self.link(lists, peers, links);
         for (name, refusal) in &refused {
-            self.tell(format!("{name} is no node of this distributor: {refusal}"));
+            lists.tell(format!("{name} is no node of this distributor: {refusal}"));
         }
         let report = self.nodes.report();
         let up = report.iter().filter(|node| node.state == "up").count();
         self.block.publish(&[report.len(), up, refused.len()].map(|count| count as u64));
     }
 
+    /// Those that are nodes already: placed anew, kept for their connections, or let go. Returns where to link to; `linked`: where
+    /// that was.
+    async fn keep(&self, present: &[Present], admitted: &[Admitted], linked: &[Peer]) -> Vec<Peer> {
+        let admitted: HashMap<_, _> = admitted.iter().map(|node| (&*node.placed.name, node)).collect();
+        let mut peers = Vec::new();
+        for Present { placed, listed, is_over } in present {
+            match admitted.get(&*placed.name) {
+                Some(node) => {
+                    if node.listed != *listed {
+                        self.nodes.set_listed(&placed.name, node.listed).await;
+                    }
+                    if node.placed != *placed {
+                        self.nodes.place(node.placed.clone(), node.incarnation).await;
+                    }
+                    peers.extend(node.peer.clone());
+                }
+                None if *is_over => self.nodes.leave(&placed.name).await,
+                None => {
+                    self.nodes.set_listed(&placed.name, Listed::Gone).await;
+                    peers.extend(linked.iter().find(|peer| peer.name == placed.name).cloned());
+                }
+            }
+        }
+        peers
+    }
+
+    fn link(&self, lists: &mut Lists, peers: Vec<Peer>, links: Option<&Running>) {
+        let linked = (peers, lists.distributors());
+        if linked == lists.linked {
+            return;
+        }
+        self.companions.list(linked.1.iter().map(|peer| peer.name.as_str()));
+        let others = Others::of_distributor(&lists.config.name, linked.0.clone(), &linked.1);
+        if let Some(Err(error)) = links.map(|links| links.set_others(others)) {
+            // Names are checked where they are read.
+            warn!("{error}");
+        }
+        lists.linked = linked;
+    }
+}
+
+impl Lists {
     /// Who is to be a node, and who is not.
-    fn admitted(&self, members: &[Member]) -> (Vec<Admitted>, Vec<(String, Refusal)>) {
-        let (mut admitted, mut refused) = (Vec::new(), Vec::new());
-        for member in members.iter().filter(|member| member.role == Role::Node) {
-            match admit(self.config, member, &admitted) {
+    fn admitted(&self) -> (Vec<Admitted>, Vec<(String, Refusal)>) {
+        let (mut admitted, mut refused) = (self.of_file.clone(), Vec::new());
+        for member in self.members.iter().filter(|member| member.role == Role::Node) {
+            match admit(&self.config, member, &admitted) {
                 Ok(node) => admitted.push(node),
                 Err(refusal) => refused.push((member.name.clone(), refusal)),
             }
@@ -176,39 +324,13 @@ impl<'a> Membership<'a> {
         (admitted, refused)
     }
 
-    /// Those that are nodes already: placed anew, kept for their connections, or let go. Returns where to link to.
-    async fn keep(&self, admitted: &[Admitted]) -> Vec<Peer> {
-        let mut peers = Vec::new();
-        for (placed, linked) in self.nodes.of_etcd() {
-            let listed = admitted.iter().find(|node| node.placed.name == placed.name);
-            self.nodes.set_listed(&placed.name, listed.is_some()).await;
-            let before = self.linked.0.iter().find(|peer| peer.name == placed.name);
-            match listed {
-                Some(node) => {
-                    if node.placed != placed {
-                        self.nodes.place(node.placed.clone(), node.incarnation).await;
-                    }
-                    peers.push(node.peer.clone());
-                }
-                None if linked == State::Down => self.nodes.leave(&placed.name).await,
-                None => peers.extend(before.cloned()),
-            }
+    /// The other distributors.
+    fn distributors(&self) -> Vec<Peer> {
+        if self.config.etcd().is_none() {
+            return self.config.peers.clone();
         }
-        peers
-    }
-
-    fn link(&mut self, peers: Vec<Peer>, distributors: Vec<Peer>, links: &Running) {
-        let linked = (peers, distributors);
-        if linked == self.linked {
-            return;
-        }
-        self.companions.list(linked.1.iter().map(|peer| peer.name.as_str()));
-        let others = Others::of_distributor(&self.config.name, linked.0.clone(), &linked.1);
-        if let Err(error) = links.set_others(others) {
-            // Names are checked where they are read.
-            warn!("{error}");
-        }
-        self.linked = linked;
+        let distributors = self.members.iter().filter(|member| member.role == Role::Distributor);
+        distributors.filter_map(|member| member.reached(false)).collect()
     }
 
     fn tell(&mut self, sentence: String) {
@@ -221,6 +343,8 @@ impl<'a> Membership<'a> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use keyferry_worker::distribute::News;
 
     use super::*;
     use crate::links::Address;
@@ -268,7 +392,7 @@ address = "192.0.2.80"
         assert_eq!((a.placed.address, a.placed.weight), ("2001:db8::9".parse().unwrap(), 3));
         assert_eq!(a.placed.services, [0].into_iter().collect(), "it is not among those of the other");
         assert_eq!(
-            a.peer.address,
+            a.peer.clone().unwrap().address,
             Address::Tcp("192.0.2.9:7411".parse().unwrap()),
             "paths are of one machine"
         );
@@ -276,7 +400,7 @@ address = "192.0.2.80"
         assert_eq!(b.placed.services, [0, 1].into_iter().collect());
         let local =
             Member { addresses: vec![Address::Unix("/run/x.sock".into())], ..member("c", &["192.0.2.9"]) };
-        assert_eq!(admit(&config, &local, &[]).unwrap().peer.address, local.addresses[0]);
+        assert_eq!(admit(&config, &local, &[]).unwrap().peer.unwrap().address, local.addresses[0]);
     }
 
     #[test]
@@ -298,5 +422,110 @@ address = "192.0.2.80"
         let mut config = config;
         config.services.remove(0);
         assert_eq!(admit(&config, &member("a", &["192.0.2.10"]), &[]), Err(Refusal::Unwanted));
+    }
+
+    /// What a distributor is made of that goes by this file.
+    struct Distributing {
+        nodes: Rc<Nodes>,
+        membership: Membership,
+        news: Arc<ArrayQueue<News>>,
+        vacated: Arc<ArrayQueue<NodeId>>,
+    }
+
+    fn distributing(config: &Distributor, room: usize) -> Distributing {
+        let (news, vacated) = (Arc::new(ArrayQueue::new(16)), Arc::new(ArrayQueue::new(room)));
+        let nodes = config.nodes.iter().map(|node| (placed(config, node), first_state(node.link.is_some())));
+        let nodes = Rc::new(Nodes::new(nodes, room, config.services.len(), Arc::clone(&news)));
+        let companions = Rc::new(Companions::new(Vec::new(), Arc::clone(&news), Arc::default()));
+        let membership = Membership::new(config, &nodes, &companions, Arc::clone(&vacated), &Registry::new());
+        Distributing { nodes, membership, news, vacated }
+    }
+
+    impl Distributing {
+        /// Takes a file over, and lets go who can be.
+        async fn take(&self, config: &Distributor) -> Vec<String> {
+            assert_eq!(self.membership.check(config).await, Ok(()));
+            self.membership.take(config, None).await;
+            self.told()
+        }
+
+        /// What its worker is told.
+        fn told(&self) -> Vec<String> {
+            let text = |news| match news {
+                News::Join(join) => {
+                    format!("{} joins as {}, {:?}", join.node.name, join.id.0, join.node.state)
+                }
+                News::Leave(id) => {
+                    self.vacated.push(id).unwrap();
+                    format!("{} leaves", id.0)
+                }
+                News::State(id, state) => format!("{} is {state:?}", id.0),
+                _ => panic!("something else"),
+            };
+            std::iter::from_fn(|| self.news.pop()).map(text).collect()
+        }
+    }
+
+    fn node(name: &str, number: u8, is_linked: bool) -> DistributedNode {
+        let link = is_linked.then(|| Address::Unix(format!("/run/{name}.sock").into()));
+        DistributedNode { name: name.to_owned(), address: IpAddr::from([192, 0, 2, number]), link, weight: 1 }
+    }
+
+    /// The file with these nodes.
+    fn with(nodes: &[DistributedNode]) -> Distributor {
+        Distributor { nodes: nodes.to_vec(), ..config() }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn nodes_of_the_file_come_and_go() {
+        run(async {
+            let [a, b, w] = [node("a", 1, true), node("b", 2, true), node("w", 80, false)];
+            let it = distributing(&with(&[a.clone(), w.clone()]), 4);
+            let both = with(&[b.clone(), w.clone(), a.clone()]);
+            assert_eq!(it.take(&both).await, ["b joins as 2, Down"], "the order says nothing");
+            assert_eq!(it.take(&both).await, [""; 0]);
+            // Nothing has ever been there: it is forgotten at once.
+            assert_eq!(it.take(&with(&[a.clone(), w.clone()])).await, ["2 leaves"]);
+            assert_eq!(it.take(&both).await, ["b joins as 2, Down"], "its place was free again");
+            // A server that says nothing keeps what it has, and is there again when it is listed.
+            let next = node("x", 81, false);
+            assert_eq!(
+                it.take(&with(&[a.clone(), next])).await,
+                ["1 is Draining", "2 leaves", "x joins as 3, Up"]
+            );
+            let listed =
+                |name: &str| it.nodes.report().into_iter().find(|it| it.node == name).unwrap().listed;
+            assert_eq!((listed("w"), listed("a")), (Listed::Gone, Listed::File));
+            assert_eq!(it.take(&with(&[a.clone(), w.clone()])).await, ["1 is Up", "3 is Draining"]);
+            assert_eq!((listed("w"), listed("x")), (Listed::File, Listed::Gone));
+            let heavy = DistributedNode { weight: 9, ..w };
+            assert_eq!(it.take(&with(&[a, heavy])).await, [""; 0]);
+            assert_eq!(it.nodes.plan().nodes[0].weight, 9);
+        });
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_is_told_why() {
+        run(async {
+            let [a, w] = [node("a", 1, true), node("w", 80, false)];
+            let it = distributing(&with(&[a.clone(), w.clone()]), 3);
+            it.take(&with(std::slice::from_ref(&a))).await;
+            let check = async |nodes: &[DistributedNode]| {
+                it.membership.check(&with(nodes)).await.map_err(|unfit| unfit.to_string())
+            };
+            for other in [node("w", 81, false), DistributedNode { link: a.link.clone(), ..w.clone() }] {
+                let refusal = check(&[a.clone(), other]).await.unwrap_err();
+                assert!(refusal.contains("w was removed and is still there"), "{refusal}");
+            }
+            assert_eq!(check(&[a.clone(), w.clone(), node("b", 2, true)]).await, Ok(()));
+            let refusal = check(&[a.clone(), w, node("b", 2, true), node("c", 3, true)]).await.unwrap_err();
+            assert!(refusal.contains("2 [[node]] are added and there is room for 1"), "{refusal}");
+            let refusal = check(&[a, node("b", 1, true)]).await.unwrap_err();
+            assert!(refusal.contains("b is at 192.0.2.1, where a is"), "{refusal}");
+        });
     }
 }

@@ -29,7 +29,7 @@ mod tests {
     use keyferry_distribute::{NodeId, Services, State};
 
     use super::*;
-    use crate::links::Placed;
+    use crate::links::{Listed, Placed};
 
     #[test]
     fn tables_follow_what_nodes_do() {
@@ -50,7 +50,7 @@ mod tests {
             }
         };
         let follow = async {
-            nodes.join(placed("b")).await;
+            nodes.join(placed("b"), Listed::Etcd, State::Down).await;
             let one = next().await;
             assert!(one.has(NodeId(0)) && !one.has(NodeId(1)), "it has no link yet");
             nodes.leave("a").await;

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::distributor::Can;
 use super::{Config, Distributor};
 
 /// One key that differs.
@@ -182,8 +183,16 @@ impl Distributor {
         tables.compare(&new.tables, it);
         cores.compare(&new.cores, it);
         nic.compare(&new.nic, it);
-        super::distributor::take_over_services(services, &new.services, it);
-        super::distributor::take_over_nodes(nodes, &new.nodes, it);
+        // A list that moves to etcd, or from there, does so as a whole.
+        let can = Can { list: self.etcd().is_none() && new.etcd().is_none(), link: same_links };
+        super::distributor::take_over_nodes(can, nodes, &new.nodes, it);
+        super::distributor::take_over_services(
+            can,
+            services,
+            &new.services,
+            (&self.nodes[..], &nodes[..]),
+            it,
+        );
         super::cluster::take_over(cluster, new.cluster.as_ref(), same_links, it);
         it.list(same_links, "[[peer]]", peers, &new.peers, |peer| peer.name.clone());
         admin.take_over(&new.admin, it);

@@ -93,6 +93,12 @@ impl Service {
     pub fn has(&self, name: &str) -> bool {
         self.names.as_ref().is_none_or(|names| names.iter().any(|it| it == name))
     }
+
+    /// The same service over these nodes.
+    fn over(self, nodes: &[Node]) -> Service {
+        let serve = (0..).map(NodeId).zip(nodes).filter(|(_, node)| self.has(&node.name));
+        Service { nodes: serve.map(|(id, _)| id).collect(), ..self }
+    }
 }
 
 /// A node.
@@ -126,44 +132,102 @@ impl Distributor {
         self.cluster.as_ref().and_then(|cluster| cluster.etcd.as_ref())
     }
 
-    /// Nodes there is room for: those of the file, those that etcd may list, and as many that have just left and are not
-    /// forgotten yet.
+    /// Nodes there is room for: those that the file or etcd may list, and as many that have left and are not forgotten
+    /// yet. Beside etcd the file's are as they were at start.
     pub fn room(&self) -> usize {
-        self.nodes.len() + self.etcd().map_or(0, |etcd| 2 * etcd.nodes_max)
+        self.etcd().map_or(2 * NODES_MAX, |etcd| self.nodes.len() + 2 * etcd.nodes_max)
     }
 }
 
-// A node's place is a number of 16 bits.
-const _: () = assert!(NODES_MAX + 2 * crate::members::MEMBERS_MAX <= u16::MAX as usize);
+const _: () = assert!(2 * NODES_MAX <= keyferry_distribute::NODES_MAX);
+const _: () = assert!(NODES_MAX + 2 * crate::members::MEMBERS_MAX <= keyferry_distribute::NODES_MAX);
 
-/// Goes by other `[[service]]`s, where they are the same but for how they spread clients.
-pub(super) fn take_over_services(now: &mut Vec<Service>, new: &[Service], ledger: &mut Ledger) {
+/// What of another list of nodes can be taken over.
+#[derive(Clone, Copy)]
+pub(super) struct Can {
+    /// The file lists them, now as before; beside etcd it is read at start.
+    pub(super) list: bool,
+    /// There are links.
+    pub(super) link: bool,
+}
+
+/// Goes by other `[[node]]`s: some come and some go, and those that stay have other shares.
+pub(super) fn take_over_nodes(can: Can, now: &mut Vec<Node>, new: &[Node], ledger: &mut Ledger) {
+    let table = "[[node]]";
+    let is_live = |node: &Node| can.list && (can.link || node.link.is_none());
+    let mut next = Vec::new();
+    for node in now.iter().filter(|node| !new.iter().any(|it| it.name == node.name)) {
+        let key = format!("{}: removed", node.name);
+        if is_live(node) {
+            ledger.applied(table, key);
+        } else {
+            ledger.needs_restart(table, key);
+            next.push(node.clone());
+        }
+    }
+    for new in new {
+        let key = format!("{}: added", new.name);
+        match now.iter().find(|node| node.name == new.name).cloned() {
+            Some(mut node) => {
+                let Node { name, address, link, weight } = &mut node;
+                ledger.fixed(table, &format!("{name}: address"), address, &new.address);
+                ledger.fixed(table, &format!("{name}: link"), link, &new.link);
+                ledger.live(table, &format!("{name}: weight"), weight, &new.weight);
+                next.push(node);
+            }
+            None if is_live(new) => {
+                ledger.applied(table, key);
+                next.push(new.clone());
+            }
+            None => ledger.needs_restart(table, key),
+        }
+    }
+    *now = next;
+}
+
+/// Goes by other `[[service]]`s, where they are the same but for how they spread clients, and for nodes that come and go:
+/// `before` are those there were, `nodes` those there are from now on.
+pub(super) fn take_over_services(
+    can: Can,
+    now: &mut [Service],
+    new: &[Service],
+    (before, nodes): (&[Node], &[Node]),
+    ledger: &mut Ledger,
+) {
     let table = "[[service]]";
     let addresses = |services: &[Service]| services.iter().map(|it| it.address).collect::<Vec<_>>();
     if addresses(now) != addresses(new) {
-        return ledger.list(false, table, now, new, |service| service.address.to_string());
+        // Which places names have says nothing about a service.
+        let bare = |services: &[Service]| services.iter().cloned().map(|it| it.over(&[])).collect::<Vec<_>>();
+        ledger.list(false, table, &mut bare(now), &bare(new), |service| service.address.to_string());
+    } else {
+        for (now, new) in now.iter_mut().zip(new) {
+            ledger.live(table, &format!("{}: model", now.address), &mut now.model, &new.model);
+            take_over_names(can, now, new, (before, nodes), ledger);
+        }
     }
-    for (now, new) in now.iter_mut().zip(new) {
-        // Which places these names have follows from the nodes.
-        let Service { address, model, nodes: _, names } = now;
-        ledger.live(table, &format!("{address}: model"), model, &new.model);
-        ledger.fixed(table, &format!("{address}: nodes"), names, &new.names);
+    for service in now {
+        *service = service.clone().over(nodes);
     }
 }
 
-/// Goes by other `[[node]]`s, where they are the same but for their shares.
-pub(super) fn take_over_nodes(now: &mut Vec<Node>, new: &[Node], ledger: &mut Ledger) {
-    let table = "[[node]]";
-    let names = |nodes: &[Node]| nodes.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
-    if names(now) != names(new) {
-        return ledger.list(false, table, now, new, |node| node.name.clone());
+/// Who serves it: nodes that come serve what the file says, those that stay go on with what they do.
+fn take_over_names(
+    can: Can,
+    now: &mut Service,
+    new: &Service,
+    (before, nodes): (&[Node], &[Node]),
+    ledger: &mut Ledger,
+) {
+    let (table, key) = ("[[service]]", format!("{}: nodes", now.address));
+    let stays = |node: &Node| before.iter().any(|it| it.name == node.name);
+    let is_other = |node: &Node| stays(node) && now.has(&node.name) != new.has(&node.name);
+    if !can.list || !nodes.iter().any(is_other) {
+        return ledger.live_if(can.list, table, &key, &mut now.names, &new.names);
     }
-    for (now, new) in now.iter_mut().zip(new) {
-        let Node { name, address, link, weight } = now;
-        ledger.fixed(table, &format!("{name}: address"), address, &new.address);
-        ledger.fixed(table, &format!("{name}: link"), link, &new.link);
-        ledger.live(table, &format!("{name}: weight"), weight, &new.weight);
-    }
+    ledger.needs_restart(table, key);
+    let serves = |node: &&Node| if stays(node) { now.has(&node.name) } else { new.has(&node.name) };
+    now.names = Some(nodes.iter().filter(serves).map(|node| node.name.clone()).collect());
 }
 
 /// What was read of a file, before it is known to be whole.
@@ -386,19 +450,9 @@ impl Draft {
 
     fn finish(self, file: &Path) -> Option<Distributor> {
         let nodes: Vec<Node> = self.nodes.into_iter().map(|(_, node)| node).collect();
-        let place = |name: &String| {
-            let at = nodes.iter().position(|node| node.name == *name)?;
-            Some(NodeId(at as u16))
-        };
-        let everyone = || (0..nodes.len() as u16).map(NodeId).collect();
-        let service = |text: ServiceText| Service {
-            address: text.address,
-            model: text.model,
-            nodes: match &text.nodes {
-                Some(names) => names.iter().filter_map(place).collect(),
-                None => everyone(),
-            },
-            names: text.nodes,
+        let service = |text: ServiceText| {
+            let ServiceText { address, model, nodes: names } = text;
+            Service { address, model, nodes: Vec::new(), names }.over(&nodes)
         };
         let services = self.services.into_iter().map(|(_, text)| service(text)).collect();
         Some(Distributor {

@@ -48,6 +48,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 pub use announce::Announcer;
 pub use companions::{CompanionReport, Companions};
 pub use life::{Duty, Front, Local, Node};
+pub(crate) use nodes::Present;
 pub use nodes::{Listed, NodeReport, Nodes, Placed};
 pub use others::Others;
 pub use roster::{Roster, Row};

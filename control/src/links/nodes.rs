@@ -1,9 +1,9 @@
-//! Nodes as a distributor sees them. In: what their links tell, and who etcd lists. Out: news for the distributor's worker,
+//! Nodes as a distributor sees them. In: what their links tell, and who is listed. Out: news for the distributor's worker,
 //! and how each node fares for an operator. Control thread.
 //!
 //! A node is up while its link lives. When a link ends without a word its node gets nothing new, and its connections
 //! stay, until it is known to be gone: it said that it was ending, was silent for the whole time-out, refuses to be
-//! connected to, or has come back as another process. One that etcd lists no longer gets nothing new either, however its
+//! connected to, or has come back as another process. One that is no longer listed gets nothing new either, however its
 //! link is.
 
 use std::cell::RefCell;
@@ -23,6 +23,9 @@ use super::message::{Hello, NodeState, Reason, Session};
 
 /// Pause before news is offered again to a worker that has not taken what it has.
 const AGAIN: Duration = Duration::from_millis(1);
+/// For so long a node that gets nothing new says that it has no connections before that is believed: what it was given last
+/// may still be on its way.
+const IDLE: Duration = Duration::from_secs(3);
 
 /// A node, as it is placed behind a distributor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +48,17 @@ pub enum Listed {
     File,
     /// etcd.
     Etcd,
-    /// etcd did, and does no longer; its connections stay while its link lives.
+    /// One of them did, and does no longer; its connections stay while its link lives.
     Gone,
+}
+
+/// A node there is, for whoever decides what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Present {
+    pub(crate) placed: Placed,
+    pub(crate) listed: Listed,
+    /// Nobody loses anything when it is forgotten: it is gone by its link, or gets nothing new and has had nothing for a while.
+    pub(crate) is_over: bool,
 }
 
 /// How a node fares, for an operator.
@@ -100,6 +112,8 @@ struct Known {
     since: Instant,
     incarnation: u64,
     said: NodeState,
+    /// Since when its link says that it has no connections.
+    idle_since: Option<Instant>,
     sessions: u64,
 }
 
@@ -113,8 +127,15 @@ impl Known {
             since: Instant::now(),
             incarnation: 0,
             said: NodeState::default(),
+            idle_since: None,
             sessions: 0,
         }
+    }
+
+    fn is_over(&self) -> bool {
+        let is_long = |since: Instant| since.elapsed() >= IDLE;
+        let is_idle = || is_long(self.since) && self.idle_since.is_some_and(is_long);
+        self.linked == State::Down || self.state == State::Draining && is_idle()
     }
 }
 
@@ -175,22 +196,30 @@ impl Nodes {
         Plan { revision: table.revision, services: table.services, nodes: up.map(share).collect() }
     }
 
-    /// Those that etcd has listed, each with how its link has it.
-    pub(crate) fn of_etcd(&self) -> Vec<(Placed, State)> {
-        let table = self.table.borrow();
-        let of_etcd = table.places.iter().flatten().filter(|known| known.listed != Listed::File);
-        of_etcd.map(|known| (known.placed.clone(), known.linked)).collect()
+    /// All there are.
+    pub(crate) fn present(&self) -> Vec<Present> {
+        let present = |known: &Known| Present {
+            placed: known.placed.clone(),
+            listed: known.listed,
+            is_over: known.is_over(),
+        };
+        self.table.borrow().places.iter().flatten().map(present).collect()
     }
 
-    /// One comes; its link will say how it fares. Answers whether there was room.
-    pub(crate) async fn join(&self, placed: Placed) -> bool {
+    /// How many can come.
+    pub(crate) fn vacant(&self) -> usize {
+        self.table.borrow().free.len()
+    }
+
+    /// One comes, and fares so until its link says otherwise. Answers whether there was room.
+    pub(crate) async fn join(&self, placed: Placed, listed: Listed, state: State) -> bool {
         let join = {
             let table = &mut *self.table.borrow_mut();
             let Some(id) = table.free.pop_first() else { return false };
             table.ids.insert(placed.name.clone(), id);
-            table.places[id.index()] = Some(Known::new(placed.clone(), Listed::Etcd, State::Down));
+            table.places[id.index()] = Some(Known::new(placed.clone(), listed, state));
             table.revision += 1;
-            let node = Node { name: placed.name, weight: placed.weight, state: State::Down };
+            let node = Node { name: placed.name, weight: placed.weight, state };
             Join { id, node, address: placed.address, services: placed.services }
         };
         self.tell(News::Join(Box::new(join))).await;
@@ -216,10 +245,10 @@ impl Nodes {
         self.table.borrow_mut().free.insert(id);
     }
 
-    /// Whether etcd lists it.
-    pub(crate) async fn set_listed(&self, node: &str, is_listed: bool) {
+    /// Who lists it now.
+    pub(crate) async fn set_listed(&self, node: &str, listed: Listed) {
         let Some(id) = self.id(node) else { return };
-        self.with(id, |known| known.listed = if is_listed { Listed::Etcd } else { Listed::Gone });
+        self.with(id, |known| known.listed = listed);
         self.settle(id).await;
     }
 
@@ -241,17 +270,13 @@ impl Nodes {
         self.changed.notify_one();
     }
 
-    /// Its share beside the others' is another one: tables of places are made anew.
-    pub(crate) fn weigh(&self, node: &str, weight: u8) {
-        let Some(id) = self.id(node) else { return };
-        self.with(id, |known| known.placed.weight = weight);
-        self.changed.notify_one();
-    }
-
     /// Its link has come to life.
     pub(super) async fn up(&self, hello: &Hello) {
         let Some(id) = self.id(&hello.node) else { return };
-        let before = self.with(id, |known| std::mem::replace(&mut known.incarnation, hello.incarnation));
+        let before = self.with(id, |known| {
+            known.idle_since = None;
+            std::mem::replace(&mut known.incarnation, hello.incarnation)
+        });
         if before != Some(hello.incarnation) {
             // Another process: what the one before had is gone with it.
             self.set(id, State::Down).await;
@@ -262,7 +287,11 @@ impl Nodes {
     /// It says how it fares.
     pub(super) async fn heard(&self, node: &str, said: NodeState) {
         let Some(id) = self.id(node) else { return };
-        self.with(id, |known| known.said = said);
+        self.with(id, |known| {
+            let is_idle = said.connections == 0;
+            known.idle_since = is_idle.then(|| known.idle_since.unwrap_or_else(Instant::now));
+            known.said = said;
+        });
         self.set(id, if said.draining { State::Draining } else { State::Up }).await;
     }
 
@@ -277,6 +306,7 @@ impl Nodes {
     /// Its link has ended.
     pub(super) async fn lost(&self, node: &str, error: &LinkError) {
         let Some(id) = self.id(node) else { return };
+        self.with(id, |known| known.idle_since = None);
         let gone = matches!(error, LinkError::Bye(Reason::Leaving) | LinkError::Silent(_));
         self.set(id, if gone { State::Down } else { State::Draining }).await;
     }
@@ -410,6 +440,10 @@ mod tests {
         assert_eq!(states, [State::Up, State::Draining, State::Down, State::Up, State::Down, State::Up]);
     }
 
+    async fn join(nodes: &Nodes, placed: Placed) -> bool {
+        nodes.join(placed, Listed::Etcd, State::Down).await
+    }
+
     /// What the worker is told while `told` happens to nodes of which the file has none.
     fn said(told: impl AsyncFnOnce(&Nodes)) -> Vec<String> {
         let news = Arc::new(ArrayQueue::new(16));
@@ -429,15 +463,15 @@ mod tests {
     #[test]
     fn members_come_and_go_and_places_are_used_again_when_they_are_free() {
         let told = said(async |nodes| {
-            assert!(nodes.join(placed("b", 1)).await && nodes.join(placed("c", 2)).await);
-            assert!(!nodes.join(placed("d", 3)).await, "there is no room");
+            assert!(join(nodes, placed("b", 1)).await && join(nodes, placed("c", 2)).await);
+            assert!(!join(nodes, placed("d", 3)).await, "there is no room");
             nodes.up(&hello(1)).await;
             nodes.leave("b").await;
             nodes.leave("b").await;
             nodes.lost("b", &LinkError::Failed).await;
-            assert!(!nodes.join(placed("d", 3)).await, "the place is not free yet");
+            assert!(!join(nodes, placed("d", 3)).await, "the place is not free yet");
             nodes.free(NodeId(0));
-            assert!(nodes.join(placed("d", 3)).await);
+            assert!(join(nodes, placed("d", 3)).await);
             assert_eq!(nodes.plan().revision, 4);
         });
         let expected = [
@@ -453,24 +487,69 @@ mod tests {
     #[test]
     fn one_that_is_no_longer_listed_keeps_its_connections_while_its_link_lives() {
         let told = said(async |nodes| {
-            nodes.join(placed("b", 1)).await;
+            join(nodes, placed("b", 1)).await;
             nodes.up(&hello(1)).await;
             assert_eq!(nodes.plan().nodes.len(), 1);
-            nodes.set_listed("b", false).await;
-            assert_eq!((nodes.plan().nodes.len(), nodes.of_etcd()[0].1), (0, State::Up));
+            nodes.set_listed("b", Listed::Gone).await;
+            assert_eq!((nodes.plan().nodes.len(), nodes.present()[0].listed), (0, Listed::Gone));
             nodes.heard("b", NodeState::default()).await;
-            nodes.set_listed("b", true).await;
-            nodes.set_listed("b", false).await;
+            nodes.set_listed("b", Listed::Etcd).await;
+            nodes.set_listed("b", Listed::Gone).await;
             nodes.lost("b", &LinkError::Bye(Reason::Leaving)).await;
         });
         assert_eq!(told[1..], ["0 is Up", "0 is Draining", "0 is Up", "0 is Draining", "0 is Down"]);
+    }
+
+    #[test]
+    fn one_that_is_no_longer_listed_is_over_when_it_has_had_nothing_for_a_while() {
+        said(async |nodes| {
+            let is_over = || nodes.present()[0].is_over;
+            let heard = async |connections| {
+                nodes.heard("b", NodeState { connections, ..NodeState::default() }).await;
+            };
+            // As if it had been so for long.
+            let wait = || {
+                let earlier =
+                    |since: &mut Instant| *since = since.checked_sub(IDLE).expect("the machine is up");
+                nodes.with(NodeId(0), |known| {
+                    earlier(&mut known.since);
+                    if let Some(since) = &mut known.idle_since {
+                        earlier(since);
+                    }
+                });
+            };
+            join(nodes, placed("b", 1)).await;
+            assert!(is_over(), "it has never been there");
+            nodes.up(&hello(1)).await;
+            heard(0).await;
+            wait();
+            assert!(!is_over(), "it may be given something at any moment");
+            nodes.set_listed("b", Listed::Gone).await;
+            assert!(!is_over(), "what it was given last may be on its way");
+            heard(1).await;
+            wait();
+            assert!(!is_over());
+            heard(0).await;
+            assert!(!is_over());
+            wait();
+            assert!(is_over());
+            // It is lost, and nobody knows what it has.
+            nodes.lost("b", &LinkError::Failed).await;
+            wait();
+            assert!(!is_over());
+            nodes.up(&hello(1)).await;
+            wait();
+            assert!(!is_over(), "it has not said anything yet");
+            nodes.lost("b", &LinkError::Bye(Reason::Leaving)).await;
+            assert!(is_over());
+        });
     }
 
     /// Whichever of etcd and the link tells first of a process that is somewhere else.
     #[test]
     fn one_that_has_moved_has_lost_what_it_had() {
         let told = said(async |nodes| {
-            nodes.join(placed("b", 1)).await;
+            join(nodes, placed("b", 1)).await;
             nodes.up(&hello(1)).await;
             // The link first: it is taken to be where it was.
             nodes.up(&hello(2)).await;

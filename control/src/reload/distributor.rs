@@ -1,4 +1,4 @@
-//! What of a distributor's configuration may change while it hands packets on: models of services, nodes' shares, other
+//! What of a distributor's configuration may change while it hands packets on: models of services, nodes and their shares, other
 //! distributors, what links rest on, the log.
 //!
 //! In: that the file is to be read again, or certificates looked at. Out: another configuration in effect. Control thread; what
@@ -13,15 +13,15 @@ use std::time::Duration;
 use keyferry_tls::CertificateFacts;
 use keyferry_worker::distribute::News;
 use tokio::sync::{Mutex, Notify};
-use tracing::warn;
 
 use super::trust::Ends;
 use super::watch::{Files, Wanted, Watch};
 use super::{Counts, Outcome, trust};
 use crate::config::{self, Changes, Distributor, Kind};
 use crate::counters::Registry;
-use crate::links::{Companions, Nodes, Others, Peer, Running, Trust};
+use crate::links::{Nodes, Others, Running, Trust};
 use crate::log;
+use crate::membership::{Membership, linked};
 
 /// How long before its end the certificate of its links is warned of.
 pub(crate) const EXPIRY_WARNING: Duration = Duration::from_secs(21 * 24 * 3600);
@@ -31,7 +31,7 @@ pub(crate) struct Reload {
     /// The cores this process may use; the control thread has given up all but one.
     cores: BTreeSet<usize>,
     nodes: Rc<Nodes>,
-    companions: Rc<Companions>,
+    membership: Rc<Membership>,
     counts: Counts,
     config: RefCell<Distributor>,
     links: RefCell<Option<Rc<Running>>>,
@@ -56,13 +56,13 @@ impl Reload {
     pub(crate) fn new(
         config: &Distributor,
         cores: BTreeSet<usize>,
-        (nodes, companions): (&Rc<Nodes>, &Rc<Companions>),
+        (nodes, membership): (&Rc<Nodes>, &Rc<Membership>),
         registry: &Registry,
     ) -> Reload {
         Reload {
             cores,
             nodes: Rc::clone(nodes),
-            companions: Rc::clone(companions),
+            membership: Rc::clone(membership),
             counts: Counts::new(registry),
             config: RefCell::new(config.clone()),
             links: RefCell::default(),
@@ -104,7 +104,11 @@ impl Reload {
         let outcome = match tokio::task::spawn_blocking(prepare).await {
             Err(_) => Outcome::refused("nothing was applied: the file could not be read, try again"),
             Ok(Err(refused)) => refused,
-            Ok(Ok(prepared)) => self.apply(prepared).await,
+            // Whoever is added here has a place from then on: nobody else comes but by etcd, and then the file's stay.
+            Ok(Ok(prepared)) => match self.membership.check(&prepared.next).await {
+                Err(unfit) => Outcome::refused(unfit.to_string()),
+                Ok(()) => self.apply(prepared).await,
+            },
         };
         self.counts.reloaded(&outcome);
         outcome
@@ -116,14 +120,14 @@ impl Reload {
         if !applied.is_empty() {
             let before = self.config.replace(next);
             log::set(self.config().admin.log);
-            self.tell_links(&before, trust);
+            self.tell_links(trust);
             self.tell_worker(&before).await;
             self.news.notify_one();
         }
         Outcome::Taken { applied, needs_restart, warnings }
     }
 
-    fn tell_links(&self, before: &Distributor, trust: Option<Trust>) {
+    fn tell_links(&self, trust: Option<Trust>) {
         let config = self.config();
         let links = self.links.borrow();
         let (Some(links), Some(cluster)) = (&*links, &config.cluster) else { return };
@@ -132,14 +136,6 @@ impl Reload {
             self.shown.notify_one();
         }
         links.set_heartbeat_timeout(cluster.heartbeat_timeout);
-        // Where etcd lists them the file has none.
-        if config.peers != before.peers && cluster.etcd.is_none() {
-            self.companions.list(config.peers.iter().map(|peer| peer.name.as_str()));
-            if let Err(error) = links.set_others(others(&config)) {
-                // Names are checked where they are read.
-                warn!("{error}");
-            }
-        }
     }
 
     async fn tell_worker(&self, before: &Distributor) {
@@ -149,11 +145,8 @@ impl Reload {
                 self.nodes.tell(News::Model { service, model: now.model }).await;
             }
         }
-        for (now, before) in now.nodes.iter().zip(&before.nodes) {
-            if now.weight != before.weight {
-                self.nodes.weigh(&now.name, now.weight);
-            }
-        }
+        let links = self.links.borrow().clone();
+        self.membership.take(&now, links.as_deref()).await;
     }
 
     /// Takes certificates of links over when their files change, for ever.
@@ -193,11 +186,7 @@ impl Reload {
 
 /// Whom it has links with, where the file says so.
 pub(crate) fn others(config: &Distributor) -> Others {
-    let linked = config.nodes.iter().filter_map(|node| {
-        let address = node.link.clone()?;
-        Some(Peer { name: node.name.clone(), address })
-    });
-    Others::of_distributor(&config.name, linked.collect(), &config.peers)
+    Others::of_distributor(&config.name, linked(config), &config.peers)
 }
 
 /// Reads everything, and makes what can fail. Changes nothing.

@@ -7,6 +7,7 @@ mod deciding;
 mod distributor;
 mod distributor_floods;
 mod distributor_members;
+mod distributor_nodes;
 mod embedding;
 mod first_look;
 mod floods;

@@ -99,14 +99,17 @@ impl Cluster {
         // Soft-RoCE speaks in the first namespace only.
         let [a_netns, b_netns] = match fabric::devices() {
             Some(_) => [Netns::here(), Netns::here()],
-            // All of them reach etcd over this one's loopback.
-            None if options.members_in_etcd => [Netns::here(), Netns::here()],
+            None if options.members_in_etcd => {
+                let shared = Netns::new(a_name);
+                [shared.clone(), shared]
+            }
             None => [Netns::new(a_name), Netns::new(b_name)],
         };
-        let c_netns = Netns::here();
+        // All of them reach etcd over one loopback; without it there is no third.
+        let c_netns = a_netns.clone();
         let etcd = options
             .members_in_etcd
-            .then(|| Etcd::start(&Netns::here(), Ipv4Addr::LOCALHOST, &directory, options.secure_etcd));
+            .then(|| Etcd::start(&c_netns, Ipv4Addr::LOCALHOST, &directory, options.secure_etcd));
         let certificates = Certificates::issue(&directory);
         let names = PLACES.each_ref().map(|place| place.name);
         certificates::for_links(&keyferry(), &directory.join(config::CLUSTER), &names);
@@ -178,7 +181,7 @@ impl Cluster {
 
     /// Starts C, at first or again after its end.
     pub fn start_c(&mut self) {
-        self.c = Some(self.start_node("c", &Netns::here()));
+        self.c = Some(self.start_node("c", &self.a_netns));
     }
 
     /// C, which is about to end.

@@ -296,6 +296,19 @@ impl Cluster {
         self.write(&format!("d{number}"), &text);
     }
 
+    /// From its next start or reload on, a distributor's file lists these nodes of the description and no others.
+    ///
+    /// # Panics
+    /// If there is no distributor of that name, or etcd lists the members.
+    pub fn list_nodes(&self, distributor: &str, nodes: &[&str]) {
+        let number = distributor[1..].parse().expect("a distributor's name ends in its number");
+        let text = self.description.distributor_text(number, &self.directory, self.etcd.as_ref());
+        let mut file: toml::Table = text.parse().expect("the file is TOML");
+        let listed = file["node"].as_array_mut().expect("the file lists nodes");
+        listed.retain(|node| node["name"].as_str().is_some_and(|name| nodes.contains(&name)));
+        self.write(distributor, &file.to_string());
+    }
+
     fn configure_node(&self, number: usize) {
         let (certificates, etcd) = (&self.certificates, self.etcd.as_ref());
         let text = self.description.node_text(number, &self.directory, certificates, etcd);

@@ -2,6 +2,7 @@
 
 use keyferry_distribute::{Model, NodeId};
 
+use super::super::changes::{Change, Changes};
 use super::super::distributor::{Distributor, parse, read};
 use super::*;
 
@@ -195,6 +196,69 @@ fn without_links_it_needs_no_certificate() {
     assert_eq!(missing.list()[0].place, "[cluster] ca");
     let nothing = parsed(&folder, &text[..text.find("[[service]]").unwrap()]).unwrap_err();
     assert!(nothing.to_string().contains("no [[service]]") && nothing.to_string().contains("no [[node]]"));
+}
+
+fn keys(changes: &[Change]) -> Vec<String> {
+    changes.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn nodes_come_and_go_while_it_runs() {
+    let folder = Folder::new();
+    let now = parsed(&folder, LEAST).unwrap();
+    let taken = |text: &str| now.taking_over(&parsed(&folder, text).unwrap());
+    let b = "name = \"b\"\naddress = \"192.0.2.11\"\nlink = \"192.0.2.11:7411\"\n";
+    let c = b.replace("\"b\"", "\"c\"").replace("2.11", "2.12");
+    let other = LEAST.replacen(b, &c, 1).replacen("[\"a\", \"b\"]", "[\"c\", \"a\"]", 1);
+    let (next, changes) = taken(&other);
+    let applied = ["[[node]] b: removed", "[[node]] c: added", "[[service]] 203.0.113.1:443: nodes"];
+    assert_eq!(
+        (keys(&changes.applied), changes.needs_restart),
+        (applied.map(str::to_owned).to_vec(), vec![])
+    );
+    assert_eq!(next, parsed(&folder, &other).unwrap());
+    // Whose order is another one is what it was.
+    let [first, last] = [format!("[[node]]\n{b}"), "[cluster]".to_owned()];
+    let turned = LEAST.replacen(&first, "", 1).replacen(&last, &format!("{first}{last}"), 1);
+    let (next, changes) = taken(&turned);
+    assert_eq!(changes, Changes::default());
+    assert_eq!(next.services[0].nodes, [NodeId(0), NodeId(2)]);
+    assert_eq!(next.nodes, parsed(&folder, &turned).unwrap().nodes);
+}
+
+#[test]
+fn what_waits_of_nodes_is_named() {
+    let folder = Folder::new();
+    let now = parsed(&folder, LEAST).unwrap();
+    let taken = |text: &str| now.taking_over(&parsed(&folder, text).unwrap());
+    // Who stays serves what it did, and who comes what the file says.
+    let c = "[[node]]\nname = \"c\"\naddress = \"192.0.2.12\"\n[cluster]";
+    let text = LEAST.replacen("[cluster]", c, 1).replacen("[\"w\"]", "[\"w\", \"c\"]", 1);
+    let (next, changes) = taken(&text.replacen("[\"a\", \"b\"]", "[\"a\", \"c\"]", 1));
+    assert_eq!(keys(&changes.applied), ["[[node]] c: added", "[[service]] 203.0.113.1:80: nodes"]);
+    assert_eq!(keys(&changes.needs_restart), ["[[service]] 203.0.113.1:443: nodes"]);
+    assert_eq!(next.services[0].nodes, [0, 1, 3].map(NodeId));
+    assert_eq!(next.services[1].nodes, [2, 3].map(NodeId));
+    // One that is elsewhere.
+    let moved = LEAST.replace("192.0.2.11", "192.0.2.12").replacen("2.80\"", "2.80\"\nweight = 3", 1);
+    let (next, changes) = taken(&moved);
+    assert_eq!(keys(&changes.applied), ["[[node]] w: weight"]);
+    assert_eq!(keys(&changes.needs_restart), ["[[node]] b: address", "[[node]] b: link"]);
+    assert_eq!((next.nodes[1].clone(), next.nodes[2].weight), (now.nodes[1].clone(), 3));
+    // Lists are the file's or etcd's for as long as it runs, and links are made where there were some.
+    let (next, changes) = taken(&with_etcd());
+    assert!(keys(&changes.needs_restart).contains(&"[[node]] a: removed".to_owned()), "{changes:?}");
+    assert_eq!(next.nodes, now.nodes);
+    let etcd = parsed(&folder, &with_etcd()).unwrap();
+    let changes = etcd.taking_over(&parsed(&folder, &with_etcd().replacen("[cluster]", c, 1)).unwrap()).1;
+    assert_eq!(
+        (changes.applied, keys(&changes.needs_restart)),
+        (vec![], vec!["[[node]] c: added".to_owned()])
+    );
+    let alone = parsed(&folder, &LEAST[..LEAST.find("[cluster]").unwrap()].replace("link = ", "# ")).unwrap();
+    let changes = alone.taking_over(&parsed(&folder, &LEAST.replace("\"b\"", "\"e\"")).unwrap()).1;
+    assert_eq!(keys(&changes.applied)[0], "[[node]] b: removed");
+    assert!(keys(&changes.needs_restart).contains(&"[[node]] e: added".to_owned()), "{changes:?}");
 }
 
 #[test]

@@ -10,10 +10,10 @@ use ahash::RandomState;
 use keyferry_time::Time;
 use siphasher::sip::SipHasher13;
 
-use crate::NodeId;
 use crate::packet::{Flow, Segment};
 use crate::peers::notice::Stage;
 use crate::ways::OVER;
+use crate::{NODES_MAX, NodeId};
 
 /// A client that does not go on with its handshake: half as long as Linux' servers wait.
 const OPENING_TIME: Duration = Duration::from_secs(30);
@@ -114,6 +114,7 @@ pub(crate) fn is_past(until: Tick, now: Tick) -> bool {
 const TOLD: u16 = 1 << 15;
 /// Set if no other distributor has been told of what is known here.
 const ALONE: u16 = 1 << 14;
+const _: () = assert!(NODES_MAX <= ALONE as usize);
 
 /// A period in ticks, as a power of two: about two seconds.
 const PERIOD_BITS: u32 = 7;

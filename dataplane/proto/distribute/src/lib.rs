@@ -46,6 +46,8 @@ pub use reset::{RESET_BYTES_MAX, Reset};
 
 /// Services of a distributor, at most.
 pub const SERVICES_MAX: usize = 64;
+/// Places for nodes, at most: two bits of a place's number are the flow table's.
+pub const NODES_MAX: usize = 1 << 14;
 
 /// A node, by its place here: other distributors may have it at another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
