@@ -21,14 +21,14 @@ fn options(workers: usize, socket: &Path, more: &str) -> Options {
     Options::new(workers).apps(1).decide(Decide::Always).upstream(&tables)
 }
 
-fn origin(socket: &Path) -> Origin {
+pub(super) fn origin(socket: &Path) -> Origin {
     let mut python = Command::new(PYTHON);
     python.arg(SCRIPT).arg("serve").arg(socket);
     Origin::start(python, socket)
 }
 
 /// Its connection goes on as a WebSocket.
-fn connect(ca: &Path) -> Tls {
+pub(super) fn connect(ca: &Path) -> Tls {
     let mut tls = Tls::connect(ca);
     let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
