@@ -45,7 +45,7 @@ impl Own<Nothing> {
 }
 
 impl<A: keyferry_app::App> Own<A> {
-    /// One. `make` is called at start, on the control thread, for each thread that is to run it.
+    /// One. `make` is called on the control thread, for each thread that is to run it: at start, or when a reload first names it.
     ///
     /// # Panics
     /// If the name is one of keyferry's own: a mistake of the caller.

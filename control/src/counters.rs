@@ -106,7 +106,8 @@ impl Registry {
     pub fn total(&self, name: &str) -> u64 {
         let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         let values = blocks.iter().flat_map(|block| block.values());
-        let total = values.filter(|(known, _)| *known == name).fold(0, |sum, (_, value)| sum.wrapping_add(value));
+        let total =
+            values.filter(|(known, _)| *known == name).fold(0, |sum, (_, value)| sum.wrapping_add(value));
         fence(Ordering::Acquire);
         total
     }

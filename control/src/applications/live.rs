@@ -9,7 +9,7 @@ use keyferry_app::static_files::Static;
 use keyferry_app::synthetic::{self, Synthetic};
 use keyferry_app::threads::Changer;
 use keyferry_app::{Builtin, Change};
-use keyferry_upstream::{Tally, Upstream};
+use keyferry_upstream::{Options, Tally, Upstream};
 
 use super::places::{Held, Places};
 use super::{App, One, Own};
@@ -73,7 +73,8 @@ impl<A: keyferry_app::App> Makers<A> {
             }
             Held::Own(place) => One::Own((self.own.makers[*place])()),
             Held::Upstream(options) => {
-                One::Upstream(Upstream::new(options.clone(), Arc::clone(&self.tallies[thread])))
+                let tally = Arc::clone(&self.tallies[thread]);
+                One::Upstream(Upstream::new(Options::clone(options), tally))
             }
             Held::Gone => unreachable!("nothing new is gone"),
         }
@@ -136,5 +137,36 @@ fn distribution(from: config::Distribution) -> synthetic::Distribution {
         config::Distribution::Exponential(mean) => synthetic::Distribution::Exponential(mean),
         config::Distribution::LogNormal(median, sigma) => synthetic::Distribution::LogNormal(median, sigma),
         config::Distribution::Pareto(least, alpha) => synthetic::Distribution::Pareto(least, alpha),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::super::places::tests::config;
+    use super::*;
+    use crate::config::Named;
+
+    /// What it remembers is worth more than a reload.
+    #[test]
+    fn an_application_of_ones_own_is_made_once() {
+        let options = |config: &Config| synthetic(&config.app.synthetic, 1);
+        let (theirs, made) = (config("", &[]), Rc::new(Cell::new(0)));
+        let mut own = theirs.clone();
+        own.app.default = Named::Own(0);
+        let (count, options) = (Rc::clone(&made), synthetic::Options { burn: false, ..options(&theirs) });
+        let maker = move || {
+            count.set(count.get() + 1);
+            Synthetic::new(options)
+        };
+        let mut makers = Makers::new(Own::named("hello", maker), 2, Vec::new());
+        assert_eq!(makers.first(&theirs, None).len(), 2);
+        assert_eq!(made.get(), 0, "nobody has named it");
+        for config in [&own, &own, &theirs, &own] {
+            assert_eq!(makers.changes(config, None).len(), 2);
+            assert_eq!(made.get(), 2, "one for each thread");
+        }
     }
 }

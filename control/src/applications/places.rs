@@ -16,7 +16,7 @@ pub(super) enum Held {
     /// One of the executable's own, by its place among them. It is made once, for what it remembers.
     Own(usize),
     /// Origin servers.
-    Upstream(Options),
+    Upstream(Box<Options>),
     /// Origin servers that are in the configuration no more.
     Gone,
 }
@@ -27,7 +27,7 @@ impl Held {
             Named::Synthetic => Held::Synthetic(config.app.synthetic),
             Named::Static => Held::Static(config.app.files.clone().expect("a folder that is named is there")),
             Named::Own(place) => Held::Own(place),
-            Named::Upstream(place) => Held::Upstream(config.upstreams[place].clone()),
+            Named::Upstream(place) => Held::Upstream(Box::new(config.upstreams[place].clone())),
         }
     }
 
@@ -111,14 +111,14 @@ impl Places {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
     use super::*;
 
     /// One with these tables, and an upstream for each name.
-    fn config(tables: &str, upstreams: &[&str]) -> Config {
+    pub fn config(tables: &str, upstreams: &[&str]) -> Config {
         let least = "[node]\nname = \"a\"\n[cores]\napps = [1]\n[nic]\ndevice = \"net_af_packet0,iface=kf0\"\n\
             addresses = [\"192.0.2.10/24\"]\n[[certificate]]\nchain = \"a.pem\"\nkey = \"a.key\"\n";
         let table = |name: &&str| {

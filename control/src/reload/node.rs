@@ -145,8 +145,7 @@ impl Reload {
             (self.config().clone(), self.server.borrow().clone(), self.key_log.clone());
         let (trust, cores) = (self.trust(), self.cores.clone());
         let may_reach_upstreams = self.applications.borrow().may_reach_upstreams();
-        let prepare =
-            move || prepare(&now, &server, trust.as_ref(), key_log, &cores, may_reach_upstreams);
+        let prepare = move || prepare(&now, &server, trust.as_ref(), key_log, &cores, may_reach_upstreams);
         let outcome = match tokio::task::spawn_blocking(prepare).await {
             Err(_) => Outcome::refused("nothing was applied: the file could not be read, try again"),
             Ok(Err(refused)) => refused,
@@ -213,8 +212,11 @@ impl Reload {
     /// No request may meet a worker and an application that disagree on whether its body comes as it runs. One that is whole suits
     /// every application; so workers first go by what suits both, then the applications change, then workers hear the rest.
     async fn tell_applications(&self, before: &Config, files: Option<Static>) -> Vec<AppChange> {
-        let answers = |config: &Config| (config.app.clone(), config.routes.clone(), config.upstreams.clone());
-        if answers(before) == answers(&self.config()) {
+        let is_same = {
+            let now = self.config();
+            (&before.app, &before.routes, &before.upstreams) == (&now.app, &now.routes, &now.upstreams)
+        };
+        if is_same {
             return Vec::new();
         }
         let changes = self.applications.borrow_mut().changes(&self.config(), files);
@@ -234,7 +236,8 @@ impl Reload {
         if let Some(threads) = self.applications.borrow_mut().threads() {
             threads.tell(changes);
         }
-        let late = "an application thread does not answer by the new routes yet: does an application block it?";
+        let late =
+            "an application thread does not answer by the new routes yet: does an application block it?";
         wait(|| self.are_changed(), late).await;
         Vec::new()
     }

@@ -316,7 +316,8 @@ mod tests {
             Streams::new(Rules::new(paths.iter().map(|path| of(path)).collect(), 0), vec![false, true])
         };
         let (old, new) = (streams(&["/a", "/b"]), streams(&["/b", "/c"]));
-        let takes = |streams: &Streams| ["/a", "/b", "/c", "/d"].map(|path| streams.takes(&request("x", path)));
+        let takes =
+            |streams: &Streams| ["/a", "/b", "/c", "/d"].map(|path| streams.takes(&request("x", path)));
         assert_eq!(takes(&old.and(&new)), [false, true, false, false]);
         assert_eq!(takes(&new.and(&old)), takes(&old.and(&new)));
         assert_eq!(takes(&old.and(&Streams::default())), [false; 4]);
@@ -327,7 +328,8 @@ mod tests {
     fn applications_come_to_their_places() {
         let rule = |app| Rule { host: None, path_prefix: "/a".to_owned(), app };
         let mut routes = Routes::new(vec![Silent], Rules::new(Vec::new(), 0));
-        let begun = |routes: &mut Routes<Silent>, path: &str| routes.begin(&request("x", path), Time::ZERO).app;
+        let begun =
+            |routes: &mut Routes<Silent>, path: &str| routes.begin(&request("x", path), Time::ZERO).app;
         assert_eq!(begun(&mut routes, "/a"), 0);
         routes.change(vec![(1, Silent), (0, Silent), (2, Silent)], Rules::new(vec![rule(2)], 1));
         assert_eq!((begun(&mut routes, "/a"), begun(&mut routes, "/b"), routes.apps().len()), (2, 1, 3));

@@ -315,12 +315,7 @@ fn park<A: App>(mut turns: Turns<A>) {
     }
 }
 
-fn take<A: App>(
-    runner: &mut Runner<A>,
-    inbox: &Inbox,
-    command: Command,
-    out: &mut impl FnMut(u16, Part),
-) {
+fn take<A: App>(runner: &mut Runner<A>, inbox: &Inbox, command: Command, out: &mut impl FnMut(u16, Part)) {
     match command {
         Command::Submit { worker, job } => {
             let taken = runner.submit(worker, job);

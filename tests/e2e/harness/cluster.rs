@@ -307,7 +307,7 @@ impl Cluster {
 
     /// Load against A and its synthetic application, not yet running; `options` follow URL, address and authority.
     pub fn loader(&self, options: &[&str]) -> Loader {
-        self.loader_of("/", &[&["--synthetic"], options].concat())
+        self.loader_of("/", &[&["--synthetic"][..], options].concat())
     }
 
     /// Load of one target of A, whoever answers it.

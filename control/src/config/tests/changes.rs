@@ -219,7 +219,10 @@ fn links_rest_on_what_is_in_effect() {
     assert!(changes.applied.is_empty() && next == now, "{changes:?}");
     // More credits than the queue pairs of now have receives for.
     let wide = EXAMPLE.replace("credits = 16", "credits = 32");
-    assert_eq!(now.taking_over(&folder.parse(&wide).unwrap(), true).1.applied, [change("[lease]", "credits")]);
+    assert_eq!(
+        now.taking_over(&folder.parse(&wide).unwrap(), true).1.applied,
+        [change("[lease]", "credits")]
+    );
     let narrow = EXAMPLE.replace("slots = 256 ", "slots = 20 ");
     let narrow = folder.parse(&narrow).unwrap();
     let (next, changes) = narrow.taking_over(&folder.parse(&wide).unwrap(), true);
@@ -275,8 +278,12 @@ fn what_answers_is_taken_over_together() {
         change("[[upstream]]", "app: added"),
         change("[[upstream]]", "api: added"),
     ];
-    assert_eq!((next, changes), (alone.clone(), Changes { applied: Vec::new(), needs_restart: waits.to_vec() }));
-    let (next, changes) = alone.taking_over(&parse(&edit("app = \"api\"", "app = \"synthetic\"", &with_one)), false);
+    assert_eq!(
+        (next, changes),
+        (alone.clone(), Changes { applied: Vec::new(), needs_restart: waits.to_vec() })
+    );
+    let (next, changes) =
+        alone.taking_over(&parse(&edit("app = \"api\"", "app = \"synthetic\"", &with_one)), false);
     assert_eq!(changes.needs_restart, [change("[cores]", "apps")]);
     assert_eq!((changes.applied.len(), next.routes.len()), (3, 1));
 }
@@ -286,7 +293,8 @@ fn what_answers_is_taken_over_together() {
 fn another_model_is_another_policy() {
     let folder = folder();
     let now = folder.parse(EXAMPLE).unwrap();
-    let (next, changes) = now.taking_over(&folder.parse(&EXAMPLE.replace("\"bf\" ", "\"rr\" ")).unwrap(), true);
+    let (next, changes) =
+        now.taking_over(&folder.parse(&EXAMPLE.replace("\"bf\" ", "\"rr\" ")).unwrap(), true);
     assert_eq!(changes.applied, [change("[node]", "model")]);
     assert_eq!((next.node.model, next.lease.policy), (Model::Rr, Policy::Never));
     let (back, _) = next.taking_over(&now, true);

@@ -79,7 +79,8 @@ impl Node {
 
     /// The reply to a GET, as soon as it is whole.
     async fn get(&self, path: &str) -> String {
-        let (mut request, bytes) = (Box::<Request>::default(), format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        let (mut request, bytes) =
+            (Box::<Request>::default(), format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         let read = Reader::new().feed(bytes.as_bytes(), &mut request, &Default::default());
         assert_eq!(read, Ok((bytes.len(), Progress::Complete)));
         let job = Job { id: JobId(1), request, chunk: Chunk::new() };
@@ -246,7 +247,8 @@ fn routes_are_taken_over_with_the_folder_they_name() {
         fs::create_dir(node.file("www")).unwrap();
         fs::write(node.file("www/a.txt"), "of the folder").unwrap();
         assert!(node.get("/a.txt").await.contains("Content-Length: 1024\r\n"), "the default answers");
-        let tables = "[[route]]\npath_prefix = \"/a.txt\"\napp = \"static\"\n[app.static]\nroot = \"www\"\n[limits]\n";
+        let tables =
+            "[[route]]\npath_prefix = \"/a.txt\"\napp = \"static\"\n[app.static]\nroot = \"www\"\n[limits]\n";
         node.edit("[limits]\n", tables);
         let Outcome::Taken { applied, needs_restart, .. } = node.reload.reload().await else { panic!() };
         assert_eq!((keys(&applied), needs_restart), (vec!["[[route]] /a.txt: added".to_owned()], vec![]));
@@ -294,7 +296,10 @@ fn no_worker_and_application_disagree() {
         spawn_local(async move {
             loop {
                 if let Some(Mail::Settings(settings)) = mailbox.pop() {
-                    assert!(settings.app.is_none() && !then.borrow().is_inline(), "control tells the threads");
+                    assert!(
+                        settings.app.is_none() && !then.borrow().is_inline(),
+                        "control tells the threads"
+                    );
                     kept.borrow_mut().push(settings.streams);
                     block.publish(&[kept.borrow().len() as u64]);
                 }
