@@ -106,8 +106,8 @@ impl Registry {
     pub fn total(&self, name: &str) -> u64 {
         let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         let values = blocks.iter().flat_map(|block| block.values());
-        let total =
-            values.filter(|(known, _)| *known == name).fold(0, |sum, (_, value)| sum.wrapping_add(value));
+        let values = values.filter(|(known, _)| *known == name).map(|(_, value)| value);
+        let total = values.fold(0, u64::wrapping_add);
         fence(Ordering::Acquire);
         total
     }
