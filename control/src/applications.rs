@@ -1,25 +1,31 @@
 //! What answers a node's requests: the applications its configuration names, as one, on app threads or inside the workers.
 //!
-//! In: a validated configuration, and the applications an executable has of its own. Out: each worker's way to them. At
-//! start, on the control thread.
+//! In: a validated configuration, and the applications an executable has of its own. Out: each worker's way to them, and what
+//! reloads change them by. Control thread.
+//!
+//! - [`live`]: makes them, and changes those that run
+//! - `places`: where each is behind the routes
+
+pub(crate) mod live;
+mod places;
 
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Poll, Waker};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, ensure};
-use keyferry_app::routes::{Routes, Rule, Rules, Streams};
-use keyferry_app::static_files::Static;
-use keyferry_app::synthetic::{self, Synthetic};
+use keyferry_app::routes::{Routes, Streams};
 use keyferry_app::{Body, Builtin, Port, Runner, Shared, SystemClock, builtin, threads};
 use keyferry_http::{ReplyHead, Request};
 use keyferry_time::Time;
 use keyferry_upstream::{self as upstream, Beside, Tally, Upstream};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::{self, Config, Files, Named};
+use self::live::{Live, Makers};
+use crate::config::{self, Config};
 use crate::counters::Registry;
 
 /// Applications that an executable has of its own, by the names that `[app] kind` and `[[route]] app` have for them.
@@ -39,7 +45,7 @@ impl Own<Nothing> {
 }
 
 impl<A: keyferry_app::App> Own<A> {
-    /// One. `make` is called at start, on the control thread, for each thread that is to run it.
+    /// One. `make` is called on the control thread, for each thread that is to run it: at start, or when a reload first names it.
     ///
     /// # Panics
     /// If the name is one of keyferry's own: a mistake of the caller.
@@ -85,6 +91,16 @@ pub enum One<A> {
     Upstream(Upstream),
     /// Of the executable's own.
     Own(A),
+}
+
+impl<A> One<A> {
+    /// The origin servers, if it is those.
+    fn upstream(&self) -> Option<&Upstream> {
+        match self {
+            One::Upstream(upstream) => Some(upstream),
+            One::Builtin(_) | One::Own(_) => None,
+        }
+    }
 }
 
 /// One reply of it.
@@ -193,30 +209,37 @@ pub(crate) fn slots(config: &Config) -> u32 {
     u32::try_from(config.cores.apps.len().max(1) * each).unwrap_or(u32::MAX)
 }
 
-/// Each worker's way to the applications: app threads where cores are set aside for them, else inside the workers.
+/// The applications of a node, started.
+pub(crate) struct Started<A: keyferry_app::App> {
+    /// Each worker's way to them.
+    pub ports: Vec<Port<App<A>>>,
+    /// Their threads, where they have any.
+    pub threads: Vec<JoinHandle<()>>,
+    /// For reloads.
+    pub live: Live,
+}
+
+/// Starts the applications: on app threads where cores are set aside for them, else inside the workers. Threads of a file with an
+/// upstream can reach one from then on, whether or not a request can now.
 pub(crate) fn start<A: keyferry_app::App>(
     config: &Config,
-    mut own: Own<A>,
+    own: Own<A>,
     registry: &Registry,
     stop: &Arc<AtomicBool>,
-) -> anyhow::Result<threads::Started<App<A>>> {
+) -> anyhow::Result<Started<A>> {
     ensure!(
         config.own == own.names,
         "the configuration was read for other applications than {:?}: read it with Config::load_with",
         own.names
     );
-    let workers = config.cores.workers.len();
+    let (workers, apps) = (config.cores.workers.len(), config.cores.apps.len());
     let jobs = config.limits.requests_in_app;
-    let files = config.app.files.as_ref().map(open).transpose()?;
-    let mut made = 0;
-    let mut make = |upstreams: &[Upstream]| {
-        made += 1;
-        all(config, files.as_ref(), made, upstreams, &mut own)
-    };
-    if config.cores.apps.is_empty() {
+    let files = config.app.files.as_ref().map(live::open).transpose()?;
+    if apps == 0 {
+        let mut makers = Makers::new(own, workers, Vec::new());
         let runner = |app| Runner::new(app, jobs, Box::new(SystemClock::default())).with_slots(config.slots);
-        let inline = |_| Port::inline(runner(make(&[])));
-        return Ok(((0..workers).map(inline).collect(), Vec::new()));
+        let ports = makers.first(config, files).into_iter().map(|app| Port::inline(runner(app))).collect();
+        return Ok(Started { ports, threads: Vec::new(), live: Live::new(makers, None) });
     }
     let plan = threads::Plan {
         cores: config.cores.apps.iter().map(|core| Some(core.0)).collect(),
@@ -229,25 +252,30 @@ pub(crate) fn start<A: keyferry_app::App>(
             config::Idle::Sleep => threads::Idle::Sleep,
         },
     };
-    let context = "cannot start the application's threads";
-    if !config.reaches_upstreams() {
-        return threads::start(&plan, || make(&[]), stop).context(context);
+    let upstreams = !config.upstreams.is_empty();
+    let tallies: Vec<_> = (0..if upstreams { apps } else { 0 }).map(|_| Arc::new(Tally::default())).collect();
+    let mut makers = Makers::new(own, apps, tallies.clone());
+    let mut made = makers.first(config, files).into_iter();
+    let mut next = || made.next().expect("one for each thread");
+    let (ports, threads) = if upstreams {
+        raise_open_files();
+        let mut tallies = tallies.into_iter().enumerate();
+        let with_upstreams = || {
+            let (app, (number, tally)) = (next(), tallies.next().expect("one for each thread"));
+            let block = registry.block(upstream::tally::NAMES, format!("app {number}"));
+            let upstreams: Vec<_> = app.apps().iter().filter_map(One::upstream).cloned().collect();
+            let beside = Beside::new(&upstreams, tally);
+            (app, move |turns: threads::Turns<App<A>>| {
+                upstream::run(turns, beside, move |values| block.publish(values))
+            })
+        };
+        threads::start_on(&plan, with_upstreams, stop)
+    } else {
+        threads::start(&plan, next, stop)
     }
-    raise_open_files();
-    let mut number = 0;
-    let with_upstreams = || {
-        let tally = Arc::new(Tally::default());
-        let upstream = |options: &upstream::Options| Upstream::new(options.clone(), Arc::clone(&tally));
-        let upstreams: Vec<_> = config.upstreams.iter().map(upstream).collect();
-        let block = registry.block(upstream::tally::NAMES, format!("app {number}"));
-        number += 1;
-        let app = make(&upstreams);
-        let beside = Beside::new(&upstreams, tally);
-        (app, move |turns: threads::Turns<App<A>>| {
-            upstream::run(turns, beside, move |values| block.publish(values))
-        })
-    };
-    threads::start_on(&plan, with_upstreams, stop).context(context)
+    .context("cannot start the application's threads")?;
+    let changer = ports.first().and_then(Port::changer);
+    Ok(Started { ports, threads, live: Live::new(makers, changer) })
 }
 
 /// Every connection to an origin is an open file, of which a process has few unless it asks for as many as it may have.
@@ -257,73 +285,9 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-fn open(files: &Files) -> anyhow::Result<Static> {
-    let Files { root, dotfiles, cache } = files;
-    let what = || format!("{} cannot be opened: check [app.static] root", root.display());
-    Ok(Static::open(root).with_context(what)?.with_dotfiles(*dotfiles).with_cache(*cache))
-}
-
-/// The applications that are named, each once, and the rules that choose between them.
-fn named(config: &Config) -> (Vec<Named>, Rules) {
-    let mut apps: Vec<Named> = Vec::new();
-    let mut place = |named: Named| {
-        apps.iter().position(|known| *known == named).unwrap_or_else(|| {
-            apps.push(named);
-            apps.len() - 1
-        })
-    };
-    let default = place(config.app.default);
-    let rule = |route: &config::Route| Rule {
-        host: route.host.clone(),
-        path_prefix: route.path_prefix.clone(),
-        app: place(route.app),
-    };
-    let rules = config.routes.iter().map(rule).collect();
-    (apps, Rules::new(rules, default))
-}
-
 /// Whose requests run before their bodies are whole: those of upstreams.
 pub(crate) fn streams(config: &Config) -> Streams {
-    let (apps, rules) = named(config);
-    Streams::new(rules, apps.iter().map(|app| matches!(app, Named::Upstream(_))).collect())
-}
-
-/// All applications that are named, behind the routes to them.
-fn all<A: keyferry_app::App>(
-    config: &Config,
-    files: Option<&Static>,
-    seed: u64,
-    upstreams: &[Upstream],
-    own: &mut Own<A>,
-) -> App<A> {
-    let (apps, rules) = named(config);
-    let app = |named: &Named| match *named {
-        Named::Synthetic => {
-            One::Builtin(Builtin::Synthetic(Synthetic::new(synthetic(&config.app.synthetic, seed))))
-        }
-        Named::Static => One::Builtin(Builtin::Static(files.cloned().expect("the folder was opened above"))),
-        Named::Upstream(index) => One::Upstream(upstreams[index].clone()),
-        Named::Own(index) => One::Own((own.makers[index])()),
-    };
-    Routes::new(apps.iter().map(app).collect(), rules)
-}
-
-fn synthetic(options: &config::Synthetic, seed: u64) -> synthetic::Options {
-    synthetic::Options {
-        cost_us: distribution(options.cost_us),
-        bytes: distribution(options.bytes),
-        burn: options.burn,
-        seed,
-    }
-}
-
-fn distribution(from: config::Distribution) -> synthetic::Distribution {
-    match from {
-        config::Distribution::Fixed(value) => synthetic::Distribution::Fixed(value),
-        config::Distribution::Exponential(mean) => synthetic::Distribution::Exponential(mean),
-        config::Distribution::LogNormal(median, sigma) => synthetic::Distribution::LogNormal(median, sigma),
-        config::Distribution::Pareto(least, alpha) => synthetic::Distribution::Pareto(least, alpha),
-    }
+    places::streams(config)
 }
 
 #[cfg(test)]

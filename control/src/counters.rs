@@ -2,10 +2,11 @@
 //!
 //! A worker counts in a plain struct of its own and copies it into its [`Block`] every few milliseconds; the
 //! control thread reads the blocks when somebody asks. One writer a block, relaxed atomics: a reader sees each
-//! counter whole, and counters of one block that may be one publication apart.
+//! counter whole, and counters of one block that may be one publication apart. What a thread did before it published is seen by
+//! whoever has read what it published.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -35,6 +36,7 @@ impl Block {
     pub fn publish(&self, values: &[u64]) {
         assert_eq!(values.len(), self.names.len(), "a block publishes a value for each of its names");
         let counters = self.lines.iter().flat_map(|line| &line.0);
+        fence(Ordering::Release);
         for (counter, value) in counters.zip(values) {
             counter.store(*value, Ordering::Relaxed);
         }
@@ -104,7 +106,10 @@ impl Registry {
     pub fn total(&self, name: &str) -> u64 {
         let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         let values = blocks.iter().flat_map(|block| block.values());
-        values.filter(|(known, _)| *known == name).fold(0, |sum, (_, value)| sum.wrapping_add(value))
+        let values = values.filter(|(known, _)| *known == name).map(|(_, value)| value);
+        let total = values.fold(0, u64::wrapping_add);
+        fence(Ordering::Acquire);
+        total
     }
 
     /// Every counter now.

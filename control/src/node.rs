@@ -180,7 +180,8 @@ fn start<A: keyferry_app::App>(
     };
     privileges::give_up(&config.admin, config.cluster.as_ref())?;
     warn_of_files(config);
-    let (apps, app_threads) = applications::start(config, brought, &registry, &stop)?;
+    let applications::Started { ports: apps, threads: app_threads, live } =
+        applications::start(config, brought, &registry, &stop)?;
     let request_log = RequestLog::start(config, clock, names, &registry)?;
     let handovers = Handover::between(workers, HANDOVER_PACKETS);
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
@@ -211,7 +212,7 @@ fn start<A: keyferry_app::App>(
         threads.push(thread.context("cannot start a worker thread")?);
     }
     threads.push(expire_sessions(resumer, &stop)?);
-    let reload = Rc::new(Reload::new(config, tls, key_log, cores, mailboxes.clone(), &registry));
+    let reload = Rc::new(Reload::new(config, tls, key_log, cores, mailboxes.clone(), live, &registry));
     reload.set_request_log(request_log.as_ref().map(RequestLog::reopener));
     if let Some((log, file)) = secrets {
         threads.push(key_log::start(log, file, &stop)?);

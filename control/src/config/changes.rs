@@ -67,6 +67,11 @@ impl Ledger {
         if can { self.live(table, key, now, new) } else { self.fixed(table, key, now, new) }
     }
 
+    /// A key that differs, and is taken over elsewhere if it can be.
+    pub(super) fn differs(&mut self, can: bool, table: &'static str, key: impl Into<String>) {
+        if can { self.applied(table, key) } else { self.needs_restart(table, key) }
+    }
+
     pub(super) fn applied(&mut self, table: &'static str, key: impl Into<String>) {
         self.0.applied.push(Change { table, key: key.into() });
     }
@@ -100,7 +105,7 @@ impl Ledger {
             keys.push("order".to_owned());
         }
         for key in keys {
-            if can { self.applied(table, key) } else { self.needs_restart(table, key) }
+            self.differs(can, table, key);
         }
         if can {
             *now = new.to_vec();
@@ -113,8 +118,9 @@ impl Ledger {
 }
 
 impl Config {
-    /// What a node that goes by this goes by when its file has become `new`, and what differs.
-    pub fn taking_over(&self, new: &Config) -> (Config, Changes) {
+    /// What a node that goes by this goes by when its file has become `new`, and what differs. Whether its applications
+    /// `may_reach_upstreams` was decided at start.
+    pub fn taking_over(&self, new: &Config, may_reach_upstreams: bool) -> (Config, Changes) {
         let (mut next, mut ledger) = (self.clone(), Ledger::default());
         let it = &mut ledger;
         // Taken apart, so that none can be forgotten.
@@ -154,10 +160,9 @@ impl Config {
         });
         tcp.take_over(&new.tcp, it);
         tls.take_over(&new.tls, it);
-        it.fixed("[app]", "", app, &new.app);
         it.fixed("[app]", "slots", slots, &new.slots);
-        it.fixed("[[route]]", "", routes, &new.routes);
-        it.list(false, "[[upstream]]", upstreams, &new.upstreams, |upstream| upstream.name.clone());
+        let can = may_reach_upstreams || !new.reaches_upstreams();
+        super::answers::take_over((app, routes, upstreams), new, can, it);
         lease.take_over(&new.lease, fabric, same_model, it);
         fabric.compare(&new.fabric, it);
         let same_links = same_links && new.cluster.is_some();

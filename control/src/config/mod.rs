@@ -7,6 +7,7 @@
 //! defaults are described in `docs/examples/keyferry.toml`, which a test keeps complete.
 
 mod admin;
+mod answers;
 mod app;
 mod changes;
 mod cluster;

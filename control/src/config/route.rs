@@ -39,6 +39,13 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Option<Draft> {
     Some(Draft { host: host_given, path_prefix: path_prefix.unwrap_or_else(|| "/".to_owned()), app: app? })
 }
 
+impl Route {
+    /// Which requests it is for, as reloads call it: no other has the same.
+    pub(super) fn name(&self) -> String {
+        format!("{}{}", self.host.as_deref().unwrap_or_default(), self.path_prefix)
+    }
+}
+
 impl Draft {
     /// What it names as its application.
     pub(super) fn app(&self) -> &str {

@@ -1,4 +1,4 @@
-//! What of a node's configuration may change while it serves, and who has to hear of it: workers, links, the log.
+//! What of a node's configuration may change while it serves, and who has to hear of it: applications, workers, links, the log.
 //!
 //! In: that the file is to be read again, or certificates looked at. Out: another configuration in effect. Control thread; what
 //! reads files runs on a thread of its own and changes nothing.
@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
+use keyferry_app::Change as AppChange;
+use keyferry_app::static_files::Static;
 use keyferry_tcp::Times;
 use keyferry_tls::key_log::KeyLog;
 use keyferry_tls::{CertificateFacts, Resumer, Server};
@@ -22,15 +24,16 @@ use tracing::warn;
 use super::trust::Ends;
 use super::watch::{Files, Wanted, Watch};
 use super::{Counts, Outcome, trust};
+use crate::applications::{self, live, live::Live};
 use crate::config::{self, Change, Changes, Config, Kind};
 use crate::counters::Registry;
 use crate::links::{Others, Running, Trust};
 use crate::request_log::{self, Reopener};
 use crate::{log, node};
 
-/// How soon a worker whose mailbox is full is told again, and looked whether workers go by what they were told.
+/// How soon a worker whose mailbox is full is told again, and looked whether threads go by what they were told.
 const AGAIN: Duration = Duration::from_millis(5);
-/// How long workers are waited for: a turn takes microseconds, a core that is shared lets it begin later.
+/// How long threads are waited for: a turn takes microseconds, a core that is shared lets it begin later.
 const TAKEN_MAX: Duration = Duration::from_secs(5);
 /// Between looks at replaced certificates, which are erased here: no worker does that in its turn.
 const RETIRED_LOOK: Duration = Duration::from_millis(100);
@@ -41,6 +44,7 @@ pub(crate) struct Reload {
     cores: BTreeSet<usize>,
     key_log: Option<Arc<KeyLog>>,
     mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
+    applications: RefCell<Live>,
     registry: Arc<Registry>,
     counts: Counts,
     config: RefCell<Config>,
@@ -64,6 +68,7 @@ struct Prepared {
     /// Where they are others.
     server: Option<Server>,
     trust: Option<Trust>,
+    files: Option<Static>,
     warnings: Vec<String>,
 }
 
@@ -75,12 +80,14 @@ impl Reload {
         key_log: Option<Arc<KeyLog>>,
         cores: BTreeSet<usize>,
         mailboxes: Vec<Arc<ArrayQueue<Mail>>>,
+        applications: Live,
         registry: &Arc<Registry>,
     ) -> Reload {
         Reload {
             cores,
             key_log,
             mailboxes,
+            applications: RefCell::new(applications),
             registry: Arc::clone(registry),
             counts: Counts::new(registry),
             config: RefCell::new(config.clone()),
@@ -137,7 +144,8 @@ impl Reload {
         let (now, server, key_log) =
             (self.config().clone(), self.server.borrow().clone(), self.key_log.clone());
         let (trust, cores) = (self.trust(), self.cores.clone());
-        let prepare = move || prepare(&now, &server, trust.as_ref(), key_log, &cores);
+        let may_reach_upstreams = self.applications.borrow().may_reach_upstreams();
+        let prepare = move || prepare(&now, &server, trust.as_ref(), key_log, &cores, may_reach_upstreams);
         let outcome = match tokio::task::spawn_blocking(prepare).await {
             Err(_) => Outcome::refused("nothing was applied: the file could not be read, try again"),
             Ok(Err(refused)) => refused,
@@ -159,13 +167,14 @@ impl Reload {
 
     /// Nothing in here can fail.
     async fn apply(&self, prepared: Prepared) -> Outcome {
-        let Prepared { next, changes: Changes { applied, needs_restart }, server, trust, warnings } =
+        let Prepared { next, changes: Changes { applied, needs_restart }, server, trust, files, warnings } =
             prepared;
         if !applied.is_empty() {
             let before = self.config.replace(next);
             log::set(self.config().admin.log);
             self.tell_links(&before, trust);
-            self.tell_workers(server).await;
+            let inside = self.tell_applications(&before, files).await;
+            self.tell_workers(server, inside).await;
             if self.config().peers != before.peers {
                 let members = node::members(&self.config());
                 self.send(|| Mail::Members(members.clone().into_boxed_slice())).await;
@@ -197,26 +206,69 @@ impl Reload {
         }
     }
 
-    /// Tells workers what they go by now, with another server if there is one, and waits until they do.
-    async fn tell_workers(&self, server: Option<Server>) {
+    /// Has applications answer by what is in effect now, if that is anything else. Those inside workers change with the settings that
+    /// come next: here is how.
+    ///
+    /// No request may meet a worker and an application that disagree on whether its body comes as it runs. One that is whole suits
+    /// every application; so workers first go by what suits both, then the applications change, then workers hear the rest.
+    async fn tell_applications(&self, before: &Config, files: Option<Static>) -> Vec<AppChange> {
+        let is_same = {
+            let now = self.config();
+            (&before.app, &before.routes, &before.upstreams) == (&now.app, &now.routes, &now.upstreams)
+        };
+        if is_same {
+            return Vec::new();
+        }
+        let changes = self.applications.borrow_mut().changes(&self.config(), files);
+        if self.applications.borrow_mut().threads().is_none() {
+            return changes;
+        }
+        let [then, now] = [before, &*self.config()].map(applications::streams);
+        if then != now {
+            let (of_both, server) = (then.and(&now), self.server.borrow().clone());
+            let settings = || Settings { streams: of_both.clone(), ..settings(before, server.clone()) };
+            self.settle(settings).await;
+        }
+        while !self.are_changed() {
+            // By a reload before this one.
+            sleep(AGAIN).await;
+        }
+        if let Some(threads) = self.applications.borrow_mut().threads() {
+            threads.tell(changes);
+        }
+        let late =
+            "an application thread does not answer by the new routes yet: does an application block it?";
+        wait(|| self.are_changed(), late).await;
+        Vec::new()
+    }
+
+    /// Whether application threads have done all they were told.
+    fn are_changed(&self) -> bool {
+        self.applications.borrow_mut().threads().is_none_or(|threads| threads.are_taken())
+    }
+
+    /// Tells workers what they go by now, with another server if there is one, and what becomes of the applications inside them.
+    async fn tell_workers(&self, server: Option<Server>, applications: Vec<AppChange>) {
         if let Some(server) = server {
             let before = self.server.replace(server);
             self.retired.borrow_mut().push(before);
             self.shown.notify_one();
             self.count_retired();
         }
-        let goal = self.registry.total("settings_taken") + self.mailboxes.len() as u64;
-        self.send(|| Mail::Settings(Box::new(settings(&self.config(), self.server.borrow().clone())))).await;
-        let from = Instant::now();
-        while self.registry.total("settings_taken") < goal {
-            if from.elapsed() > TAKEN_MAX {
-                return warn!("a worker has not taken new settings yet: is its core its own?");
-            }
-            sleep(AGAIN).await;
-        }
+        let mut applications = applications.into_iter();
+        let settings = || settings(&self.config(), self.server.borrow().clone());
+        self.settle(|| Settings { app: applications.next(), ..settings() }).await;
     }
 
-    async fn send(&self, mail: impl Fn() -> Mail) {
+    /// Gives each worker settings, and waits until all go by them.
+    async fn settle(&self, mut settings: impl FnMut() -> Settings) {
+        let goal = self.registry.total("settings_taken") + self.mailboxes.len() as u64;
+        self.send(|| Mail::Settings(Box::new(settings()))).await;
+        let late = "a worker has not taken new settings yet: is its core its own?";
+        wait(|| self.registry.total("settings_taken") >= goal, late).await;
+    }
+
+    async fn send(&self, mut mail: impl FnMut() -> Mail) {
         for mailbox in &self.mailboxes {
             let mut mail = mail();
             while let Err(back) = mailbox.push(mail) {
@@ -268,9 +320,20 @@ impl Reload {
             self.shown.notify_one();
         }
         if found.server.is_some() {
-            self.tell_workers(found.server).await;
+            self.tell_workers(found.server, Vec::new()).await;
         }
         files
+    }
+}
+
+/// Waits until it is so, but not for ever: then `late` is said.
+async fn wait(is_so: impl Fn() -> bool, late: &str) {
+    let from = Instant::now();
+    while !is_so() {
+        if from.elapsed() > TAKEN_MAX {
+            return warn!("{late}");
+        }
+        sleep(AGAIN).await;
     }
 }
 
@@ -292,6 +355,7 @@ fn prepare(
     trust: Option<&Trust>,
     key_log: Option<Arc<KeyLog>>,
     cores: &BTreeSet<usize>,
+    may_reach_upstreams: bool,
 ) -> Result<Prepared, Outcome> {
     let new = match config::examine(&now.file, cores, &now.own).0 {
         Ok(Kind::Node(new)) => new,
@@ -302,7 +366,7 @@ fn prepare(
     };
     // A file that has changed since it was checked: what it is now is as bad as if it had been then.
     let changed = |error: String| Outcome::refused(format!("nothing was applied: {error}"));
-    let (next, mut changes) = now.taking_over(&new);
+    let (next, mut changes) = now.taking_over(&new, may_reach_upstreams);
     let options = node::tls_options(&next, key_log).map_err(|error| changed(error.to_string()))?;
     let renewed = server.renewed(&options).map_err(|error| changed(error.to_string()))?;
     let other_files = note_certificates(server.certificates(), renewed.certificates(), &mut changes);
@@ -315,10 +379,12 @@ fn prepare(
         warnings.extend_from_slice(renewed.warnings());
     }
     let server = is_other.then_some(renewed);
+    let other_folder = next.app.files.as_ref().filter(|files| now.app.files.as_ref() != Some(files));
+    let files = other_folder.map(live::open).transpose().map_err(|error| changed(format!("{error:#}")))?;
     let ends =
         Ends { now: (&next.node.name, next.cluster.as_ref()), new: (&new.node.name, new.cluster.as_ref()) };
     let trust = trust::renew(&ends, trust, &mut changes, &mut warnings)?;
-    Ok(Prepared { next, changes, server, trust, warnings })
+    Ok(Prepared { next, changes, server, trust, files, warnings })
 }
 
 /// Names files whose certificates are others now. Answers whether the list is another one in any way.
@@ -345,6 +411,9 @@ fn settings(config: &Config, tls: Server) -> Settings {
         body_rate: of.body_rate,
         idle_timeout: of.idle_timeout,
         http: of.http,
+        streams: of.streams,
+        app: None,
+        app_slots: of.app_slots,
         body_bytes: node::bodies_bytes(config),
         policy: of.policy,
         eager: of.eager,

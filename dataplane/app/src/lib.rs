@@ -7,6 +7,7 @@
 //!
 //! - [`Job`], [`Part`], [`Chunk`]: what travels between worker and application
 //! - [`runner`]: drives an [`App`], many requests at a time, and writes HTTP around its bodies
+//! - [`change`]: what becomes of an application while it runs
 //! - [`bells`]: how a task that waits for something other than a time is asked again
 //! - [`port`]: what a worker holds: a runner inside the worker, or queues to app threads
 //! - [`threads`]: the app threads
@@ -22,6 +23,7 @@ pub use keyferry_time::Time;
 
 pub mod bells;
 pub mod builtin;
+pub mod change;
 pub mod chunk;
 pub mod clock;
 mod job;
@@ -34,6 +36,7 @@ pub mod synthetic;
 pub mod threads;
 
 pub use builtin::Builtin;
+pub use change::Change;
 pub use chunk::{CHUNK_BYTES, Chunk, Memory, Shared};
 pub use clock::{Clock, SystemClock};
 pub use job::{CHUNKS_PER_JOB, End, FEEDS_PER_JOB, Job, JobId, Part};

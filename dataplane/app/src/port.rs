@@ -12,10 +12,11 @@ use crossbeam_queue::ArrayQueue;
 use keyferry_time::Time;
 
 use crate::App;
+use crate::change::Change;
 use crate::chunk::Chunk;
 use crate::job::{ByJob, CHUNKS_PER_JOB, FEEDS_PER_JOB, Job, JobId, Part, by_job};
 use crate::runner::Runner;
-use crate::threads::{Command, Inbox};
+use crate::threads::{Changer, Command, Inbox};
 
 /// Parts delivered by one poll; also the size of the caller's storage.
 pub const PARTS: usize = 32;
@@ -107,6 +108,25 @@ impl<A: App> Port<A> {
                     threads.tell(thread, Command::Cancel { worker: threads.worker, id });
                 }
             }
+        }
+    }
+
+    /// Has the application be another one in some way, behind what was submitted so far.
+    ///
+    /// # Panics
+    /// If it is on threads, which a [`Changer`] tells: a mistake of the caller.
+    pub fn change(&mut self, change: Change) {
+        match self {
+            Port::Inline(inline) => inline.runner.change(change),
+            Port::Threads(_) => unreachable!("app threads are told by control"),
+        }
+    }
+
+    /// How to change the applications of the app threads, if there are any.
+    pub fn changer(&self) -> Option<Changer> {
+        match self {
+            Port::Inline(_) => None,
+            Port::Threads(threads) => Some(Changer::new(threads.inboxes.clone())),
         }
     }
 

@@ -42,9 +42,10 @@ pub struct Task<T> {
     task: T,
 }
 
-/// Whose requests run before their bodies are whole: what a worker knows of the applications.
+/// Whose requests run before their bodies are whole: what a worker knows of the applications. Where there are several, as while
+/// applications change, those of which each says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Streams(Option<(Rules, Vec<bool>)>);
+pub struct Streams(Vec<(Rules, Vec<bool>)>);
 
 impl Streams {
     /// Those of the applications that take [input](App::input), by their places.
@@ -53,12 +54,19 @@ impl Streams {
     /// If a rule names none of them: a mistake of the caller.
     pub fn new(rules: Rules, take_input: Vec<bool>) -> Streams {
         assert!(rules.are_within(take_input.len()), "a rule names an application");
-        Streams(take_input.contains(&true).then_some((rules, take_input)))
+        Streams(if take_input.contains(&true) { vec![(rules, take_input)] } else { Vec::new() })
+    }
+
+    /// Those of which both say so. A request that is whole suits every application, so that these suit both.
+    #[must_use]
+    pub fn and(&self, other: &Streams) -> Streams {
+        let neither_is_empty = !self.0.is_empty() && !other.0.is_empty();
+        Streams(if neither_is_empty { [&self.0[..], &other.0[..]].concat() } else { Vec::new() })
     }
 
     /// Whether the application of a request takes its body as it comes.
     pub fn takes(&self, request: &Request) -> bool {
-        self.0.as_ref().is_some_and(|(rules, take_input)| take_input[rules.of(request)])
+        !self.0.is_empty() && self.0.iter().all(|(rules, take_input)| take_input[rules.of(request)])
     }
 }
 
@@ -101,6 +109,30 @@ impl<A: App> Routes<A> {
     pub fn new(apps: Vec<A>, rules: Rules) -> Routes<A> {
         assert!(rules.are_within(apps.len()), "a rule names an application");
         Routes { apps, rules }
+    }
+
+    /// The applications, each at its place.
+    pub fn apps(&self) -> &[A] {
+        &self.apps
+    }
+
+    /// Has other rules, and other applications at some places; those behind the last one in their order. What is under way goes on
+    /// at its place, so that whatever comes there has to know how to go on with it.
+    ///
+    /// # Panics
+    /// If a place is too far behind the last one, or a rule names none: mistakes of the caller.
+    pub fn change(&mut self, apps: Vec<(usize, A)>, rules: Rules) {
+        for (place, app) in apps {
+            match self.apps.get_mut(place) {
+                Some(before) => *before = app,
+                None => {
+                    assert_eq!(place, self.apps.len(), "places have no gap");
+                    self.apps.push(app);
+                }
+            }
+        }
+        assert!(rules.are_within(self.apps.len()), "a rule names an application");
+        self.rules = rules;
     }
 }
 
@@ -274,6 +306,35 @@ mod tests {
             [("h", "/a"), ("h", "/b")].map(|(host, path)| streams.takes(&request(host, path))),
             [true, false]
         );
+    }
+
+    /// Who suits both suits whichever of them there is.
+    #[test]
+    fn what_streams_while_applications_change_is_what_streams_in_either() {
+        let of = |path: &str| Rule { host: None, path_prefix: path.to_owned(), app: 1 };
+        let streams = |paths: &[&str]| {
+            Streams::new(Rules::new(paths.iter().map(|path| of(path)).collect(), 0), vec![false, true])
+        };
+        let (old, new) = (streams(&["/a", "/b"]), streams(&["/b", "/c"]));
+        let takes =
+            |streams: &Streams| ["/a", "/b", "/c", "/d"].map(|path| streams.takes(&request("x", path)));
+        assert_eq!(takes(&old.and(&new)), [false, true, false, false]);
+        assert_eq!(takes(&new.and(&old)), takes(&old.and(&new)));
+        assert_eq!(takes(&old.and(&Streams::default())), [false; 4]);
+        assert_eq!(takes(&Streams::default().and(&new)), [false; 4]);
+    }
+
+    #[test]
+    fn applications_come_to_their_places() {
+        let rule = |app| Rule { host: None, path_prefix: "/a".to_owned(), app };
+        let mut routes = Routes::new(vec![Silent], Rules::new(Vec::new(), 0));
+        let begun =
+            |routes: &mut Routes<Silent>, path: &str| routes.begin(&request("x", path), Time::ZERO).app;
+        assert_eq!(begun(&mut routes, "/a"), 0);
+        routes.change(vec![(1, Silent), (0, Silent), (2, Silent)], Rules::new(vec![rule(2)], 1));
+        assert_eq!((begun(&mut routes, "/a"), begun(&mut routes, "/b"), routes.apps().len()), (2, 1, 3));
+        let gap = std::panic::AssertUnwindSafe(|| routes.change(vec![(4, Silent)], Rules::new(vec![], 0)));
+        assert!(std::panic::catch_unwind(gap).is_err());
     }
 
     proptest! {

@@ -22,6 +22,7 @@ use keyferry_time::Time;
 
 use crate::App;
 use crate::bells::Bells;
+use crate::change::Change;
 use crate::chunk::Chunk;
 use crate::clock::{Clock, Date};
 use crate::job::{ByJob, End, FEEDS_PER_JOB, Job, JobId, Part, by_job};
@@ -209,6 +210,21 @@ impl<A: App> Runner<A> {
         out(worker, Part::Cancelled(slot.request));
     }
 
+    /// Has the application be another one in some way. Requests that are under way go on, and those in line begin with what it is
+    /// then; but for those whose bodies come as they run, and WebSockets: they were sent here because it takes such as it was, so
+    /// they begin with that.
+    pub fn change(&mut self, change: Change) {
+        self.now = self.clock.now();
+        for (index, slot) in (0..).zip(self.slots.iter_mut()) {
+            let Some(slot) = slot.as_mut().filter(|slot| slot.task.is_none()) else { continue };
+            if !slot.request.is_whole() || slot.request.wants_websocket() {
+                slot.began_at = self.now;
+                slot.task = Some(begin(&mut self.app, &self.bells, index, &slot.request, self.now));
+            }
+        }
+        change.apply(&mut self.app);
+    }
+
     /// Requests under way.
     pub fn outstanding(&self) -> usize {
         self.slots.len() - self.vacant.len()
@@ -308,9 +324,7 @@ impl<A: App> Runner<A> {
         let Some(slot) = self.slots[index as usize].as_mut() else { return Outcome::Over };
         let task = slot.task.get_or_insert_with(|| {
             slot.began_at = now;
-            let mut task = self.app.begin(&slot.request, now);
-            self.app.wake_by(&mut task, self.bells.waker(index));
-            task
+            begin(&mut self.app, &self.bells, index, &slot.request, now)
         });
         while let Some((chunk, end)) = slot.fed.first()
             && self.app.input(task, &slot.request, chunk.bytes(), *end)
@@ -439,10 +453,18 @@ impl<A: App> Runner<A> {
         let Some(index) = self.line.pop_front() else { return };
         if let Some(slot) = self.slots[index as usize].as_mut() {
             slot.admitted = true;
+            // It may have begun in line.
+            slot.began_at = self.now;
             self.admitted += 1;
             self.ready.push_back(index);
         }
     }
+}
+
+fn begin<A: App>(app: &mut A, bells: &Bells, index: u32, request: &Request, now: Time) -> A::Task {
+    let mut task = app.begin(request, now);
+    app.wake_by(&mut task, bells.waker(index));
+    task
 }
 
 fn wait(deadline: Option<Time>) -> Outcome {

@@ -1,10 +1,10 @@
 //! The app threads: each runs one [`App`] for all workers, on a core of its own, over bounded queues.
 //!
-//! In: commands from the workers' ports. Out: parts to their outboxes. Started by the control thread, ended by its
-//! flag.
+//! In: commands from the workers' ports, changes from the control thread. Out: parts to their outboxes. Started by the control
+//! thread, ended by its flag.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::thread::{JoinHandle, Thread};
@@ -14,6 +14,7 @@ use crossbeam_queue::ArrayQueue;
 use keyferry_time::Time;
 
 use crate::App;
+use crate::change::Change;
 use crate::chunk::Chunk;
 use crate::clock::{Clock, SystemClock};
 use crate::job::{CHUNKS_PER_JOB, FEEDS_PER_JOB, Job, JobId, Part};
@@ -24,6 +25,9 @@ use crate::runner::Runner;
 /// among them: its own are only asked for once its submission has been read), its body's chunks and those of a job before
 /// it, its cancellation.
 const COMMANDS_PER_JOB: usize = 2 + CHUNKS_PER_JOB + 2 * FEEDS_PER_JOB;
+
+/// Changes a thread has not taken yet, at most.
+const CHANGES_MAX: usize = 1;
 
 /// Commands taken in before the application runs again.
 const COMMANDS_A_TURN: usize = 64;
@@ -45,12 +49,13 @@ pub enum Idle {
     Sleep,
 }
 
-/// From a worker to an app thread.
+/// From a worker to an app thread; changes are from the control thread.
 pub(crate) enum Command {
     Submit { worker: u16, job: Job },
     More { worker: u16, id: JobId, chunk: Chunk },
     Feed { worker: u16, id: JobId, chunk: Chunk, end: bool },
     Cancel { worker: u16, id: JobId },
+    Change(Change),
 }
 
 /// One app thread's inbox.
@@ -58,6 +63,8 @@ pub(crate) struct Inbox {
     pub(crate) queue: ArrayQueue<Command>,
     /// Jobs of all workers on this thread.
     pub(crate) jobs: AtomicUsize,
+    /// Changes taken.
+    changed: AtomicU64,
     sleeping: AtomicBool,
     /// Ends the thread's sleep.
     thread: OnceLock<Waker>,
@@ -66,8 +73,9 @@ pub(crate) struct Inbox {
 impl Inbox {
     fn new(commands: usize) -> Inbox {
         Inbox {
-            queue: ArrayQueue::new(commands),
+            queue: ArrayQueue::new(commands + CHANGES_MAX),
             jobs: AtomicUsize::new(0),
+            changed: AtomicU64::new(0),
             sleeping: AtomicBool::new(false),
             thread: OnceLock::new(),
         }
@@ -100,6 +108,38 @@ impl Inbox {
     /// Nobody has to wake it.
     fn wakes(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Control's way to the applications of all app threads.
+pub struct Changer {
+    inboxes: Vec<Arc<Inbox>>,
+    told: u64,
+}
+
+impl Changer {
+    pub(crate) fn new(inboxes: Vec<Arc<Inbox>>) -> Changer {
+        Changer { inboxes, told: 0 }
+    }
+
+    /// Tells each thread what becomes of its application; it comes behind all that workers have submitted so far.
+    ///
+    /// # Panics
+    /// If there is not one for each thread, or those before [are not taken](Changer::are_taken): mistakes of the caller.
+    pub fn tell(&mut self, changes: Vec<Change>) {
+        assert!(self.are_taken() && changes.len() == self.inboxes.len(), "one change a thread at a time");
+        self.told += 1;
+        for (inbox, change) in self.inboxes.iter().zip(changes) {
+            let told = inbox.queue.push(Command::Change(change));
+            assert!(told.is_ok(), "an inbox has room for a change");
+            fence(Ordering::SeqCst);
+            inbox.rouse();
+        }
+    }
+
+    /// Whether all that was told is done.
+    pub fn are_taken(&self) -> bool {
+        self.inboxes.iter().all(|inbox| inbox.changed.load(Ordering::Acquire) == self.told)
     }
 }
 
@@ -215,7 +255,7 @@ impl<A: App> Turns<A> {
         for _ in 0..COMMANDS_A_TURN {
             let Some(command) = inbox.queue.pop() else { break };
             busy = true;
-            take(runner, command, &mut out);
+            take(runner, inbox, command, &mut out);
         }
         busy | runner.turn(&mut out)
     }
@@ -275,7 +315,7 @@ fn park<A: App>(mut turns: Turns<A>) {
     }
 }
 
-fn take<A: App>(runner: &mut Runner<A>, command: Command, out: &mut impl FnMut(u16, Part)) {
+fn take<A: App>(runner: &mut Runner<A>, inbox: &Inbox, command: Command, out: &mut impl FnMut(u16, Part)) {
     match command {
         Command::Submit { worker, job } => {
             let taken = runner.submit(worker, job);
@@ -284,6 +324,10 @@ fn take<A: App>(runner: &mut Runner<A>, command: Command, out: &mut impl FnMut(u
         Command::More { worker, id, chunk } => runner.more(worker, id, chunk, out),
         Command::Feed { worker, id, chunk, end } => runner.feed(worker, id, chunk, end, out),
         Command::Cancel { worker, id } => runner.cancel(worker, id, out),
+        Command::Change(change) => {
+            runner.change(change);
+            inbox.changed.fetch_add(1, Ordering::Release);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, error::Elapsed, sleep, sleep_until, timeout};
 
 use crate::connect::connect;
 use crate::failure::Failure;
+use crate::health;
 use crate::incoming::{incoming, is_websocket, length_of_head, switched};
 use crate::options::Options;
 use crate::outgoing::{is_idempotent, outgoing};
@@ -111,6 +112,17 @@ impl Upstream {
     /// If there is no server, or more than [`SERVERS_MAX`](crate::SERVERS_MAX).
     pub fn new(options: Options, tally: Arc<Tally>) -> Upstream {
         Upstream { pool: Pool::new(options, tally) }
+    }
+
+    /// Starts what goes on beside its requests. Within the runtime of its thread.
+    pub fn start(&self) {
+        health::start(&self.pool);
+    }
+
+    /// No more requests come: its servers are not asked how they are any longer, and a connection ends as soon as it has no
+    /// request. Those under way go on, whatever upstream of this thread they are asked of.
+    pub fn retire(&self) {
+        self.pool.retire();
     }
 }
 

@@ -1,6 +1,6 @@
 //! What goes on beside requests: servers are asked how they are, and connections nobody uses are ended.
 //!
-//! On the app thread's runtime, for as long as the thread runs.
+//! On the app thread's runtime, for as long as the thread runs or until the upstream is no more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,13 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Starts what goes on beside the requests of an upstream.
 pub(crate) fn start(pool: &Arc<Pool>) {
-    tokio::spawn(sweep(Arc::clone(pool)));
+    let mut beside = vec![tokio::spawn(sweep(Arc::clone(pool))).abort_handle()];
     if let Some(health) = &pool.options.health {
         for server in 0..pool.options.servers.len() {
-            tokio::spawn(check(Arc::clone(pool), server, health.clone()));
+            beside.push(tokio::spawn(check(Arc::clone(pool), server, health.clone())).abort_handle());
         }
     }
+    pool.goes_along(beside);
 }
 
 /// Ends connections that were kept for long enough.

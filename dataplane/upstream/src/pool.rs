@@ -10,6 +10,7 @@ use hyper::client::conn::http1::SendRequest;
 use keyferry_http::Ends;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -41,6 +42,10 @@ struct State {
     waiting: usize,
     /// Where the search begins, so that servers of equal load take turns.
     turn: usize,
+    /// No more requests come, and no connection is kept.
+    retired: bool,
+    /// What goes on beside requests.
+    beside: Vec<AbortHandle>,
 }
 
 #[derive(Default)]
@@ -228,7 +233,11 @@ impl Pool {
         if !sender.is_closed() {
             let mut state = self.lock();
             // Who waits takes it at once.
-            let most = if state.waiting > 0 { self.options.connections } else { self.options.idle };
+            let most = match state.waiting {
+                _ if state.retired => 0,
+                0 => self.options.idle,
+                _ => self.options.connections,
+            };
             let it = &mut state.servers[lease.server];
             if it.idle.len() >= most {
                 let (kept, closed) = it.idle.drain(..).partition(|idle| !idle.sender.is_closed());
@@ -248,6 +257,22 @@ impl Pool {
         }
         drop(ended);
         drop(lease);
+    }
+
+    /// What goes on beside requests, until no more come.
+    pub(crate) fn goes_along(&self, beside: Vec<AbortHandle>) {
+        self.lock().beside = beside;
+    }
+
+    /// No more requests come.
+    pub(crate) fn retire(&self) {
+        let mut state = self.lock();
+        state.retired = true;
+        let beside = std::mem::take(&mut state.beside);
+        let ended: Vec<Idle> = state.servers.iter_mut().flat_map(|it| std::mem::take(&mut it.idle)).collect();
+        drop(state);
+        drop(ended);
+        beside.iter().for_each(AbortHandle::abort);
     }
 
     /// Ends connections that were kept for long enough. Returns when the next one will have been.

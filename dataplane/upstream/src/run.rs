@@ -11,7 +11,7 @@ use keyferry_app::threads::{Idle, Turns};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Tally, Upstream, health};
+use crate::{Tally, Upstream};
 
 /// How late a sleeping thread sees that it has to end, and how old the counters it publishes may be.
 const LOOK: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ pub fn run<A: App>(turns: Turns<A>, beside: Beside, publish: impl FnMut(&[u64]) 
     let runtime = runtime.expect("an app thread needs epoll: raise the number of open files (ulimit -n)");
     runtime.block_on(async {
         for upstream in &beside.background {
-            health::start(&upstream.pool);
+            upstream.start();
         }
         // A task of its own: other tasks then wake it without a system call.
         let turns = tokio::spawn(take_turns(turns, beside.tally, publish));

@@ -17,6 +17,11 @@ impl Load {
         Load { service: Service::default(), slots: slots.max(1), sequence: 0, next: Time::ZERO }
     }
 
+    /// The application works on so many requests at a time from now on.
+    pub fn set_slots(&mut self, slots: u32) {
+        self.slots = slots.max(1);
+    }
+
     /// A request took the application this long.
     pub fn served(&mut self, service_ns: u64) {
         self.service.served(service_ns);

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use keyferry_app::App;
+use keyferry_app::routes::Streams;
+use keyferry_app::{App, Change};
 use keyferry_decide::Policy;
 use keyferry_nic::Nic;
 use keyferry_tcp::Times;
@@ -34,6 +35,12 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Bounds of a request.
     pub http: keyferry_http::Limits,
+    /// Whose requests run before their bodies are whole.
+    pub streams: Streams,
+    /// What becomes of an application that this worker runs itself; one on threads is changed there.
+    pub app: Option<Change>,
+    /// Requests the application works on at a time.
+    pub app_slots: u32,
     /// Bytes of all bodies being read, at most ([`PoolSizes::body_bytes`](crate::pool::PoolSizes::body_bytes)).
     pub body_bytes: usize,
     /// When requests are lent.
@@ -69,6 +76,9 @@ impl<N: Nic, A: App> Worker<N, A> {
             body_rate,
             idle_timeout,
             http,
+            streams,
+            app,
+            app_slots,
             body_bytes,
             policy,
             eager,
@@ -81,6 +91,10 @@ impl<N: Nic, A: App> Worker<N, A> {
             access,
         } = settings;
         self.tls = tls;
+        if let Some(change) = app {
+            self.app.change(change);
+        }
+        self.load.set_slots(app_slots);
         self.pools.body_bytes_max = body_bytes;
         self.tcp.set_times(tcp);
         self.access.set_rules(access);
@@ -89,6 +103,7 @@ impl<N: Nic, A: App> Worker<N, A> {
         (config.header_timeout, config.idle_timeout) = (header_timeout, idle_timeout);
         (config.body_timeout, config.body_rate) = (body_timeout, body_rate);
         (config.http, config.session_wait) = (http, session_wait);
+        (config.streams, config.app_slots) = (streams, app_slots);
         (config.policy, config.eager) = (policy, eager);
         config.leases.credits = credits;
         config.leases.claim_timeout = claim_timeout;

@@ -4,6 +4,7 @@ mod common;
 
 use std::time::Duration;
 
+use keyferry_app::routes::Streams;
 use keyferry_tcp::Times;
 use keyferry_tls::Server;
 use keyferry_worker::access::Rules;
@@ -31,6 +32,9 @@ fn tell(world: &World, tls: &Server, edit: impl Fn(&mut Settings)) {
             body_rate: Rate::bytes_per_second(1),
             idle_timeout: IDLE_TIMEOUT,
             http: keyferry_http::Limits::default(),
+            streams: Streams::default(),
+            app: None,
+            app_slots: 1,
             body_bytes: Options::default().pools.body_bytes,
             policy: Options::default().policy,
             eager: false,

@@ -29,6 +29,7 @@ mod rdma;
 mod reload;
 mod request_logs;
 mod resumption;
+mod routes;
 mod sessions;
 mod slow;
 mod smuggling;

@@ -78,7 +78,7 @@ fn wait_served(cluster: &Cluster, serial: &str) {
 }
 
 /// `keyferry ctl reload --json`, which ends with this exit code.
-fn reload(cluster: &Cluster, code: i32) -> Value {
+pub(super) fn reload(cluster: &Cluster, code: i32) -> Value {
     let output: Output = cluster.ctl("a", &["reload", "--json"]).output().expect("keyferry starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = format!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
@@ -86,13 +86,13 @@ fn reload(cluster: &Cluster, code: i32) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|_| panic!("one JSON document: {said}"))
 }
 
-fn keys(changes: &Value) -> Vec<String> {
+pub(super) fn keys(changes: &Value) -> Vec<String> {
     let changes = changes.as_array().expect("a list of changes");
     let text = |change: &Value, of: &str| change[of].as_str().expect("text").to_owned();
     changes.iter().map(|change| format!("{} {}", text(change, "table"), text(change, "key"))).collect()
 }
 
-fn assert_none_failed(report: &Report) {
+pub(super) fn assert_none_failed(report: &Report) {
     let errors = &report.errors;
     let failed = [errors.connect, errors.tls, errors.reset, errors.closed, errors.http, errors.status];
     assert_eq!((failed, errors.timeout, report.mismatches), ([0; 6], 0, 0), "{report}");

@@ -16,14 +16,14 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/client/pyth
 /// Debian's, which has the package: another one may come first in the path.
 const PYTHON: &str = "/usr/bin/python3";
 
-fn origin(socket: &Path) -> Origin {
+pub(super) fn origin(socket: &Path) -> Origin {
     let mut python = Command::new(PYTHON);
     python.arg(SCRIPT).arg("serve").arg(socket);
     Origin::start(python, socket)
 }
 
 /// Its connection goes on as a WebSocket.
-fn connect(ca: &Path) -> Tls {
+pub(super) fn connect(ca: &Path) -> Tls {
     let mut tls = Tls::connect(ca);
     let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";

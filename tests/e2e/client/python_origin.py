@@ -1,6 +1,6 @@
 """An origin server on Unix sockets, by Python's http.server: python_origin.py SOCKET
 
-/wait reads nothing of a body before there is a file SOCKET.go."""
+/wait reads nothing of a body before there is a file SOCKET.go, /pause sends the second half of its reply then."""
 
 import hashlib
 import http.server
@@ -10,6 +10,11 @@ import socketserver
 import sys
 import threading
 import time
+
+
+def wait_to_go_on():
+    while not os.path.exists(sys.argv[1] + ".go"):
+        time.sleep(0.01)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -39,6 +44,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 piece = bytes([number]) * (number * 7 + 1)
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             self.wfile.write(b"0\r\n\r\n")
+        elif path == "/pause":
+            self.send_response(200)
+            self.send_header("Content-Length", "200000")
+            self.end_headers()
+            self.wfile.write(b"x" * 100000)
+            self.wfile.flush()
+            wait_to_go_on()
+            self.wfile.write(b"x" * 100000)
         elif path in ("/half", "/half-chunked"):
             # Stands still in the midst of its body, until the test kills it.
             self.send_response(200)
@@ -81,8 +94,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while self.rfile.read1(65536):
                 pass
         elif path in ("/sum", "/wait"):
-            while path == "/wait" and not os.path.exists(sys.argv[1] + ".go"):
-                time.sleep(0.01)
+            if path == "/wait":
+                wait_to_go_on()
             count, digest = 0, hashlib.sha256()
             for piece in self.pieces():
                 count += len(piece)

@@ -308,11 +308,16 @@ impl Cluster {
         self.clients.command(program)
     }
 
-    /// Load against A, not yet running; `options` follow URL, address and authority.
+    /// Load against A and its synthetic application, not yet running; `options` follow URL, address and authority.
     pub fn loader(&self, options: &[&str]) -> Loader {
+        self.loader_of("/", &[&["--synthetic"][..], options].concat())
+    }
+
+    /// Load of one target of A, whoever answers it.
+    pub fn loader_of(&self, target: &str, options: &[&str]) -> Loader {
         let ca = self.ca().to_str().expect("the test's paths are text");
-        let (url, resolve) = (format!("https://{NAME}/"), format!("{NAME}:{A4}"));
-        let fixed = ["keyferry-load", &url, "--resolve", &resolve, "--ca", ca, "--synthetic"];
+        let (url, resolve) = (format!("https://{NAME}{target}"), format!("{NAME}:{A4}"));
+        let fixed = ["keyferry-load", &url, "--resolve", &resolve, "--ca", ca];
         let args = Args::parse_from(fixed.iter().chain(options));
         Loader { args, clients: self.clients.clone(), stop: Arc::default() }
     }

@@ -126,7 +126,7 @@ fn change(table: &'static str, key: &str) -> Change {
 fn every_key_that_differs_is_named() {
     let folder = folder();
     let now = folder.parse(&toml::to_string(&example(&folder)).unwrap()).unwrap();
-    assert_eq!(now.taking_over(&now), (now.clone(), Changes::default()));
+    assert_eq!(now.taking_over(&now, true), (now.clone(), Changes::default()));
     let is_own = |path: &String| {
         let is_of_list = ["listener.", "certificate.", "peer.", "app.s", "app.u", "route", "upstream"]
             .iter()
@@ -136,7 +136,7 @@ fn every_key_that_differs_is_named() {
     let mut seen = 0;
     for path in schema().into_iter().filter(is_own) {
         let new = otherwise(&folder, &path).unwrap_or_else(|| panic!("write another {path} into OTHERWISE"));
-        let (next, changes) = now.taking_over(&new);
+        let (next, changes) = now.taking_over(&new, true);
         let (table, key) = path.rsplit_once('.').unwrap();
         let (table, key) = (format!("[{table}]"), key.to_owned());
         let named: Vec<_> = changes.applied.iter().chain(&changes.needs_restart).collect();
@@ -163,14 +163,14 @@ fn what_waits_for_a_restart_keeps_nothing_else() {
     let text = edit("idle_timeout_ms = 60000 ", "idle_timeout_ms = 90000 ", &text);
     let text = edit("decide = \"estimate\"", "decide = \"threshold\"", &text);
     let new = folder.parse(&text).unwrap();
-    let (next, changes) = now.taking_over(&new);
+    let (next, changes) = now.taking_over(&new, true);
     let applied = [("[lease]", "decide"), ("[limits]", "idle_timeout_ms"), ("[limits]", "headers")];
     assert_eq!(changes.applied, applied.map(|(table, key)| change(table, key)));
     assert_eq!(changes.needs_restart, [change("[limits]", "connections")]);
     assert_eq!((next.limits.headers, next.limits.connections), (32, 16_384));
     assert_eq!(next.limits.idle_timeout, Duration::from_secs(90));
     // What still differs is still named, and nothing else.
-    let (again, changes) = next.taking_over(&new);
+    let (again, changes) = next.taking_over(&new, true);
     assert_eq!((again, changes.applied), (next, Vec::new()));
     assert_eq!(changes.needs_restart, [change("[limits]", "connections")]);
 }
@@ -179,7 +179,7 @@ fn what_waits_for_a_restart_keeps_nothing_else() {
 fn tables_of_one_kind_are_named_one_by_one() {
     let folder = folder();
     let now = folder.parse(EXAMPLE).unwrap();
-    let taken = |text: &str| now.taking_over(&folder.parse(text).unwrap());
+    let taken = |text: &str| now.taking_over(&folder.parse(text).unwrap(), true);
     let more = "[[peer]]\nname = \"c\"\naddress = \"unix:/run/keyferry/c.sock\"\n";
     let (next, changes) = taken(&format!("{EXAMPLE}\n{more}"));
     assert_eq!(changes.applied, [change("[[peer]]", "c: added")]);
@@ -192,7 +192,7 @@ fn tables_of_one_kind_are_named_one_by_one() {
     assert_eq!(changes.applied.len(), 1, "{changes:?}");
     assert!(changes.applied[0].key.ends_with("etcd.pem: added"));
     assert_eq!(
-        next.taking_over(&now).1.applied[0].key,
+        next.taking_over(&now, true).1.applied[0].key,
         format!("{}: removed", next.certificates[1].chain.display())
     );
     assert_ne!(chain, next.certificates[1].chain.display().to_string());
@@ -209,22 +209,83 @@ fn links_rest_on_what_is_in_effect() {
     let folder = folder();
     let now = folder.parse(EXAMPLE).unwrap();
     let alone = without_peer(EXAMPLE);
-    let (next, changes) = now.taking_over(&folder.parse(&alone).unwrap());
+    let (next, changes) = now.taking_over(&folder.parse(&alone).unwrap(), true);
     assert_eq!(changes.needs_restart, [change("[cluster]", ""), change("[[peer]]", "b: removed")]);
     assert_eq!((changes.applied, &next), (Vec::new(), &now));
-    let (_, changes) = folder.parse(&alone).unwrap().taking_over(&now);
+    let (_, changes) = folder.parse(&alone).unwrap().taking_over(&now, true);
     assert_eq!(changes.needs_restart, [change("[cluster]", ""), change("[[peer]]", "b: added")]);
     let renamed = EXAMPLE.replacen("name = \"a\"", "name = \"n7\"", 1).replace("keyferry/a.", "keyferry/n7.");
-    let (next, changes) = now.taking_over(&folder.parse(&renamed).unwrap());
+    let (next, changes) = now.taking_over(&folder.parse(&renamed).unwrap(), true);
     assert!(changes.applied.is_empty() && next == now, "{changes:?}");
     // More credits than the queue pairs of now have receives for.
     let wide = EXAMPLE.replace("credits = 16", "credits = 32");
-    assert_eq!(now.taking_over(&folder.parse(&wide).unwrap()).1.applied, [change("[lease]", "credits")]);
+    assert_eq!(
+        now.taking_over(&folder.parse(&wide).unwrap(), true).1.applied,
+        [change("[lease]", "credits")]
+    );
     let narrow = EXAMPLE.replace("slots = 256 ", "slots = 20 ");
     let narrow = folder.parse(&narrow).unwrap();
-    let (next, changes) = narrow.taking_over(&folder.parse(&wide).unwrap());
+    let (next, changes) = narrow.taking_over(&folder.parse(&wide).unwrap(), true);
     assert_eq!(changes.needs_restart, [change("[lease]", "credits"), change("[fabric]", "slots")]);
     assert_eq!(next.lease.credits, 16);
+}
+
+/// Routes and upstreams are taken over by their names, wherever they are in the file.
+#[test]
+fn what_answers_is_taken_over_together() {
+    const UPSTREAM: &str = include_str!("../../../../docs/examples/upstream.toml");
+    let folder = folder();
+    let parse = |text: &str| folder.parse(text).unwrap();
+    let edit = |from: &str, to: &str, text: &str| {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    };
+    let now = parse(UPSTREAM);
+    let taken = |text: &str| {
+        let (next, changes) = now.taking_over(&parse(text), true);
+        assert_eq!((next, changes.needs_restart), (parse(text), Vec::new()), "{text}");
+        changes.applied
+    };
+    // Another upstream before the others, which have other places then: what names them is as it was.
+    let new = "[[upstream]]\nname = \"new\"\nservers = [\"10.0.0.9:80\"]\n\n[[upstream]]\nname = \"app\"";
+    let more = edit("[[upstream]]\nname = \"app\"", new, UPSTREAM);
+    assert_eq!(taken(&more), [change("[[upstream]]", "new: added")]);
+    let other = edit("app = \"api\"", "app = \"new\"", &more);
+    let both = [change("[[route]]", "/api: changed"), change("[[upstream]]", "new: added")];
+    assert_eq!(taken(&other), both);
+    let host = edit("host = \"files.example.net\"", "host = \"f.example.net\"", UPSTREAM);
+    let [gone, here] = ["files.example.net/public: removed", "f.example.net/public: added"];
+    assert_eq!(taken(&host), [change("[[route]]", gone), change("[[route]]", here)]);
+    let default = edit("upstream = \"app\"", "upstream = \"api\"", UPSTREAM);
+    assert_eq!(taken(&default), [change("[app]", "upstream")]);
+    let kind = edit("kind = \"upstream\"", "kind = \"static\"", UPSTREAM);
+    assert_eq!(taken(&kind), [change("[app]", "kind")]);
+    let servers = edit("unix:/run/api.sock", "unix:/run/other.sock", UPSTREAM);
+    assert_eq!(taken(&servers), [change("[[upstream]]", "api: changed")]);
+    let dots = edit("[app.static]\n", "[app.static]\ndotfiles = true\ncache_ms = 7\n", UPSTREAM);
+    assert_eq!(taken(&dots), ["dotfiles", "cache_ms"].map(|key| change("[app.static]", key)));
+    let cost = edit("[app.static]\n", "[app.synthetic]\nbytes = { fixed = 1 }\n[app.static]\n", UPSTREAM);
+    assert_eq!(taken(&cost), [change("[app.synthetic]", "bytes")]);
+
+    // Without anything that reaches upstreams a route to one waits, and all that goes with it.
+    let alone = parse(EXAMPLE);
+    let tables = &UPSTREAM[UPSTREAM.find("[[route]]\npath_prefix").unwrap()..];
+    let with_one = edit("apps = []", "apps = [2]", &format!("{EXAMPLE}\n{tables}"));
+    let (next, changes) = alone.taking_over(&parse(&with_one), false);
+    let waits = [
+        change("[cores]", "apps"),
+        change("[[route]]", "/api: added"),
+        change("[[upstream]]", "app: added"),
+        change("[[upstream]]", "api: added"),
+    ];
+    assert_eq!(
+        (next, changes),
+        (alone.clone(), Changes { applied: Vec::new(), needs_restart: waits.to_vec() })
+    );
+    let (next, changes) =
+        alone.taking_over(&parse(&edit("app = \"api\"", "app = \"synthetic\"", &with_one)), false);
+    assert_eq!(changes.needs_restart, [change("[cores]", "apps")]);
+    assert_eq!((changes.applied.len(), next.routes.len()), (3, 1));
 }
 
 /// The model decides whether anything is lent.
@@ -232,9 +293,10 @@ fn links_rest_on_what_is_in_effect() {
 fn another_model_is_another_policy() {
     let folder = folder();
     let now = folder.parse(EXAMPLE).unwrap();
-    let (next, changes) = now.taking_over(&folder.parse(&EXAMPLE.replace("\"bf\" ", "\"rr\" ")).unwrap());
+    let (next, changes) =
+        now.taking_over(&folder.parse(&EXAMPLE.replace("\"bf\" ", "\"rr\" ")).unwrap(), true);
     assert_eq!(changes.applied, [change("[node]", "model")]);
     assert_eq!((next.node.model, next.lease.policy), (Model::Rr, Policy::Never));
-    let (back, _) = next.taking_over(&now);
+    let (back, _) = next.taking_over(&now, true);
     assert_eq!(back, now);
 }

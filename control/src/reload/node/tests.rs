@@ -1,11 +1,18 @@
 //! A node's files change in every way; its one worker is a mailbox.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
+use keyferry_app::{Chunk, Job, JobId, Part, Port};
+use keyferry_http::{Progress, Reader, Request};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::*;
+use crate::applications::{App, Nothing, Own};
 use crate::config::Model;
 
 /// The required keys and nothing else.
@@ -26,20 +33,38 @@ struct Node {
     reload: Rc<Reload>,
     mailbox: Arc<ArrayQueue<Mail>>,
     registry: Arc<Registry>,
+    /// Of its worker to the applications.
+    port: Rc<RefCell<Port<App<Nothing>>>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Node {
-    fn start() -> Node {
+    fn start(text: &str) -> Node {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         certify(&at("a"));
-        fs::write(at("a.toml"), LEAST).unwrap();
+        fs::write(at("a.toml"), text).unwrap();
         let cores = BTreeSet::from([0, 1]);
-        let config = config::read_text(LEAST, &at("a.toml"), &cores).unwrap();
+        let config = config::read_text(text, &at("a.toml"), &cores).unwrap();
         let server = Server::new(&node::tls_options(&config, None).unwrap()).unwrap();
         let (mailbox, registry) = (Arc::new(ArrayQueue::new(4)), Arc::new(Registry::new()));
-        let reload = Reload::new(&config, server, None, cores, vec![Arc::clone(&mailbox)], &registry);
-        Node { folder, reload: Rc::new(reload), mailbox, registry }
+        let stop = Arc::default();
+        let started = applications::start(&config, Own::none(), &registry, &stop).unwrap();
+        let applications::Started { mut ports, threads, live } = started;
+        let port = Rc::new(RefCell::new(ports.pop().unwrap()));
+        let mailboxes = vec![Arc::clone(&mailbox)];
+        let reload = Reload::new(&config, server, None, cores, mailboxes, live, &registry);
+        Node { folder, reload: Rc::new(reload), mailbox, registry, port, stop, threads }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -50,6 +75,27 @@ impl Node {
     fn edit(&self, from: &str, to: &str) {
         assert!(LEAST.contains(from), "{from}");
         fs::write(self.file("a.toml"), LEAST.replacen(from, to, 1)).unwrap();
+    }
+
+    /// The reply to a GET, as soon as it is whole.
+    async fn get(&self, path: &str) -> String {
+        let (mut request, bytes) =
+            (Box::<Request>::default(), format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        let read = Reader::new().feed(bytes.as_bytes(), &mut request, &Default::default());
+        assert_eq!(read, Ok((bytes.len(), Progress::Complete)));
+        let job = Job { id: JobId(1), request, chunk: Chunk::new() };
+        assert!(self.port.borrow_mut().submit(job).is_ok());
+        self.port.borrow_mut().flush();
+        loop {
+            let mut parts = Default::default();
+            self.port.borrow_mut().poll(&mut parts);
+            for part in parts {
+                if let Part::Reply { chunk, end: Some(_), .. } = part {
+                    return String::from_utf8_lossy(chunk.bytes()).into_owned();
+                }
+            }
+            sleep(AGAIN).await;
+        }
     }
 
     fn serial(&self) -> String {
@@ -65,19 +111,26 @@ fn certify(stem: &std::path::Path) {
 }
 
 fn within(test: impl AsyncFnOnce(Node)) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async { test(Node::start()).await });
+    within_node(LEAST, test);
 }
 
-/// Takes what comes, as a worker does; keeps the last.
+fn within_node(text: &str, test: impl AsyncFnOnce(Node)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async { test(Node::start(text)).await });
+}
+
+/// Takes what comes, as a worker does; keeps the last, and has what is inside it change.
 fn work(node: &Node) -> Rc<RefCell<Option<Settings>>> {
-    let (mailbox, last) = (Arc::clone(&node.mailbox), Rc::default());
+    let (mailbox, port, last) = (Arc::clone(&node.mailbox), Rc::clone(&node.port), Rc::default());
     let block = node.registry.block(&["settings_taken"], "worker 0".to_owned());
     let kept: Rc<RefCell<Option<Settings>>> = Rc::clone(&last);
     spawn_local(async move {
         let mut taken = 0;
         loop {
-            if let Some(Mail::Settings(settings)) = mailbox.pop() {
+            if let Some(Mail::Settings(mut settings)) = mailbox.pop() {
+                if let Some(change) = settings.app.take() {
+                    port.borrow_mut().change(change);
+                }
                 taken += 1;
                 kept.replace(Some(*settings));
                 block.publish(&[taken]);
@@ -183,5 +236,94 @@ fn files_that_change_are_taken_over_by_themselves() {
         }
         assert_eq!(node.registry.total("certificate_changes_taken"), 1);
         assert_eq!(node.registry.total("reloads_applied"), 0, "nobody asked");
+    });
+}
+
+/// Inside the worker, which hears of it with its settings.
+#[test]
+fn routes_are_taken_over_with_the_folder_they_name() {
+    within(async |node| {
+        let _last = work(&node);
+        fs::create_dir(node.file("www")).unwrap();
+        fs::write(node.file("www/a.txt"), "of the folder").unwrap();
+        assert!(node.get("/a.txt").await.contains("Content-Length: 1024\r\n"), "the default answers");
+        let tables =
+            "[[route]]\npath_prefix = \"/a.txt\"\napp = \"static\"\n[app.static]\nroot = \"www\"\n[limits]\n";
+        node.edit("[limits]\n", tables);
+        let Outcome::Taken { applied, needs_restart, .. } = node.reload.reload().await else { panic!() };
+        assert_eq!((keys(&applied), needs_restart), (vec!["[[route]] /a.txt: added".to_owned()], vec![]));
+        assert!(node.get("/a.txt").await.ends_with("\r\n\r\nof the folder"));
+        assert!(node.get("/b").await.contains("Content-Length: 1024\r\n"));
+        // Another folder, in which it is not.
+        fs::create_dir(node.file("other")).unwrap();
+        node.edit("[limits]\n", &tables.replace("\"www\"", "\"other\""));
+        let Outcome::Taken { applied, .. } = node.reload.reload().await else { panic!() };
+        assert_eq!(keys(&applied), ["[app.static] root"]);
+        assert!(node.get("/a.txt").await.contains(" 404 "));
+        // One that is not there.
+        node.edit("[limits]\n", &tables.replace("\"www\"", "\"none\""));
+        assert_eq!(node.reload.reload().await.word(), "refused");
+        assert!(node.get("/a.txt").await.contains(" 404 "));
+        node.edit("[limits]\n", "[limits]\n");
+        assert_eq!(node.reload.reload().await.word(), "applied");
+        assert!(node.get("/a.txt").await.contains("Content-Length: 1024\r\n"));
+    });
+}
+
+/// An upstream of one server, which answers each connection with this.
+fn upstream(node: &Node, name: &'static str) -> String {
+    let file = node.file(name);
+    let listener = UnixListener::bind(&file).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close", name.len());
+            let _ = stream.write_all(format!("{head}\r\n\r\n{name}").as_bytes());
+        }
+    });
+    format!("[[upstream]]\nname = \"{name}\"\nservers = [\"unix:{}\"]\n", file.display())
+}
+
+/// On threads: workers first go by what suits the applications of before and of then.
+#[test]
+fn no_worker_and_application_disagree() {
+    let apps = "[cores]\napps = [1]\n[[upstream]]\nname = \"none\"\nservers = [\"192.0.2.1:1\"]\n[limits]\n";
+    within_node(&LEAST.replace("[limits]\n", apps), async |node| {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let (mailbox, kept, then) = (Arc::clone(&node.mailbox), Rc::clone(&told), Rc::clone(&node.port));
+        let block = node.registry.block(&["settings_taken"], "worker 0".to_owned());
+        spawn_local(async move {
+            loop {
+                if let Some(Mail::Settings(settings)) = mailbox.pop() {
+                    assert!(
+                        settings.app.is_none() && !then.borrow().is_inline(),
+                        "control tells the threads"
+                    );
+                    kept.borrow_mut().push(settings.streams);
+                    block.publish(&[kept.borrow().len() as u64]);
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let upstreams = [upstream(&node, "one"), upstream(&node, "two")].concat();
+        let route = |path: &str, app: &str| format!("[[route]]\npath_prefix = \"{path}\"\napp = \"{app}\"\n");
+        let streams = || applications::streams(&node.reload.config());
+        let mut before = streams();
+        let synthetic = "Content-Length: 1024\r\n";
+        let [one, two] = ["\r\n\r\none", "\r\n\r\ntwo"];
+        for (name, answer) in [("one", one), ("two", two), ("synthetic", synthetic), ("one", one)] {
+            let routes = route("/a", name) + &route("/b", "two");
+            let text = format!("[cores]\napps = [1]\n{routes}{upstreams}[limits]\n");
+            node.edit("[limits]\n", &text);
+            assert_eq!(node.reload.reload().await.word(), "applied");
+            assert!(node.get("/a").await.contains(answer), "{name}");
+            let now = streams();
+            let [.., of_both, last] = &told.borrow()[..] else { panic!("{} letters", told.borrow().len()) };
+            assert_eq!((of_both, last), (&before.and(&now), &now), "{name}");
+            before = now;
+        }
+        assert_eq!(told.borrow().len(), 8);
+        assert_eq!(node.registry.total("reloads_applied"), 4);
     });
 }

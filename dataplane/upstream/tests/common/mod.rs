@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use keyferry_app::threads::{Idle, Plan, start_on};
-use keyferry_app::{Chunk, FEEDS_PER_JOB, Job, JobId, PARTS, Part, Port};
+use keyferry_app::threads::{Changer, Idle, Plan, start_on};
+use keyferry_app::{Change, Chunk, FEEDS_PER_JOB, Job, JobId, PARTS, Part, Port};
 use keyferry_http::{Ends, Limits, Progress, Reader, Request};
 use keyferry_upstream::{Address, Beside, Options, Tally, Upstream, run};
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
@@ -307,6 +307,7 @@ fn dechunk(mut body: &[u8]) -> Vec<u8> {
 /// An app thread with one upstream, and its one worker.
 pub struct Proxy {
     port: Port<Upstream>,
+    changer: Changer,
     pub tally: Arc<Tally>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -380,6 +381,7 @@ impl Proxy {
         let port = ports.pop().expect("one worker");
         let (came, open) = (HashMap::new(), HashMap::new());
         Proxy {
+            changer: port.changer().expect("it is on a thread"),
             port,
             tally: Arc::clone(&tally),
             stop,
@@ -389,6 +391,22 @@ impl Proxy {
             open,
             chunks: (0, 0),
             untaken: 0,
+        }
+    }
+
+    /// Puts another upstream in the place of the one there is, and waits until it is there.
+    pub fn change_to(&mut self, options: Options) {
+        let tally = Arc::clone(&self.tally);
+        let change = Change::of(move |upstream: &mut Upstream| {
+            upstream.retire();
+            *upstream = Upstream::new(options, tally);
+            upstream.start();
+        });
+        self.changer.tell(vec![change]);
+        let deadline = Instant::now() + LONG;
+        while !self.changer.are_taken() {
+            assert!(Instant::now() < deadline, "the thread takes no change");
+            std::thread::yield_now();
         }
     }
 
