@@ -119,7 +119,7 @@ pub(super) mod tests {
 
     /// One with these tables, and an upstream for each name.
     pub fn config(tables: &str, upstreams: &[&str]) -> Config {
-        let least = "[node]\nname = \"a\"\n[cores]\napps = [1]\n[nic]\ndevice = \"net_af_packet0,iface=kf0\"\n\
+        let least = "[node]\nname = \"a\"\n[cores]\nidle = \"yield\"\napps = [1]\n[nic]\ndevice = \"net_af_packet0,iface=kf0\"\n\
             addresses = [\"192.0.2.10/24\"]\n[[certificate]]\nchain = \"a.pem\"\nkey = \"a.key\"\n";
         let table = |name: &&str| {
             let (name, port) = name.split_once(':').unwrap();

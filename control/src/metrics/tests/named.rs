@@ -9,8 +9,8 @@ use std::path::Path;
 use super::*;
 
 /// Beginnings of names that come from enums.
-const OF_ENUMS: [&str; 6] =
-    ["drop_link_", "drop_tcp_", "closed_tcp_", "closed_tls_", "alerts_", "replies_under_"];
+const OF_ENUMS: [&str; 7] =
+    ["drop_link_", "drop_tcp_", "closed_tcp_", "closed_tls_", "alerts_", "replies_under_", "replies_over_"];
 
 /// Beginnings that a crate's own tests leave out.
 const LEFT_OUT: [&str; 2] = ["upstream_failed_", "upstream_"];

@@ -288,7 +288,7 @@ fn upstream(node: &Node, name: &'static str) -> String {
 /// On threads: workers first go by what suits the applications of before and of then.
 #[test]
 fn no_worker_and_application_disagree() {
-    let apps = "[cores]\napps = [1]\n[[upstream]]\nname = \"none\"\nservers = [\"192.0.2.1:1\"]\n[limits]\n";
+    let apps = "[cores]\nidle = \"yield\"\napps = [1]\n[[upstream]]\nname = \"none\"\nservers = [\"192.0.2.1:1\"]\n[limits]\n";
     within_node(&LEAST.replace("[limits]\n", apps), async |node| {
         let told = Rc::new(RefCell::new(Vec::new()));
         let (mailbox, kept, then) = (Arc::clone(&node.mailbox), Rc::clone(&told), Rc::clone(&node.port));
@@ -314,7 +314,7 @@ fn no_worker_and_application_disagree() {
         let [one, two] = ["\r\n\r\none", "\r\n\r\ntwo"];
         for (name, answer) in [("one", one), ("two", two), ("synthetic", synthetic), ("one", one)] {
             let routes = route("/a", name) + &route("/b", "two");
-            let text = format!("[cores]\napps = [1]\n{routes}{upstreams}[limits]\n");
+            let text = format!("[cores]\nidle = \"yield\"\napps = [1]\n{routes}{upstreams}[limits]\n");
             node.edit("[limits]\n", &text);
             assert_eq!(node.reload.reload().await.word(), "applied");
             assert!(node.get("/a").await.contains(answer), "{name}");
