@@ -81,9 +81,12 @@ impl<A: keyferry_app::App> Makers<A> {
     }
 }
 
+/// What becomes of applications by a configuration: a change for each thread.
+type Changes = dyn FnMut(&Config, Option<Static>) -> Vec<Change>;
+
 /// The applications of a node that runs, as reloads have them.
 pub(crate) struct Live {
-    changes: Box<dyn FnMut(&Config, Option<Static>) -> Vec<Change>>,
+    changes: Box<Changes>,
     /// `None`: they run inside the workers.
     threads: Option<Changer>,
     may_reach_upstreams: bool,

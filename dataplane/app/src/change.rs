@@ -5,8 +5,11 @@ use std::any::Any;
 
 use crate::App;
 
+/// What is to be done with an application, whichever it is.
+type What = dyn FnOnce(&mut dyn Any) + Send;
+
 /// One change of one application, on its way to it.
-pub struct Change(Box<dyn FnOnce(&mut dyn Any) + Send>);
+pub struct Change(Box<What>);
 
 impl Change {
     /// What is to be done with the application: requests that begin behind it find it done, those under way go on.
