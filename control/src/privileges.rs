@@ -33,7 +33,7 @@ use crate::links::Address;
 pub(crate) fn give_up(admin: &Admin, cluster: Option<&Cluster>) -> anyhow::Result<()> {
     let kept = kept();
     let user = admin.user.as_deref().map(find).transpose()?.flatten();
-    bind().context("capabilities cannot be bounded")?;
+    bind().context("capabilities cannot be bounded: does a sandbox forbid prctl?")?;
     dpdk::on_interrupt_thread(|| {
         // What is wrong here is seen in what its thread keeps.
         let _ = bind();
@@ -49,7 +49,7 @@ pub(crate) fn give_up(admin: &Admin, cluster: Option<&Cluster>) -> anyhow::Resul
         // Of who has become another user the kernel decides anew whether there may be core dumps.
         set_dumpable_behavior(dumpable).with_context(cannot)?;
     }
-    limit_to(kept).context("capabilities cannot be given up")?;
+    limit_to(kept).context("capabilities cannot be given up: does a sandbox forbid capset?")?;
     dpdk::on_interrupt_thread(move || {
         let _ = limit_to(kept);
     });

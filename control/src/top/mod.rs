@@ -141,7 +141,7 @@ impl Screen {
                     Ok(Ok(sample)) => view.take(sample),
                     Ok(Err(sentence)) => view.miss(sentence),
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => bail!("the thread that asks has ended"),
+                    Err(TryRecvError::Disconnected) => bail!("the thread that asks has ended: run it again"),
                 }
             }
             if event::poll(HEARD)?
