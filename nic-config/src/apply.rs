@@ -39,7 +39,7 @@ struct StateText {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The plan is refused.
-    #[error("nothing was changed: {0} of the plan's findings forbid it")]
+    #[error("nothing was changed: {0} of the plan's findings forbid it: do what they say, then apply again")]
     Refused(usize),
     /// A change was not made.
     #[error(transparent)]

@@ -211,7 +211,7 @@ fn set(system: &mut impl System, path: &str, value: &str) -> Result<(), Operatio
         true => {
             "memory is in too many pieces: free some, or reserve them right after boot (docs/INSTALL.md, at every boot)"
         }
-        false => "the kernel rounds or refuses it; say so in the core map",
+        false => "the kernel rounds or refuses it: look at the end of dmesg",
     };
     Err(OperationError::Differs { path: path.to_owned(), wanted: value.to_owned(), is, fix })
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use keyferry_nic_config::{
-    ARGUMENTS_FILE, ApplyError, OperationError, Plan, State, Wanted, apply, plan, undo,
+    ARGUMENTS_FILE, ApplyError, Operation, OperationError, Plan, State, Wanted, apply, plan, undo,
 };
 use proptest::prelude::*;
 
@@ -106,6 +106,7 @@ fn a_refused_plan_changes_nothing() {
     assert!(refused.operations() > 0);
     let error = apply_once(&mut Fake::new(&tree), &refused, &file).unwrap_err();
     assert!(matches!(error, ApplyError::Refused(3)), "{error}");
+    assert!(error.to_string().contains("3 of the plan's findings forbid it: do what they say"), "{error}");
     assert_same(&tree, &before);
     assert!(!file.exists());
 }
@@ -172,8 +173,21 @@ fn too_few_hugepages_are_told() {
     let error = apply_once(&mut fake, &plan(&host(&tree), &everything()), &file).unwrap_err();
     let ApplyError::Operation(OperationError::Differs { wanted, is, .. }) = &error else { panic!("{error}") };
     assert_eq!((wanted.as_str(), is.as_str()), ("128", "100"));
+    let sentence = "nr_hugepages was set to 128 and is 100: memory is in too many pieces: free some";
+    assert!(error.to_string().contains(sentence), "{error}");
     undo_once(&mut fake, &file).unwrap();
     assert_same(&tree, &before);
+}
+
+#[test]
+fn a_setting_that_the_kernel_takes_otherwise_is_told() {
+    let tree = server();
+    let path = "sys/kernel/mm/transparent_hugepage/enabled".to_owned();
+    let setting = Operation::Set { path, value: "sometimes".to_owned() };
+    let error = setting.make(&mut Fake::new(&tree)).unwrap_err().to_string();
+    let sentence =
+        "enabled was set to sometimes and is always madvise never: the kernel rounds or refuses it";
+    assert!(error.contains(sentence), "{error}");
 }
 
 #[test]
