@@ -302,7 +302,12 @@ mod tests {
             panic!("it is a drain");
         };
         assert_eq!(deadline, Duration::from_secs(90));
-        assert!(drain("2h").is_err() && drain("30").is_err());
+        for (time, sentence) in
+            [("2h", ": too long: write a time such as 30s"), ("30", ": write a time such as 30s")]
+        {
+            let error = drain(time).err().unwrap().to_string();
+            assert!(error.contains(sentence), "{error}");
+        }
         assert_eq!(Arguments::try_parse_from(["keyferry", "node"]).err().unwrap().exit_code(), 2);
     }
 }

@@ -394,3 +394,55 @@ fn links(
     }
     Links::new(local, trust, &cluster.listen, others(config))
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::CertificateParams;
+    use time::{Duration as Days, OffsetDateTime};
+
+    use super::*;
+    use crate::ca;
+    use crate::config::LogFormat;
+    use crate::log::tests::told;
+
+    const FILE: &str = r#"
+[distributor]
+name = "d1"
+[nic]
+device = "net_af_packet0,iface=kf0"
+addresses = ["192.0.2.2/24"]
+[[service]]
+address = "203.0.113.1:443"
+[[node]]
+name = "a"
+address = "192.0.2.10"
+link = "192.0.2.10:7411"
+[cluster]
+ca = "ca.pem"
+certificate = "d1.pem"
+key = "d1.key"
+"#;
+
+    /// It starts all the same: clocks are put right.
+    #[test]
+    fn a_certificate_that_has_expired_is_told_at_start() {
+        let folder = tempfile::tempdir().unwrap();
+        ca::init(folder.path(), 1).unwrap();
+        let mut over = CertificateParams::default();
+        over.not_before = OffsetDateTime::now_utc() - Days::days(2);
+        over.not_after = OffsetDateTime::now_utc() - Days::days(1);
+        ca::issue(folder.path(), &["d1".to_owned()], &over).unwrap();
+        let config = config::read_distributor(FILE, &folder.path().join("d1.toml")).unwrap();
+        let cluster = Cluster { listen: Vec::new(), ..config.cluster.clone().unwrap() };
+        let news = Arc::new(ArrayQueue::new(1));
+        let nodes = Rc::new(Nodes::new([], 0, 0, Arc::clone(&news)));
+        let companions = Rc::new(Companions::new(Vec::new(), news, Arc::default()));
+        let front = Front { nodes, companions };
+        let lines = told(LogFormat::Text, |_| {
+            drop(links(&config, &cluster, front, 1, Tally::new(&Registry::new())).unwrap());
+        });
+        let sentence = "d1.pem: it has expired: issue a new one, and check the clocks";
+        let is_told = |line: &String| line.contains("nodes will refuse ") && line.contains(sentence);
+        assert!(lines.iter().any(is_told), "{lines:?}");
+    }
+}

@@ -196,7 +196,7 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io;
 
     use serde_json::Value;
@@ -219,7 +219,7 @@ mod tests {
     }
 
     /// The lines of `tell`, called with what empties every budget's window.
-    fn told(format: LogFormat, tell: impl FnOnce(&dyn Fn())) -> Vec<String> {
+    pub(crate) fn told(format: LogFormat, tell: impl FnOnce(&dyn Fn())) -> Vec<String> {
         let (kept, budgets) = (Kept::default(), Arc::new(Budgets::default()));
         let writer = kept.clone();
         let lines = layer(format, &budgets, move || writer.clone());

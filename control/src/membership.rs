@@ -347,7 +347,9 @@ mod tests {
     use keyferry_worker::distribute::News;
 
     use super::*;
+    use crate::config::LogFormat;
     use crate::links::Address;
+    use crate::log::tests::told;
 
     const FILE: &str = r#"
 [distributor]
@@ -406,22 +408,46 @@ address = "192.0.2.80"
     #[test]
     fn who_cannot_be_a_node_is_told_why() {
         let config = config();
-        let at = |address: &str| address.parse::<IpAddr>().unwrap();
         let other = admit(&config, &member("a", &["192.0.2.9"]), &[]).unwrap();
-        for (name, addresses, refusal) in [
-            ("b", &[][..], Refusal::Unsaid),
-            ("b", &["198.51.100.1", "192.0.2.2"], Refusal::Elsewhere),
-            ("b", &["192.0.2.80"], Refusal::Occupied(at("192.0.2.80"))),
-            ("b", &["192.0.2.9"], Refusal::Occupied(at("192.0.2.9"))),
-            ("w", &["192.0.2.10"], Refusal::Named),
+        for (name, addresses, sentence) in [
+            ("b", &[][..], "it says no address of its port in etcd: run this release there"),
+            (
+                "b",
+                &["198.51.100.1", "192.0.2.2"],
+                "no address of its port is on a network of this distributor's",
+            ),
+            ("b", &["192.0.2.80"], "it says to be at 192.0.2.80, which is another one's"),
+            ("b", &["192.0.2.9"], "it says to be at 192.0.2.9, which is another one's"),
+            ("w", &["192.0.2.10"], "this distributor's file has a [[node]] of that name"),
         ] {
-            assert_eq!(admit(&config, &member(name, addresses), std::slice::from_ref(&other)), Err(refusal));
+            let refused = admit(&config, &member(name, addresses), std::slice::from_ref(&other));
+            let refusal = refused.unwrap_err().to_string();
+            assert!(refusal.starts_with(sentence), "{refusal}");
         }
         let nowhere = Member { addresses: Vec::new(), ..member("b", &["192.0.2.10"]) };
-        assert_eq!(admit(&config, &nowhere, &[]), Err(Refusal::Unreachable));
+        let refusal = admit(&config, &nowhere, &[]).unwrap_err().to_string();
+        assert_eq!(refusal, "it says no address of links in etcd: write its [cluster] listen");
         let mut config = config;
         config.services.remove(0);
-        assert_eq!(admit(&config, &member("a", &["192.0.2.10"]), &[]), Err(Refusal::Unwanted));
+        let refusal = admit(&config, &member("a", &["192.0.2.10"]), &[]).unwrap_err().to_string();
+        assert!(
+            refusal.starts_with("no [[service]] of this distributor has it among its nodes"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn a_member_there_is_no_room_for_is_told_what_to_raise() {
+        let lines = told(LogFormat::Text, |_| {
+            run(async {
+                let config = config();
+                let it = distributing(&config, config.nodes.len());
+                it.membership.lists.lock().await.members = List::from([member("a", &["192.0.2.9"])]);
+                it.membership.take(&config, None).await;
+            });
+        });
+        let sentence = "a is no node of this distributor: there is no room: raise [cluster.etcd] nodes_max";
+        assert!(lines.iter().any(|line| line.contains(sentence)), "{lines:?}");
     }
 
     /// What a distributor is made of that goes by this file.

@@ -65,14 +65,28 @@ mod tests {
         let path = folder.path().join("run/a.ctl");
         let listener = listen(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
+        let refused = |path: &Path| listen(path).unwrap_err().to_string();
+        let in_use = refused(&path);
+        assert!(
+            in_use.ends_with("a.ctl is in use by another process: stop it, or write another path"),
+            "{in_use}"
+        );
         drop(listener);
         let _again = listen(&path).unwrap();
 
         let file = folder.path().join("file");
         fs::write(&file, "kept").unwrap();
-        assert!(matches!(listen(&file), Err(SocketError::Occupied(_))));
+        let occupied = refused(&file);
+        assert!(
+            occupied.ends_with(" exists and is no socket: remove it, or write another path"),
+            "{occupied}"
+        );
         assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
-        assert!(matches!(listen(&folder.path().join("no/such/folder")), Err(SocketError::System(..))));
+        let nowhere = refused(&folder.path().join("no/such/folder"));
+        assert!(
+            nowhere.contains(" cannot be listened on (")
+                && nowhere.contains("): check that its folder exists"),
+            "{nowhere}"
+        );
     }
 }

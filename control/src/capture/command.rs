@@ -90,7 +90,12 @@ async fn capture(
                     continue;
                 }
                 Err(error) => {
-                    outcome = Err(error).context("the connection broke");
+                    outcome = Err(error).with_context(|| {
+                        format!(
+                            "the connection to {} broke: see its log; what came until then is whole",
+                            begun.node
+                        )
+                    });
                     continue;
                 }
             }
@@ -200,5 +205,53 @@ impl Output {
         }
         self.written += blocks.len() as u64;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, Read};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    const BEGUN: &str = "{\"node\":\"a\",\"filter\":\"\"}\n";
+
+    #[test]
+    fn answers_that_are_none_and_ends_too_soon_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("a.toml"), "[admin]\nsocket = \"a.ctl\"\n").unwrap();
+        let listener = UnixListener::bind(at("a.ctl")).unwrap();
+        let request = Request {
+            filter: String::new(),
+            snap: 128,
+            count: None,
+            seconds: None,
+            worker: None,
+            keys: false,
+        };
+        // What a process leaves unread turns its end into a reset.
+        for (is_read, answer, sentence) in [
+            (true, "{\"error\":\"it has none\"}\n", "it has none"),
+            (true, "?\n", "the answer is not understood: use the same release as the node's"),
+            (true, BEGUN, "a closed the connection before the end: see its log"),
+            (false, BEGUN, "the connection to a broke: see its log; what came until then is whole"),
+        ] {
+            let done = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let asked = match is_read {
+                        true => io::BufReader::new(&stream).read_line(&mut String::new()).map(drop),
+                        false => stream.read_exact(&mut [0]),
+                    };
+                    asked.unwrap();
+                    stream.write_all(answer.as_bytes()).unwrap();
+                });
+                run(&at("a.toml"), &at("a.pcapng"), &request)
+            });
+            let error = done.unwrap_err().to_string();
+            assert!(error.starts_with(sentence), "{answer}: {error}");
+        }
     }
 }

@@ -95,7 +95,7 @@ pub(crate) enum LinkError {
     Driver { ours: Driver, theirs: Driver },
     #[error("the shm driver passes memory: write the peer's address as \"unix:PATH\"")]
     NotLocal,
-    #[error("agreed limits: {0}")]
+    #[error("agreed limits: {0}: check [fabric] of both")]
     Limits(LimitsError),
     #[error(transparent)]
     Shm(#[from] shm::ShmError),

@@ -173,3 +173,17 @@ impl Socket {
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_use_is_told_with_what_to_do() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(other.local_addr().unwrap());
+        let said = Listener::bind(&address).err().unwrap().to_string();
+        assert!(said.starts_with(&format!("{address} cannot be listened on (")), "{said}");
+        assert!(said.ends_with("): write another [cluster] listen, or stop who uses it"), "{said}");
+    }
+}

@@ -173,6 +173,7 @@ fn workers_are_paired_in_turn_with_keys_of_their_own() {
         })
         .await;
         assert!(ends.iter().all(|(lived, _)| *lived), "{ends:?}");
+        assert!(ends.iter().any(|(_, error)| error.to_string() == "this node ends"), "{ends:?}");
         let counts = mail.each_ref().map(|mail| mail.iter().map(Vec::len).collect::<Vec<_>>());
         assert_eq!(counts, [vec![2, 1], vec![1, 1, 1]], "pair k joins k % 2 with k % 3");
         let [at_a, at_b] = &mut mail;

@@ -230,7 +230,12 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
     use super::*;
+    use crate::config::{self, LogFormat};
+    use crate::log::tests::told;
 
     fn change(key: &str) -> Change {
         Change { table: "[limits]", key: key.to_owned() }
@@ -265,6 +270,21 @@ mod tests {
         counts.retired(3);
         let total = registry.snapshot().total;
         assert_eq!(NAMES.iter().map(|name| total[name]).collect::<Vec<_>>(), [1, 2, 1, 1, 1, 1, 3]);
+    }
+
+    #[test]
+    fn a_refusal_is_logged_with_who_asked_and_each_problem() {
+        let problems =
+            config::read_text("[nodes]\n", Path::new("a.toml"), &BTreeSet::from([0, 1])).unwrap_err();
+        let lines = told(LogFormat::Text, |_| Outcome::wrong(&problems).log("SIGHUP"));
+        assert_eq!(lines.len(), 1 + problems.list().len(), "{lines:?}");
+        assert!(
+            lines[0].contains("reload (SIGHUP) refused: nothing was applied: correct the file"),
+            "{lines:?}"
+        );
+        for (line, problem) in lines[1..].iter().zip(problems.list()) {
+            assert!(line.contains(&format!("reload (SIGHUP) refused: {problem}")), "{line}");
+        }
     }
 
     #[test]

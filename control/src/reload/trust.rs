@@ -47,3 +47,37 @@ pub(super) fn renew(
     let is_other = note(trust.has_same_authority(&renewed), "ca");
     Ok((note(trust.has_same_certificate(&renewed), "certificate") || is_other).then_some(renewed))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ca;
+
+    #[test]
+    fn files_that_have_gone_since_they_were_checked_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        ca::init(folder.path(), 1).unwrap();
+        ca::node(folder.path(), &["a".to_owned()], 1).unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let cluster = Cluster {
+            ca: at("ca.pem"),
+            certificate: at("a.pem"),
+            key: at("a.key"),
+            listen: Vec::new(),
+            heartbeat_timeout: Duration::from_secs(3),
+            distributors: Vec::new(),
+            etcd: None,
+        };
+        let trust = cluster.trust("a").unwrap();
+        std::fs::remove_file(at("a.pem")).unwrap();
+        let ends = Ends { now: ("a", Some(&cluster)), new: ("a", Some(&cluster)) };
+        let renewed = renew(&ends, Some(&trust), &mut Changes::default(), &mut Vec::new());
+        let Err(Outcome::Refused { error, .. }) = renewed else { panic!("it is refused") };
+        assert!(
+            error.starts_with("nothing was applied: ") && error.contains("a.pem cannot be read"),
+            "{error}"
+        );
+    }
+}

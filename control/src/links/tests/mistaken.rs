@@ -86,3 +86,33 @@ fn a_node_where_a_distributor_should_be() {
         there.end().await;
     });
 }
+
+/// No file can have such limits, but an end of another make may say them.
+#[test]
+fn limits_of_no_use() {
+    run(async {
+        let Message::Hello(honest) = hello() else { panic!("it is a hello") };
+        let limits = Limits { receives: 0, ..LIMITS };
+        let messages = [Message::Hello(message::Hello { limits, ..honest })];
+        let said = against_b(async |stream| say(stream, &messages, None).await).await.to_string();
+        assert_eq!(said, "agreed limits: receives is 0, must be 1 to 32768: check [fabric] of both");
+    });
+}
+
+#[test]
+fn each_farewell_says_why() {
+    for (reason, sentence) in [
+        (Reason::Leaving, "it is ending, or has this node no longer among its peers"),
+        (Reason::NotPeer, "it refused this end: by name, role or certificate"),
+        (Reason::Driver, "it refused this node's [fabric] driver, or an address that does not suit it"),
+        (Reason::Limits, "it refused the limits: check [fabric] of both"),
+        (Reason::Protocol, "it refused a message of this node: run the same release on both"),
+        (Reason::Silent, "it waited too long for this node"),
+        (Reason::Failed, "a queue pair failed there"),
+        (Reason::Unable, "it cannot have the queue pairs: its log says why"),
+        (Reason::Down, "its port of the fabric is down"),
+    ] {
+        let said = LinkError::Bye(reason).to_string();
+        assert!(said.starts_with(sentence), "{said}");
+    }
+}
