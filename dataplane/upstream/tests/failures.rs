@@ -57,9 +57,9 @@ fn stuck_after(text: &'static str) -> Origin {
 
 /// What the crate logs, on any thread.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
+struct Logged(Arc<Mutex<Vec<String>>>);
 
-impl Subscriber for Log {
+impl Subscriber for Logged {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with("keyferry_upstream")
     }
@@ -84,8 +84,8 @@ impl Subscriber for Log {
 
 #[test]
 fn the_log_says_why_a_server_is_left_out() {
-    let log = Log::default();
-    tracing::subscriber::set_global_default(log.clone()).expect("no other test listens");
+    let logged = Logged::default();
+    tracing::subscriber::set_global_default(logged.clone()).expect("no other test listens");
     let closed = ClosedPort::new();
     let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(13 * 1024));
     let (ends, babbles, talks, waits) =
@@ -98,8 +98,8 @@ fn the_log_says_why_a_server_is_left_out() {
         (Options { reply_timeout: SHORT, ..patient(&[&waits]) }, "its reply does not come in time"),
     ] {
         Proxy::start(Options { failures: 1, ..options }).ask(get("/"));
-        let logged = log.0.lock().expect("nobody panics with it");
-        assert!(logged.contains(&format!("left out for {LONG:?}: {why}")), "{why}: {logged:?}");
+        let lines = logged.0.lock().expect("nobody panics with it");
+        assert!(lines.contains(&format!("left out for {LONG:?}: {why}")), "{why}: {lines:?}");
     }
 }
 
