@@ -393,7 +393,9 @@ fn limits_past_the_device_are_refused_with_what_to_do() {
         Err(error) => panic!("{error}"),
     }
     let limits = Limits { message_bytes_max: 1 << 20, posted_max: 2000, ..LIMITS };
-    assert!(matches!(Verbs::device(A).prepare(limits), Err(VerbsError::Limits(_))));
+    let error = Verbs::device(A).prepare(limits).err().expect("refused");
+    assert!(matches!(error, VerbsError::Limits(_)), "{error}");
+    assert!(error.to_string().ends_with("check [fabric] of both nodes"), "{error}");
 }
 
 #[test]

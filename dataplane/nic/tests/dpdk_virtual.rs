@@ -241,7 +241,15 @@ fn each_refusal_says_what_to_do() {
         refusal(&PortOptions { packets: 1 << 24, ..options.clone() }),
         OpenError::Memory { .. }
     ));
-    assert!(matches!(refusal(&PortOptions { mtu: 20, ..options.clone() }), OpenError::Mtu { .. }));
+    let small = refusal(&PortOptions { mtu: 20, ..options.clone() });
+    assert!(matches!(small, OpenError::Mtu { .. }), "{small}");
+    assert!(small.to_string().ends_with("not 20: correct mtu"), "{small}");
+    // A template of each packet, for which there is no memory.
+    let large = named("net_null8,size=1073741824");
+    assert!(matches!(large, OpenError::Driver { .. }), "{large}");
+    let told = large.to_string();
+    assert!(told.starts_with("net_null8,size=1073741824: setting up a receive queue failed: "), "{told}");
+    assert!(told.contains("correct the device's arguments, or what DPDK names"), "{told}");
     // None of them left anything open.
     drop(Port::open(eal(), &options).unwrap_or_else(|error| panic!("{error}")));
 }

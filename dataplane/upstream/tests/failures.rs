@@ -3,12 +3,17 @@
 
 mod common;
 
+use std::fmt;
 use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::*;
 use keyferry_http::{Limits, Progress, Reader, Request};
 use keyferry_upstream::{Address, Health, Options};
+use tracing::field::Field;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 const SHORT: Duration = Duration::from_millis(50);
 /// Of crate `http`.
@@ -48,6 +53,54 @@ fn stuck_after(text: &'static str) -> Origin {
             let _ = conn.request();
         }
     })
+}
+
+/// What the crate logs, on any thread.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Logged {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("keyferry_upstream")
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            if field.name() == "message" {
+                self.0.lock().expect("nobody panics with it").push(format!("{value:?}"));
+            }
+        });
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn the_log_says_why_a_server_is_left_out() {
+    let logged = Logged::default();
+    tracing::subscriber::set_global_default(logged.clone()).expect("no other test listens");
+    let closed = ClosedPort::new();
+    let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(13 * 1024));
+    let (ends, babbles, talks, waits) =
+        (saying(""), saying("SSH-2.0-x\r\n\r\n"), saying(long), stuck_after(""));
+    for (options, why) in [
+        (of(vec![closed.address()]), "it cannot be connected to"),
+        (patient(&[&ends]), "it ended the connection before its reply"),
+        (patient(&[&babbles]), "its reply is none of HTTP"),
+        (patient(&[&talks]), "the head of its reply is too large"),
+        (Options { reply_timeout: SHORT, ..patient(&[&waits]) }, "its reply does not come in time"),
+    ] {
+        Proxy::start(Options { failures: 1, ..options }).ask(get("/"));
+        let lines = logged.0.lock().expect("nobody panics with it");
+        assert!(lines.contains(&format!("left out for {LONG:?}: {why}")), "{why}: {lines:?}");
+    }
 }
 
 #[test]

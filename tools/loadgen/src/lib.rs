@@ -197,7 +197,59 @@ fn share(whole: usize, threads: usize, index: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use std::io;
+    use std::net::{IpAddr, SocketAddr};
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::transport::{Event, Wait};
+
+    /// Connects to nobody, and waits as it is told.
+    struct Broken(fn() -> io::Result<()>);
+
+    impl Transport for Broken {
+        type Stream = ();
+
+        fn open(&mut self, _: SocketAddr, _: Option<IpAddr>, _: u64) -> Result<(), String> {
+            Err("there is nobody".to_owned())
+        }
+
+        fn is_connected(&mut self, _: &()) -> io::Result<bool> {
+            Ok(false)
+        }
+
+        fn read(&mut self, _: &mut (), _: &mut [u8]) -> io::Result<usize> {
+            Ok(0)
+        }
+
+        fn write(&mut self, _: &mut (), bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn close(&mut self, _: ()) {}
+
+        fn wait(&mut self, _: Wait, _: &mut Vec<Event>) -> io::Result<()> {
+            (self.0)()
+        }
+
+        fn idle(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[test]
+    fn a_thread_that_ends_early_is_told() {
+        let args = args::Args::parse_from(["keyferry-load", "https://127.0.0.1:9/", "-d", "1", "--insecure"]);
+        let broken: [(fn() -> io::Result<()>, &str); 2] = [
+            (|| Err(io::ErrorKind::Unsupported.into()), "a load thread gave up"),
+            (|| panic!("as it is meant to"), "a load thread panicked"),
+        ];
+        for (wait, sentence) in broken {
+            let run = drive(&args, &Arc::default(), Outputs::default(), vec![Broken(wait)], || ());
+            assert_eq!(run.expect_err("it has failed").to_string(), sentence);
+        }
+    }
 
     #[test]
     fn shares_add_up_and_differ_by_one_at_most() {

@@ -346,3 +346,36 @@ impl<N: Nic> Transport for Stack<N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyferry_nic::sim::{Net, PortOptions};
+
+    use super::*;
+
+    /// Nobody answers: each connection keeps its port.
+    #[test]
+    fn without_a_port_or_a_connection_left_it_says_what_to_do() {
+        let from: IpAddr = "192.0.2.1".parse().unwrap();
+        let target: SocketAddr = "192.0.2.2:443".parse().unwrap();
+        let nic = Net::new().port(PortOptions::default()).remove(0);
+        let Caps { mac, mtu, .. } = nic.caps();
+        let addresses = vec!["192.0.2.1/24".parse().unwrap()];
+        let link = keyferry_link::Config { mac, addresses, routes: Vec::new(), vlan: None, mtu };
+        let limits = Limits { connections: TRIES_MAX, connect_timeout: LINGER, seed: 1 };
+        let mut stack = Stack::new(nic, Link::new(link), vec![from], &limits);
+        let first = stack.ports[&from];
+        for _ in 0..TRIES_MAX {
+            stack.begin(from, target).unwrap();
+        }
+        // All that are tried from here are taken.
+        stack.ports.insert(from, first);
+        let told = stack.begin(from, target).unwrap_err();
+        assert_eq!(told, "no free port of 192.0.2.1 towards 192.0.2.2:443: give more addresses by --source");
+        for _ in 0..CLOSING {
+            stack.begin(from, target).unwrap();
+        }
+        let told = stack.begin(from, target).unwrap_err();
+        assert_eq!(told, "too many connections are still closing: open fewer a second");
+    }
+}

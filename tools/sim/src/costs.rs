@@ -88,7 +88,8 @@ impl Costs {
             "measured" => MEASURED.to_owned(),
             file => std::fs::read_to_string(file).with_context(|| format!("{file} cannot be read"))?,
         };
-        toml::from_str(&text).with_context(|| format!("{name} is no calibration"))
+        toml::from_str(&text)
+            .with_context(|| format!("{name} is no calibration: write one by `keyferry-sim calibrate`"))
     }
 
     /// Costs of nothing: for queues whose theory is known.
@@ -210,6 +211,14 @@ mod tests {
             assert_eq!(toml::from_str::<Costs>(&toml::to_string(&costs).unwrap()).unwrap(), costs);
         }
         assert_eq!(Costs::load("paper").unwrap().core.full, 32 * Costs::load("paper").unwrap().core.resumed);
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_named_with_what_writes_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let name = file.path().to_str().unwrap();
+        let told = Costs::load(name).unwrap_err().to_string();
+        assert_eq!(told, format!("{name} is no calibration: write one by `keyferry-sim calibrate`"));
     }
 
     #[test]

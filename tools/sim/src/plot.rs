@@ -233,12 +233,9 @@ fn plain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_figure_is_two_files() {
-        let directory = std::env::temp_dir().join(format!("keyferry-sim-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+    fn figure() -> Figure {
         let points = vec![(1.0, Mean::of(&[1.0, 1.2])), (10.0, Mean::of(&[0.5, 0.6]))];
-        let figure = Figure {
+        Figure {
             name: "test".to_owned(),
             title: "a title".to_owned(),
             x: "lifetime, times".to_owned(),
@@ -246,21 +243,44 @@ mod tests {
             series: vec![Series { name: "bf".to_owned(), points }],
             paper: vec![(8.0, 0.45)],
             is_log: true,
-        };
-        figure.write(&directory).unwrap();
+        }
+    }
+
+    fn bars() -> Bars {
+        let columns = vec![("rr".to_owned(), vec![Mean::of(&[0.6]), Mean::of(&[0.4])])];
+        let parts = vec!["tcp".to_owned(), "application".to_owned()];
+        Bars { name: "bars".to_owned(), title: "shares".to_owned(), parts, columns }
+    }
+
+    #[test]
+    fn a_figure_is_two_files() {
+        let directory = std::env::temp_dir().join(format!("keyferry-sim-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        figure().write(&directory).unwrap();
         let csv = std::fs::read_to_string(directory.join("test.csv")).unwrap();
         assert_eq!(csv.lines().next(), Some("series,lifetime  times,ratio,half_90,half_95"));
         assert!(csv.contains("\nbf,10,0.55000,") && csv.ends_with("\npaper,8,0.45,,\n"));
         let svg = std::fs::read_to_string(directory.join("test.svg")).unwrap();
         assert!(svg.contains("a title") && svg.contains("the paper") && svg.contains("polyline"));
-        let columns = vec![("rr".to_owned(), vec![Mean::of(&[0.6]), Mean::of(&[0.4])])];
-        let parts = vec!["tcp".to_owned(), "application".to_owned()];
-        let title = "shares".to_owned();
-        Bars { name: "bars".to_owned(), title, parts, columns }.write(&directory).unwrap();
+        bars().write(&directory).unwrap();
         let csv = std::fs::read_to_string(directory.join("bars.csv")).unwrap();
         assert!(csv.ends_with("\nrr,application,0.40000,0.00000,0.00000\n"), "{csv}");
         let svg = std::fs::read_to_string(directory.join("bars.svg")).unwrap();
         assert!(svg.contains("application") && svg.matches("<rect").count() >= 3);
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_figure_that_cannot_be_written_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
+        for name in ["test.svg", "bars.svg"] {
+            std::fs::create_dir(place(name)).unwrap();
+        }
+        let drawn = [figure().write(directory.path()), bars().write(directory.path())];
+        for (done, name) in drawn.into_iter().zip(["test.svg", "bars.svg"]) {
+            let told = done.unwrap_err().to_string();
+            assert!(told.starts_with(&format!("{} cannot be drawn: ", place(name).display())), "{told}");
+        }
     }
 }

@@ -30,7 +30,7 @@ use crate::limits::LimitsError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShmError {
     /// The limits agreed are of no use.
-    #[error("agreed limits: {0}")]
+    #[error("agreed limits: {0}: check [fabric] of both nodes")]
     Limits(#[from] LimitsError),
     /// The peer's memory, or ours.
     #[error(transparent)]

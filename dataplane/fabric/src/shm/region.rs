@@ -20,13 +20,13 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegionError {
     /// Not a memfd, or not sealed against shrinking, growing and unsealing.
-    #[error("the peer's memory is not a sealed memfd")]
+    #[error("the peer's memory is not a sealed memfd: run the same release on both")]
     Seals,
     /// A memfd of huge pages: a page punched out of it cannot always be had again, which ends in SIGBUS.
-    #[error("the peer's memory is not of ordinary pages")]
+    #[error("the peer's memory is not of ordinary pages: run the same release on both")]
     Pages,
     /// Not the length both ends worked out.
-    #[error("the peer's memory has {found} bytes, not {expected}")]
+    #[error("the peer's memory has {found} bytes, not {expected}: run the same release on both")]
     Length {
         /// Bytes agreed.
         expected: u64,

@@ -28,8 +28,13 @@ fn inbound(queue_pair: &QueuePair) -> &Region {
 
 #[test]
 fn useless_limits_are_refused() {
-    for bad in [Limits { message_bytes_max: 0, ..LIMITS }, Limits { receives: 0, ..LIMITS }] {
-        assert!(matches!(prepare(bad).err(), Some(ShmError::Limits(_))));
+    for (bad, what) in [
+        (Limits { message_bytes_max: 0, ..LIMITS }, "message_bytes_max is 0, must be 1 to 1048576"),
+        (Limits { receives: 0, ..LIMITS }, "receives is 0, must be 1 to 32768"),
+    ] {
+        let error = prepare(bad).err().expect("refused");
+        assert!(matches!(error, ShmError::Limits(_)), "{error}");
+        assert_eq!(error.to_string(), format!("agreed limits: {what}: check [fabric] of both nodes"));
     }
 }
 
@@ -70,10 +75,12 @@ fn only_sealed_memory_of_the_right_size_is_taken() {
         let outcome = offered(memfd(sealing, all, length));
         let expected = RegionError::Length { expected: bytes, found: length };
         assert!(matches!(outcome, ShmError::Region(error) if error == expected), "{outcome}");
+        assert!(outcome.to_string().contains(&format!("has {length} bytes, not {bytes}: run")), "{outcome}");
     }
     // Sealed against writing, it cannot be mapped to be written.
     let outcome = offered(memfd(sealing, all | SealFlags::WRITE, bytes));
     assert!(matches!(outcome, ShmError::Region(RegionError::System(_))), "{outcome}");
+    assert!(outcome.to_string().contains("is there enough memory, and may this process"), "{outcome}");
     // The socket itself stands for any other file.
     let (other, _) = UnixStream::pair().unwrap();
     let outcome = offered(other.into());
@@ -87,7 +94,9 @@ fn memory_of_huge_pages_is_not_taken() {
     let Ok(fd) = rustix::fs::memfd_create("test", flags) else { return };
     rustix::fs::ftruncate(&fd, 2 << 20).unwrap();
     rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).unwrap();
-    assert_eq!(Region::map(&fd, 2 << 20).err(), Some(RegionError::Pages));
+    let error = Region::map(&fd, 2 << 20).err().expect("refused");
+    assert_eq!(error, RegionError::Pages);
+    assert!(error.to_string().contains("not of ordinary pages: run the same release"), "{error}");
 }
 
 #[test]

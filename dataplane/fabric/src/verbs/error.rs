@@ -110,7 +110,7 @@ pub enum VerbsError {
         theirs: LinkLayer,
     },
     /// The limits agreed are of no use.
-    #[error("agreed limits: {0}")]
+    #[error("agreed limits: {0}: check [fabric] of both nodes")]
     Limits(#[from] LimitsError),
 }
 

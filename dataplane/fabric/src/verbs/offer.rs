@@ -69,13 +69,13 @@ pub struct Offer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OfferError {
     /// It is too short or too long.
-    #[error("the peer's offer has {found} bytes, not {OFFER_BYTES}")]
+    #[error("the peer's offer has {found} bytes, not {OFFER_BYTES}: run the same release on both")]
     Length {
         /// Bytes found.
         found: usize,
     },
     /// It does not begin as one.
-    #[error("the peer's offer is none")]
+    #[error("the peer's offer is none: run the same release on both")]
     Magic,
     /// Another version.
     #[error(
@@ -86,10 +86,10 @@ pub enum OfferError {
         theirs: u16,
     },
     /// A field is outside its bounds.
-    #[error("the peer's offer has no valid {0}")]
+    #[error("the peer's offer has no valid {0}: run the same release on both")]
     Field(&'static str),
     /// A size is.
-    #[error("the peer's offer: {0}")]
+    #[error("the peer's offer: {0}: run the same release on both")]
     Limits(#[from] LimitsError),
 }
 

@@ -106,6 +106,24 @@ fn fields_are_bounded() {
 }
 
 #[test]
+fn bytes_that_are_no_offer_say_what_to_do() {
+    let good = good().to_bytes();
+    let refusal = |bytes: &[u8]| Offer::from_bytes(bytes).unwrap_err().to_string();
+    for (at, byte, what) in [
+        (0, b'x', "the peer's offer is none"),
+        (6, 3, "the peer's offer has no valid link layer"),
+        (7, 6, "the peer's offer has no valid path MTU"),
+        (8, 2, "the peer's offer has no valid global routing flag"),
+    ] {
+        let mut bytes = good;
+        bytes[at] = byte;
+        assert_eq!(refusal(&bytes), format!("{what}: run the same release on both"));
+    }
+    let short = refusal(&good[..OFFER_BYTES - 1]);
+    assert!(short.contains(&format!("has {} bytes, not {OFFER_BYTES}: run", OFFER_BYTES - 1)), "{short}");
+}
+
+#[test]
 fn another_version_is_named_whatever_its_length() {
     let mut bytes = good().to_bytes().to_vec();
     bytes[5] = 9;

@@ -93,7 +93,9 @@ pub enum OpenError {
         room: u16,
     },
     /// The driver refused something else.
-    #[error("{device}: {step} failed: {reason} (DPDK: {said})")]
+    #[error(
+        "{device}: {step} failed: {reason}: correct the device's arguments, or what DPDK names (DPDK: {said})"
+    )]
     Driver {
         /// The device.
         device: String,

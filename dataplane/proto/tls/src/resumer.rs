@@ -45,8 +45,9 @@ impl Resumer {
             }
             Resumption::Tickets { lifetime } => {
                 let ticketer = Ticketer::new(lifetime, provider.secure_random, Arc::clone(clock));
-                let no_random = || ConfigError::Provider { what: "no randomness from the system".to_owned() };
-                (None, Some(Arc::new(ticketer.ok_or_else(no_random)?)))
+                let what = "the system gives no randomness, or its clock is before 1970: set it";
+                let unable = || ConfigError::Provider { what: what.to_owned() };
+                (None, Some(Arc::new(ticketer.ok_or_else(unable)?)))
             }
         };
         Ok(Resumer { table, ticketer, is_shared })

@@ -242,7 +242,7 @@ impl Server {
     ) -> Result<Server, ConfigError> {
         let failed = |what: &str| ConfigError::Provider { what: what.to_owned() };
         let versions = versions(options, &mut provider)?;
-        let now = clock.current_time().ok_or_else(|| failed("the clock cannot be read"))?;
+        let now = clock.current_time().ok_or_else(|| failed("the clock is before 1970: set it"))?;
         let certificates = Certificates::new(&options.certificates)?;
         let mut warnings = certificates.warnings(now);
         if std::env::var_os(CPU_CAPABILITIES_VARIABLE).is_some() {

@@ -115,7 +115,7 @@ impl Key {
 }
 
 impl Ticketer {
-    /// `None` if there is no randomness.
+    /// `None` if there is no randomness, or no time.
     pub(crate) fn new(
         lifetime: Duration,
         random: &'static dyn SecureRandom,

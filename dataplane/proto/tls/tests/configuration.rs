@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
 use keyferry_tls::*;
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 use zeroize::Zeroizing;
 
 fn refusal(change: impl FnOnce(&mut ServerOptions)) -> (ConfigError, String) {
@@ -53,18 +56,43 @@ fn certificates_and_keys() {
 
 #[test]
 fn versions_suites_and_lifetimes() {
-    let (error, _) = refusal(|it| (it.tls12, it.tls13) = (false, false));
+    let (error, sentence) = refusal(|it| (it.tls12, it.tls13) = (false, false));
     assert_eq!(error, ConfigError::NoVersion);
+    assert!(sentence.contains("allow 1.2 or 1.3"), "{sentence}");
     let (error, sentence) = refusal(|it| it.suites = Some(vec!["TLS_RSA_WITH_NULL_MD5".to_owned()]));
     assert_eq!(error, ConfigError::UnknownSuite { name: "TLS_RSA_WITH_NULL_MD5".to_owned() });
     assert!(sentence.contains("TLS_AES_128_GCM_SHA256"));
     let (error, _) = refusal(|it| it.suites = Some(vec!["TLS_AES_128_GCM_SHA256".to_owned()]));
     assert_eq!(error, ConfigError::NoSuite { version: Version::Tls12 });
     for lifetime in [Duration::ZERO, Duration::from_secs(8 * 24 * 3600)] {
-        let (error, _) = refusal(|it| it.resumption = Resumption::Tickets { lifetime });
+        let (error, sentence) = refusal(|it| it.resumption = Resumption::Tickets { lifetime });
         assert_eq!(error, ConfigError::SessionLifetime);
+        assert!(sentence.contains("from 1 second to 7 days"), "{sentence}");
         let (error, _) = refusal(|it| it.resumption = Resumption::Table { sessions: 9, lifetime });
         assert_eq!(error, ConfigError::SessionLifetime);
+    }
+}
+
+/// The system's, where it is set to a time before 1970.
+#[derive(Debug)]
+struct NoClock;
+
+impl TimeProvider for NoClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        None
+    }
+}
+
+#[test]
+fn a_clock_that_is_not_set() {
+    let identity = Identity::new(Kind::Ecdsa, &["a.test"]);
+    for resumption in [Resumption::Off, Resumption::Tickets { lifetime: Duration::from_secs(60) }] {
+        let options = ServerOptions { resumption, ..options(&[&identity]) };
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let error = Server::with_provider(&options, provider, Arc::new(NoClock)).err().expect("it starts");
+        let sentence = error.to_string();
+        assert!(sentence.starts_with("TLS cannot start: "), "{sentence}");
+        assert!(sentence.ends_with("clock is before 1970: set it"), "{sentence}");
     }
 }
 

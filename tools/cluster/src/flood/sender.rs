@@ -150,3 +150,22 @@ fn send_batch(socket: &OwnedFd, flood: &Flood, first: u64) -> anyhow::Result<u64
         Err(error) => Err(error).context("a flood's packet cannot be sent"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    use super::*;
+
+    #[test]
+    fn without_the_right_to_raw_sockets_it_says_what_to_do() {
+        // Of a thread, which is over then: others keep theirs.
+        let refused = std::thread::spawn(|| {
+            let mut mine = capabilities(None).expect("known");
+            mine.effective.remove(CapabilitySet::NET_RAW);
+            set_capabilities(None, mine).expect("given up");
+            raw_socket(Ipv4Addr::LOCALHOST).expect_err("it has no right to it").to_string()
+        });
+        assert_eq!(refused.join().expect("a sentence"), "no raw socket: run it as root");
+    }
+}
