@@ -205,8 +205,10 @@ mod tests {
     use super::*;
     use crate::transport::{Event, Wait};
 
+    type Waits = fn() -> io::Result<()>;
+
     /// Connects to nobody, and waits as it is told.
-    struct Broken(fn() -> io::Result<()>);
+    struct Broken(Waits);
 
     impl Transport for Broken {
         type Stream = ();
@@ -241,7 +243,7 @@ mod tests {
     #[test]
     fn a_thread_that_ends_early_is_told() {
         let args = args::Args::parse_from(["keyferry-load", "https://127.0.0.1:9/", "-d", "1", "--insecure"]);
-        let broken: [(fn() -> io::Result<()>, &str); 2] = [
+        let broken: [(Waits, &str); 2] = [
             (|| Err(io::ErrorKind::Unsupported.into()), "a load thread gave up"),
             (|| panic!("as it is meant to"), "a load thread panicked"),
         ];
