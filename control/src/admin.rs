@@ -191,6 +191,14 @@ impl Line {
         Ok(Line(BufReader::new(stream)))
     }
 
+    /// Has answers take so long, and no longer; [`PATIENCE`] at first.
+    ///
+    /// # Errors
+    /// The system refuses the time.
+    pub fn wait(&self, patience: Duration) -> io::Result<()> {
+        self.0.get_ref().set_read_timeout(Some(patience))
+    }
+
     /// Sends one command and returns its answer, without the line feed.
     ///
     /// # Errors
@@ -250,6 +258,19 @@ mod tests {
             }
         });
         answer.unwrap()
+    }
+
+    #[test]
+    fn answers_are_waited_for_as_long_as_is_said() {
+        let [late, in_time] = with_node(|path| {
+            [Duration::from_millis(1), PATIENCE].map(|patience| {
+                let mut line = Line::connect(path).unwrap();
+                line.wait(patience).unwrap();
+                line.ask("wait")
+            })
+        });
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(in_time.unwrap(), "\"waited\"");
     }
 
     #[test]

@@ -14,6 +14,9 @@ use serde_json::{Map, Value};
 use crate::admin::Line;
 use crate::config::Config;
 
+/// How long a reload may take: it reads files, whose disk may be busy with others, or be behind a network, and waits for threads.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
+
 /// One command to a running process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -68,7 +71,10 @@ pub fn run(file: &Path, command: Command, json: bool) -> anyhow::Result<Done> {
         Command::Status => "status",
         Command::Peers => "peers",
         Command::Sessions => "sessions",
-        Command::Reload => "reload",
+        Command::Reload => {
+            line.wait(RELOAD_PATIENCE)?;
+            "reload"
+        }
         Command::Drain(deadline) => return drain(line, deadline, json).map(|()| Done::Whole),
     };
     let answer = ask(&mut line, word)?;
