@@ -363,8 +363,7 @@ fn links_change_their_authority() {
     place(&path("cluster", "ca.pem"), &read("other"));
     reload(&cluster, 0);
     cluster.a().wait_for("it is let go", NOTICED, |status| status.total("links_up") == 0);
-    let log = cluster.a().log();
-    assert!(log.contains("the link is down: its certificate is not signed by the cluster's CA"), "{log}");
+    cluster.a().wait_logged("the link is down: its certificate is not signed by the cluster's CA", 1);
     assert_eq!(Curl::new(&cluster).get("/?bytes=10&seed=1").run()[0].status, 200);
     for file in ["b.key", "b.pem"] {
         let new = fs::read_to_string(path("other", file)).expect("it was issued");
