@@ -1,10 +1,11 @@
 //! The common packet, and bursts of it: a segment in the midst of a connection that is known.
 //!
 //! In: packets of a burst. Out: the node of each that is such a segment; everything else is for
-//! [`route`](Distributor::route), which would say the same of these. Read all packets of a burst, look for all of them,
-//! then go through them: a table of a million flows is in no cache, and so the burst waits for memory twice (tags, an
-//! entry) and not twice a packet. `ahead` is told of the memory the next step reads. Nothing changes before the third
-//! step, and what the first packet changes the next one finds changed, as its place is looked at again.
+//! [`route`](Distributor::route), which would say the same of these. Read all packets of a burst, look for all of them
+//! where most are, look elsewhere for the rest, then go through them: a table of a million flows is in no cache, and so the
+//! burst waits for memory once, and twice more (tags, an entry) if it has one of the rest, and not so often a packet. `ahead`
+//! is told of the memory the next step reads. Nothing changes before the last step, and what the first packet changes the
+//! next one finds changed, as its place is looked at again.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;
@@ -44,10 +45,11 @@ const _: () = assert!(size_of::<Option<Midst>>() == 32);
 #[derive(Clone, Copy, Default)]
 pub struct Spot(Place);
 
-/// Whether a segment with this header, of so many bytes in all, is whole, and has an ACK but no SYN, FIN or RST.
-fn is_midst(tcp: &[u8; TCP_BYTES], bytes: usize) -> bool {
+/// Whether a segment with this header, `at` so many bytes of a packet of `bytes`, is whole, and has an ACK but no SYN, FIN
+/// or RST.
+fn is_midst(tcp: &[u8; TCP_BYTES], at: usize, bytes: usize) -> bool {
     let header = usize::from(tcp[12] >> 4) * 4;
-    header >= TCP_BYTES && header <= bytes && tcp[13] & (SYN | FIN | RST | ACK) == ACK
+    header >= TCP_BYTES && at + header <= bytes && tcp[13] & (SYN | FIN | RST | ACK) == ACK
 }
 
 fn port(high_and_low: [u8; 2]) -> u16 {
@@ -59,43 +61,65 @@ impl Distributor {
     /// of IP. Whether its client can be one is not asked: one that cannot is in no table.
     #[inline]
     pub fn read(&self, packet: &[u8], ahead: impl Fn(*const u8)) -> Option<Midst> {
-        let (client, service, tcp) = match packet.first()? {
+        match packet.first()? {
             0x45 => {
-                let (ip, rest) = packet.split_first_chunk::<IPV4_BYTES>()?;
-                let tcp = rest.first_chunk::<TCP_BYTES>()?;
-                let bytes = usize::from(u16::from_be_bytes([ip[2], ip[3]])).checked_sub(IPV4_BYTES)?;
+                let head = packet.first_chunk::<{ IPV4_BYTES + TCP_BYTES }>()?;
+                let (ip, tcp) = (head.first_chunk::<IPV4_BYTES>()?, head.last_chunk::<TCP_BYTES>()?);
+                let bytes = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
                 // No more fragments, and no offset (RFC 791 3.1).
                 let is_fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
-                if ip[9] != TCP || is_fragment || bytes > rest.len() || !is_midst(tcp, bytes) {
+                if ip[9] != TCP || is_fragment || bytes > packet.len() || !is_midst(tcp, IPV4_BYTES, bytes) {
                     return None;
                 }
                 let client = Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]).to_ipv6_mapped().octets();
                 let service = self.doors.v4([ip[16], ip[17], ip[18], ip[19]], port([tcp[2], tcp[3]]))?;
-                (client, service, tcp)
+                Some(self.midst(client, service, tcp, ahead))
             }
             0x60..=0x6f => {
-                let (ip, rest) = packet.split_first_chunk::<IPV6_BYTES>()?;
-                let tcp = rest.first_chunk::<TCP_BYTES>()?;
-                let bytes = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-                if ip[6] != TCP || bytes > rest.len() || !is_midst(tcp, bytes) {
+                let head = packet.first_chunk::<{ IPV6_BYTES + TCP_BYTES }>()?;
+                let (ip, tcp) = (head.first_chunk::<IPV6_BYTES>()?, head.last_chunk::<TCP_BYTES>()?);
+                let bytes = IPV6_BYTES + usize::from(u16::from_be_bytes([ip[4], ip[5]]));
+                if ip[6] != TCP || bytes > packet.len() || !is_midst(tcp, IPV6_BYTES, bytes) {
                     return None;
                 }
                 let client = Ipv6Addr::from(*ip[8..].first_chunk::<16>()?).octets();
                 let service = self.doors.v6(*ip.last_chunk()?, port([tcp[2], tcp[3]]))?;
-                (client, service, tcp)
+                Some(self.midst(client, service, tcp, ahead))
             }
-            _ => return None,
-        };
-        let key = FlowKey { client, port: port([tcp[0], tcp[1]]), service };
-        let hash = SOME | self.hash(&key);
-        ahead(self.flows.tags(hash.get()));
-        let acknowledges = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
-        Some(Midst { key, acknowledges, hash })
+            _ => None,
+        }
     }
 
-    /// Looks where its connection is.
+    /// A segment of a client to a service. Inlined where it is called: of a client of IPv4 most bytes are known there.
+    #[inline(always)]
+    fn midst(
+        &self,
+        client: [u8; 16],
+        service: u16,
+        tcp: &[u8; TCP_BYTES],
+        ahead: impl Fn(*const u8),
+    ) -> Midst {
+        let key = FlowKey { client, port: port([tcp[0], tcp[1]]), service };
+        let hash = SOME | self.hash(&key);
+        ahead(self.flows.line_memory(hash.get()));
+        let acknowledges = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
+        Midst { key, acknowledges, hash }
+    }
+
+    /// Looks whether its connection is where most are.
     #[inline]
-    pub fn spot(&self, midst: &Midst, ahead: impl Fn(*const u8)) -> Spot {
+    pub fn spot_near(&self, midst: &Midst, ahead: impl Fn(*const u8)) -> Option<Spot> {
+        let hash = midst.hash.get();
+        let place = self.flows.in_line(hash, &midst.key);
+        if place.is_none() {
+            ahead(self.flows.tags_memory(hash));
+        }
+        place.map(Spot)
+    }
+
+    /// Looks where else its connection seems to be.
+    #[inline]
+    pub fn spot_far(&self, midst: &Midst, ahead: impl Fn(*const u8)) -> Spot {
         let (place, memory) = self.flows.spot(midst.hash.get());
         ahead(memory);
         Spot(place)
