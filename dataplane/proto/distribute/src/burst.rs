@@ -125,6 +125,11 @@ impl Distributor {
         Spot(place)
     }
 
+    /// Looks wherever its connection may be, for who has one packet and no burst.
+    pub fn spot(&self, midst: &Midst, ahead: impl Fn(*const u8)) -> Spot {
+        self.spot_near(midst, &ahead).unwrap_or_else(|| self.spot_far(midst, &ahead))
+    }
+
     /// The node of its connection, if that is still where it was spotted and the node there too, and the segment brings it
     /// no further, which others would have to hear.
     #[inline]

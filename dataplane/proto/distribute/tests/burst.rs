@@ -97,14 +97,10 @@ impl Sent {
     }
 }
 
-fn spot(it: &Distributor, midst: &Midst) -> Spot {
-    it.spot_near(midst, |_| ()).unwrap_or_else(|| it.spot_far(midst, |_| ()))
-}
-
 fn burst(it: &mut Distributor, now: Time, packets: &[Vec<u8>]) -> Vec<Verdict> {
     let read: Vec<Option<Midst>> = packets.iter().map(|packet| it.read(packet, |_| ())).collect();
     let spotted: Vec<_> =
-        read.iter().map(|midst| Some((*midst)?).map(|it_is| (it_is, spot(it, &it_is)))).collect();
+        read.iter().map(|midst| Some((*midst)?).map(|it_is| (it_is, it.spot(&it_is, |_| ())))).collect();
     let one = |(packet, spotted): (&Vec<u8>, &Option<(Midst, Spot)>)| {
         let node = spotted.as_ref().and_then(|(midst, spot)| it.route_midst(now, midst, *spot));
         node.map_or_else(|| it.route(now, packet), Verdict::Forward)
@@ -151,7 +147,7 @@ fn segments_of_a_known_connection_are_found_together() {
     for is_v6 in [false, true] {
         let Verdict::Forward(node) = it.route(Time::ZERO, &sent(is_v6, SYN)) else { panic!("a node") };
         let midst = it.read(&sent(is_v6, ACK), |_| ()).expect("a segment in the midst");
-        let spot = spot(&it, &midst);
+        let spot = it.spot(&midst, |_| ());
         assert_eq!(
             it.route_midst(Time::ZERO, &midst, spot),
             None,
