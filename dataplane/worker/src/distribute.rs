@@ -261,16 +261,10 @@ impl<N: Nic> Distribute<N> {
                 _ => None,
             };
         }
-        let mut rest = ArrayVec::<_, BURST>::new();
         for (read, spot) in self.read[..packets.len()].iter().zip(&mut self.spots) {
-            let Some(midst) = read else { continue };
-            match self.distributor.spot_near(midst, prefetch) {
-                Some(near) => *spot = near,
-                None => rest.push((midst, spot)),
+            if let Some(midst) = read {
+                *spot = self.distributor.spot(midst, prefetch);
             }
-        }
-        for (midst, spot) in rest {
-            *spot = self.distributor.spot_far(midst, prefetch);
         }
     }
 

@@ -1,11 +1,10 @@
 //! The common packet, and bursts of it: a segment in the midst of a connection that is known.
 //!
 //! In: packets of a burst. Out: the node of each that is such a segment; everything else is for
-//! [`route`](Distributor::route), which would say the same of these. Read all packets of a burst, look for all of them
-//! where most are, look elsewhere for the rest, then go through them: a table of a million flows is in no cache, and so the
-//! burst waits for memory once, and twice more (tags, an entry) if it has one of the rest, and not so often a packet. `ahead`
-//! is told of the memory the next step reads. Nothing changes before the last step, and what the first packet changes the
-//! next one finds changed, as its place is looked at again.
+//! [`route`](Distributor::route), which would say the same of these. Read all packets of a burst, look for all of them,
+//! then go through them: a table of a million flows is in no cache, and so the burst waits for memory twice (tags, an
+//! entry) and not twice a packet. `ahead` is told of the memory the next step reads. Nothing changes before the third
+//! step, and what the first packet changes the next one finds changed, as its place is looked at again.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;
@@ -101,33 +100,17 @@ impl Distributor {
     ) -> Midst {
         let key = FlowKey { client, port: port([tcp[0], tcp[1]]), service };
         let hash = SOME | self.hash(&key);
-        ahead(self.flows.line_memory(hash.get()));
+        ahead(self.flows.tags(hash.get()));
         let acknowledges = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
         Midst { key, acknowledges, hash }
     }
 
-    /// Looks whether its connection is where most are.
+    /// Looks where its connection is.
     #[inline]
-    pub fn spot_near(&self, midst: &Midst, ahead: impl Fn(*const u8)) -> Option<Spot> {
-        let hash = midst.hash.get();
-        let place = self.flows.in_line(hash, &midst.key);
-        if place.is_none() {
-            ahead(self.flows.tags_memory(hash));
-        }
-        place.map(Spot)
-    }
-
-    /// Looks where else its connection seems to be.
-    #[inline]
-    pub fn spot_far(&self, midst: &Midst, ahead: impl Fn(*const u8)) -> Spot {
+    pub fn spot(&self, midst: &Midst, ahead: impl Fn(*const u8)) -> Spot {
         let (place, memory) = self.flows.spot(midst.hash.get());
         ahead(memory);
         Spot(place)
-    }
-
-    /// Looks wherever its connection may be, for who has one packet and no burst.
-    pub fn spot(&self, midst: &Midst, ahead: impl Fn(*const u8)) -> Spot {
-        self.spot_near(midst, &ahead).unwrap_or_else(|| self.spot_far(midst, &ahead))
     }
 
     /// The node of its connection, if that is still where it was spotted and the node there too, and the segment brings it

@@ -1,13 +1,11 @@
 //! A table of fixed size that forgets: each key has two buckets it may be in, and where both are full the entry that
 //! matters least gives way.
 //!
-//! In: keys, their hashes, entries that know how much they matter. Out: entries. All memory is taken at start. A key's first
-//! places are two that share a cache line: who looks there reads that line and nothing else for nearly all keys of a table
-//! that is little used, and for three in four of a full one. Otherwise a look-up reads the tags of one bucket, of a second one
-//! for one key in ten, and a single entry, whatever is in the table. With two choices buckets fill evenly: nothing that
-//! matters is lost before five eighths of the table are in use, and the table is made that much larger than it is asked to
-//! be. The second choice is taken only where the first bucket is well filled: so it is not looked at for most keys, and
-//! evens out as if it were always there.
+//! In: keys, their hashes, entries that know how much they matter. Out: entries. All memory is taken at start; a look-up
+//! reads the tags of one bucket, of a second one for one key in ten, and a single entry, whatever is in the table. With two
+//! choices buckets fill evenly: nothing that matters is lost before five eighths of the table are in use, and the table is
+//! made that much larger than it is asked to be. The second choice is taken only where the first bucket is well filled:
+//! so it is not looked at for most keys, and evens out as if it were always there.
 
 /// Entries of a bucket: their tags are the bytes of one word.
 pub(crate) const WAYS: usize = 8;
@@ -15,8 +13,6 @@ pub(crate) const WAYS: usize = 8;
 const FULL: usize = 5;
 /// Entries of a bucket below which no other one is looked for. With six, keys are lost before five eighths are in use.
 const AMPLE: usize = 5;
-/// Entries in a cache line of 64 bytes, if they have no more than 32.
-const LINE: usize = 2;
 /// How much an entry matters that is over: it is overwritten as if it were not there.
 pub(crate) const OVER: u64 = 0;
 
@@ -25,10 +21,10 @@ const VACANT: u8 = 0;
 /// A one in each byte of a word.
 const ONES: u64 = u64::from_ne_bytes([1; WAYS]);
 
-/// Entries that are looked at together, aligned so that they are one cache line as long as each has 32 bytes.
+/// An entry, aligned so that it lies in one cache line as long as it has no more than its 32 bytes.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line<K, V>([Option<(K, V)>; LINE]);
+#[repr(align(32))]
+struct Way<K, V>(Option<(K, V)>);
 
 /// Where an entry was seen, until the table changes.
 #[derive(Clone, Copy, Default)]
@@ -37,7 +33,7 @@ pub(crate) struct Place(u32);
 /// The table. Tags are apart from entries: those of a million entries are two megabytes, which a core's own cache holds.
 pub(crate) struct Ways<K, V> {
     tags: Box<[[u8; WAYS]]>,
-    lines: Box<[Line<K, V>]>,
+    ways: Box<[Way<K, V>]>,
     used: usize,
 }
 
@@ -61,7 +57,7 @@ fn matches(tags: u64, tag: u8) -> u64 {
 }
 
 /// Which way the lowest mark is of.
-fn lowest(marks: u64) -> usize {
+fn first(marks: u64) -> usize {
     // None marked is the last way, so that it is one in any case.
     ((marks | 1 << 63).trailing_zeros() / 8) as usize
 }
@@ -72,7 +68,7 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
         let buckets = entries.div_ceil(FULL).next_power_of_two().max(2);
         Ways {
             tags: filled([VACANT; WAYS], buckets, &taken),
-            lines: filled(Line([None; LINE]), buckets * WAYS / LINE, &taken),
+            ways: filled(Way(None), buckets * WAYS, &taken),
             used: 0,
         }
     }
@@ -117,41 +113,9 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
         matches(u64::from_le_bytes(self.tags[bucket]), tag(hash))
     }
 
-    /// The first way of a hash in a bucket, from bits that choose no bucket of fewer than 2^28.
-    fn first(hash: u64) -> usize {
-        (hash >> 28) as usize % (WAYS / LINE) * LINE
-    }
-
-    /// The line of a hash that is looked at first.
-    fn line(&self, hash: u64) -> usize {
-        (self.near(hash) * WAYS + Self::first(hash)) / LINE
-    }
-
-    fn way(&self, at: usize) -> &Option<(K, V)> {
-        &self.lines[at / LINE].0[at % LINE]
-    }
-
-    fn way_mut(&mut self, at: usize) -> &mut Option<(K, V)> {
-        &mut self.lines[at / LINE].0[at % LINE]
-    }
-
-    /// Memory that [`in_line`](Ways::in_line) reads.
+    /// Where the tags of a hash are: memory [`spot`](Ways::spot) reads.
     #[inline]
-    pub(crate) fn line_memory(&self, hash: u64) -> *const u8 {
-        std::ptr::from_ref(&self.lines[self.line(hash)]).cast()
-    }
-
-    /// Where the entry of a key is, if it is in the line that is looked at first.
-    #[inline]
-    pub(crate) fn in_line(&self, hash: u64, key: &K) -> Option<Place> {
-        let line = self.line(hash);
-        let way = self.lines[line].0.iter().position(|entry| matches!(entry, Some((it, _)) if it == key))?;
-        Some(Place((line * LINE + way) as u32))
-    }
-
-    /// Memory that [`spot`](Ways::spot) reads.
-    #[inline]
-    pub(crate) fn tags_memory(&self, hash: u64) -> *const u8 {
+    pub(crate) fn tags(&self, hash: u64) -> *const u8 {
         self.tags[self.near(hash)].as_ptr()
     }
 
@@ -165,21 +129,21 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
             bucket = self.far(hash);
             marks = self.marks(bucket, hash);
         }
-        let at = bucket * WAYS + lowest(marks);
-        (Place(at as u32), std::ptr::from_ref(self.way(at)).cast())
+        let at = bucket * WAYS + first(marks);
+        (Place(at as u32), std::ptr::from_ref(&self.ways[at]).cast())
     }
 
     /// The entry of a key at a place, if it is still there.
     #[inline]
     pub(crate) fn at(&mut self, place: Place, key: &K) -> Option<&mut V> {
-        match self.way_mut(place.0 as usize) {
+        match &mut self.ways[place.0 as usize].0 {
             Some((it, value)) if it == key => Some(value),
             _ => None,
         }
     }
 
     fn is_at(&self, at: usize, key: &K) -> bool {
-        matches!(self.way(at), Some((it, _)) if it == key)
+        matches!(&self.ways[at].0, Some((it, _)) if it == key)
     }
 
     /// Where the entry of a key is.
@@ -187,7 +151,7 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
         self.choices(hash).into_iter().find_map(|bucket| {
             let mut marks = self.marks(bucket, hash);
             while marks != 0 {
-                let at = bucket * WAYS + lowest(marks);
+                let at = bucket * WAYS + first(marks);
                 if self.is_at(at, key) {
                     return Some(at);
                 }
@@ -200,13 +164,13 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
     /// The entry of a key, to read.
     pub(crate) fn get(&self, hash: u64, key: &K) -> Option<&V> {
         let at = self.locate(hash, key)?;
-        self.way(at).as_ref().map(|(_, value)| value)
+        self.ways[at].0.as_ref().map(|(_, value)| value)
     }
 
     /// The entry of a key.
     pub(crate) fn find(&mut self, hash: u64, key: &K) -> Option<&mut V> {
         let at = self.locate(hash, key)?;
-        self.way_mut(at).as_mut().map(|(_, value)| value)
+        self.ways[at].0.as_mut().map(|(_, value)| value)
     }
 
     /// Puts an entry in place of the one of its key, of one that is over, or of the one that matters least; answers the
@@ -219,14 +183,12 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
         let [near, far] = self.choices(hash);
         let used = |bucket: usize| self.tags[bucket].iter().filter(|tag| **tag != VACANT).count();
         let is_far = used(near) >= AMPLE && used(far) < used(near);
-        let first = Self::first(hash);
         let order = if is_far { [far, near] } else { [near, far] };
-        let ways =
-            order.iter().flat_map(|bucket| (0..WAYS).map(move |way| bucket * WAYS + (first + way) % WAYS));
-        let weigh = |at: &usize| self.way(*at).as_ref().map_or(OVER, |(_, value)| matters(value));
+        let ways = order.iter().flat_map(|bucket| bucket * WAYS..(bucket + 1) * WAYS);
+        let weigh = |at: &usize| self.ways[*at].0.as_ref().map_or(OVER, |(_, value)| matters(value));
         let at = ways.min_by_key(weigh)?;
         self.tags[at / WAYS][at % WAYS] = tag(hash);
-        let before = self.way_mut(at).replace((key, value));
+        let before = self.ways[at].0.replace((key, value));
         self.used += usize::from(before.is_none());
         before.filter(|(_, value)| matters(value) != OVER)
     }
@@ -240,7 +202,7 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
 
     fn clear(&mut self, at: usize) {
         self.tags[at / WAYS][at % WAYS] = VACANT;
-        *self.way_mut(at) = None;
+        self.ways[at].0 = None;
         self.used -= 1;
     }
 
@@ -255,7 +217,7 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
         let all = self.tags.len();
         let end = (from + buckets).min(all);
         for at in from * WAYS..end * WAYS {
-            if let Some((key, value)) = self.way_mut(at)
+            if let Some((key, value)) = &mut self.ways[at].0
                 && !keep(key, value)
             {
                 self.clear(at);
@@ -301,13 +263,7 @@ mod tests {
                 }
                 prop_assert_eq!(table.used(), model.len());
                 for key in 0..64 {
-                    let known = model.get(&key).copied();
-                    prop_assert_eq!(table.find(hash(key), &key).map(|value| *value), known);
-                    if let Some(near) = table.in_line(hash(key), &key) {
-                        prop_assert_eq!(table.at(near, &key).map(|value| *value), known);
-                    } else if let Some(value) = table.at(table.spot(hash(key)).0, &key) {
-                        prop_assert_eq!(Some(*value), known);
-                    }
+                    prop_assert_eq!(table.find(hash(key), &key).map(|value| *value), model.get(&key).copied());
                 }
             }
         }
@@ -321,26 +277,6 @@ mod tests {
             .filter(|key| table.put(hash(*key), *key, 1, |value| *value).is_some())
             .count();
         assert_eq!(lost, 0);
-    }
-
-    /// How many of the keys are in the line that is looked at first, and how many where the tags say first.
-    fn found(keys: u32) -> [f64; 2] {
-        let mut table = Ways::new(5 << 12, |_, _| ());
-        (0..keys).for_each(|key| assert!(table.put(hash(key), key, 1, |value| *value).is_none()));
-        let near = (0..keys).filter(|key| table.in_line(hash(*key), key).is_some()).count();
-        let is_spotted = |key: &u32| {
-            let (place, _) = table.spot(hash(*key));
-            table.is_at(place.0 as usize, key)
-        };
-        let spotted = (0..keys).filter(is_spotted).count();
-        [near, spotted].map(|count| count as f64 / f64::from(keys))
-    }
-
-    #[test]
-    fn most_keys_are_in_their_first_line() {
-        let [few, half, full] = [1 << 10, 5 << 11, 5 << 12].map(found);
-        assert!(few[0] > 0.98 && half[0] > 0.9 && full[0] > 0.75, "{few:?} {half:?} {full:?}");
-        assert!([few, half, full].iter().all(|[_, spotted]| *spotted > 0.95), "{few:?} {half:?} {full:?}");
     }
 
     #[test]
