@@ -6,7 +6,7 @@
 
 CACHE=$PWD/target/vm
 # Bound of one boot with all its checks, in seconds; a machine with other work needs most of it.
-BOOT_SECONDS_MAX=1200
+BOOT_SECONDS_MAX=600
 
 # Modules of the guest's first moments, before it has the host's files.
 FIRST_MODULES=(virtio_pci 9pnet_virtio 9p overlay)

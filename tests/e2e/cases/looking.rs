@@ -224,9 +224,9 @@ fn a_terminal() {
     cluster.finish();
 }
 
-/// Whether this line of Chromium's log is something a page has to complain of; pages of its own do so too.
+/// Whether this line of Chromium's log is a message of the page; Chromium's own pages write some too.
 fn is_complaint(line: &str) -> bool {
-    line.contains(":CONSOLE:") && !line.contains("source: chrome://")
+    line.contains("CONSOLE") && !line.contains("source: chrome://")
 }
 
 /// What Chromium makes of the page at this address after some looks, and nothing it complains of.

@@ -35,7 +35,7 @@ pub const C4: &str = "10.77.3.2";
 const REST_MAX: Duration = Duration::from_secs(20);
 
 /// Longest time until two started nodes have found each other.
-const LINKED_MAX: Duration = Duration::from_secs(60);
+const LINKED_MAX: Duration = Duration::from_secs(20);
 /// Longest time until counters show what has been seen by a client; workers publish them now and then.
 const COUNTED_MAX: Duration = Duration::from_secs(5);
 
