@@ -47,6 +47,9 @@ pub trait Packet: Send + 'static {
     fn copy_to(&self, out: &mut [u8]) -> usize;
     /// What the port said about a received packet.
     fn rx(&self) -> RxMeta;
+    /// Whether the port said that a checksum of a received packet is wrong. Nothing is checked here: for whoever hands
+    /// packets on to someone who does.
+    fn is_bad(&self) -> bool;
     /// What the port is to do to this packet when it is sent. Only what [`Caps`] reports may be asked for.
     fn set_tx(&mut self, tx: TxOffload);
 }

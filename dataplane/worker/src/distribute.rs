@@ -15,8 +15,8 @@ use keyferry_distribute::{
     Distributor, Ends, HOLDS_MAX, HoldId, Midst, Model, Node, NodeId, PACKET_BYTES_MAX, PeerId, Places,
     RESET_BYTES_MAX, Reset, Secrets, Services, Spot, State, Verdict,
 };
-use keyferry_link::{Ingress, Link};
-use keyferry_nic::{BURST, Checksum, Nic, Packet, prefetch};
+use keyferry_link::{Ingress, Link, readdress};
+use keyferry_nic::{BURST, Nic, Packet, prefetch};
 use keyferry_time::Time;
 
 use crate::capture::Tap;
@@ -97,10 +97,8 @@ pub struct Distribute<N: Nic> {
     /// Places of nodes that are free again; with room for all.
     vacated: Arc<ArrayQueue<NodeId>>,
     told: Arc<Told>,
-    packets: ArrayVec<N::Packet, BURST>,
-    /// Of each packet of a burst: what it is, if it is a common one, and where its connection seems to be.
-    read: [Option<Midst>; BURST],
-    spots: [Spot; BURST],
+    /// Of the burst under way; boxed, so that a turn takes it out and puts it back as one pointer.
+    burst: Option<Box<Burst<N::Packet>>>,
     /// Packets that wait for other distributors' answers, each at its place.
     held: Box<[Option<N::Packet>]>,
     lag: Lag,
@@ -111,6 +109,23 @@ pub struct Distribute<N: Nic> {
     busy_ns: u64,
     was_busy: bool,
 }
+
+/// Packets after which the memory they are looked for in is asked for. Each of those has an address to be translated that
+/// the core does not remember: with little between them such translations overlap, and packet by packet they do not.
+const AHEAD: usize = 8;
+
+/// Packets of one turn, and what was read of them before any was routed.
+struct Burst<P> {
+    packets: ArrayVec<P, BURST>,
+    /// Which of them are common ones, by their places as bits.
+    common: Bits,
+    /// Of each common one, in their order: what it is, and where its connection seems to be.
+    read: [Midst; BURST],
+    spots: [Spot; BURST],
+}
+
+type Bits = u32;
+const _: () = assert!(BURST <= Bits::BITS as usize);
 
 /// What a distributor counts of its port, besides what becomes of each packet.
 const PORT_NAMES: &[&str] = &[
@@ -192,9 +207,12 @@ impl<N: Nic> Distribute<N> {
             news,
             vacated,
             told: Arc::default(),
-            packets: ArrayVec::new(),
-            read: [None; BURST],
-            spots: [Spot::default(); BURST],
+            burst: Some(Box::new(Burst {
+                packets: ArrayVec::new(),
+                common: 0,
+                read: [Midst::default(); BURST],
+                spots: [Spot::default(); BURST],
+            })),
             held: (0..HOLDS_MAX).map(|_| None).collect(),
             lag: Lag::new(),
             is_behind: false,
@@ -251,19 +269,39 @@ impl<N: Nic> Distribute<N> {
 
     /// Reads a burst before any of it is routed, so that it waits for the tables' memory once.
     #[inline]
-    fn read(&mut self, packets: &[N::Packet]) {
-        for (packet, read) in packets.iter().zip(&mut self.read) {
-            let frame = packet.bytes();
-            *read = match self.port.link.ip_at(frame) {
-                Some(at) if packet.rx().checksum != Checksum::Bad => {
-                    self.distributor.read(&frame[at..], prefetch)
+    fn read(&self, burst: &mut Burst<N::Packet>) {
+        let (mut common, mut place, mut count) = (0, 1, 0);
+        for packets in burst.packets.chunks(AHEAD) {
+            let before = count;
+            for packet in packets {
+                let frame = packet.bytes();
+                let ip = self.port.link.ip_at(frame).filter(|_| !packet.is_bad());
+                if let Some(midst) = ip.and_then(|ip| self.distributor.read(&frame[ip..])) {
+                    burst.read[count % BURST] = midst;
+                    (common, count) = (common | place, count + 1);
                 }
-                _ => None,
-            };
+                place <<= 1;
+            }
+            let read = &burst.read[before..count];
+            read.iter().for_each(|midst| prefetch(self.distributor.tags(midst)));
         }
-        for (read, spot) in self.read[..packets.len()].iter().zip(&mut self.spots) {
-            if let Some(midst) = read {
-                *spot = self.distributor.spot(midst, prefetch);
+        burst.common = common;
+        for (midst, spot) in burst.read[..count].iter().zip(&mut burst.spots) {
+            *spot = self.distributor.spot(midst);
+            prefetch(self.distributor.entry(*spot));
+        }
+    }
+
+    /// Routes what was read.
+    #[inline]
+    fn route(&mut self, now: Time, burst: &mut Burst<N::Packet>) {
+        let (mut common, mut spotted) = (burst.common, burst.read.iter().zip(&burst.spots));
+        for packet in burst.packets.drain(..) {
+            let known = if common & 1 == 1 { spotted.next() } else { None };
+            common >>= 1;
+            match known.and_then(|(midst, spot)| self.distributor.route_midst(now, midst, *spot)) {
+                Some(node) => self.forward(now, packet, node),
+                None => self.take(now, packet),
             }
         }
     }
@@ -271,7 +309,7 @@ impl<N: Nic> Distribute<N> {
     /// A packet that is not the common one.
     #[inline(never)]
     fn take(&mut self, now: Time, mut packet: N::Packet) {
-        if packet.rx().checksum == Checksum::Bad {
+        if packet.is_bad() {
             self.port.counters.drop_checksum += 1;
             return;
         }
@@ -345,9 +383,9 @@ impl<N: Nic> Distribute<N> {
     /// Hands a packet on in the frame it came in.
     #[inline(always)]
     fn forward(&mut self, now: Time, mut packet: N::Packet, node: NodeId) {
-        match self.nodes.mac(now, node, &mut self.port.link) {
-            Some(mac) => {
-                self.port.link.readdress(packet.bytes_mut(), mac);
+        match self.nodes.stations(now, node, &mut self.port.link) {
+            Some(stations) => {
+                readdress(packet.bytes_mut(), stations);
                 self.port.transmit(packet);
             }
             None => self.port.route_by(packet, self.nodes.address(node)),
@@ -364,20 +402,12 @@ impl<N: Nic> Turning for Distribute<N> {
         self.turns += 1;
         self.port.now = now;
         let mut busy = self.read_news(now);
-        let mut packets = std::mem::take(&mut self.packets);
-        let received = self.port.receive(&mut packets);
+        let mut burst = self.burst.take().expect("it is put back");
+        let received = self.port.receive(&mut burst.packets);
         self.is_behind = self.lag.note(received, || self.port.nic.rx_waiting());
-        self.read(&packets);
-        for (at, packet) in packets.drain(..).enumerate() {
-            let midst = self.read[at % BURST].as_ref();
-            let node =
-                midst.and_then(|midst| self.distributor.route_midst(now, midst, self.spots[at % BURST]));
-            match node {
-                Some(node) => self.forward(now, packet, node),
-                None => self.take(now, packet),
-            }
-        }
-        self.packets = packets;
+        self.read(&mut burst);
+        self.route(now, &mut burst);
+        self.burst = Some(burst);
         let port = &mut self.port;
         busy |= self.distributor.sweep(|reset| send(port, &reset));
         while let Some(node) = self.distributor.vacated() {

@@ -138,9 +138,14 @@ impl<N: Nic> Port<N> {
     /// Queues a frame that is ready; drops and counts it if the port does not keep up.
     #[inline]
     pub fn transmit(&mut self, frame: N::Packet) {
-        if self.tx.is_full() {
-            self.flush();
+        if let Err(full) = self.tx.try_push(frame) {
+            self.transmit_full(full.element());
         }
+    }
+
+    #[cold]
+    fn transmit_full(&mut self, frame: N::Packet) {
+        self.flush();
         if self.tx.try_push(frame).is_err() {
             self.counters.drop_tx_full += 1;
         }

@@ -167,6 +167,11 @@ impl Packet for Mbuf {
         RxMeta { checksum: received(flags, self.bytes()), hash }
     }
 
+    #[inline]
+    fn is_bad(&self) -> bool {
+        is_bad(self.flags())
+    }
+
     fn set_tx(&mut self, tx: TxOffload) {
         let version = if tx.ipv6 { sys::KF_TX_IPV6 } else { sys::KF_TX_IPV4 | sys::KF_TX_IP_CKSUM };
         let segment = if tx.tso_segment_bytes > 0 { sys::KF_TX_TCP_SEG } else { 0 };
@@ -185,13 +190,20 @@ impl Packet for Mbuf {
     }
 }
 
+/// Whether the port's flags say that a sum is wrong.
+#[inline]
+fn is_bad(flags: u64) -> bool {
+    let (ip, l4) = (flags & sys::KF_RX_IP_CKSUM_MASK, flags & sys::KF_RX_L4_CKSUM_MASK);
+    ip == sys::KF_RX_IP_CKSUM_BAD || l4 == sys::KF_RX_L4_CKSUM_BAD
+}
+
 /// What the port's flags say. Ports that check TCP but not IPv4 headers (virtio) leave the header to us: it is
 /// twenty bytes, and in the cache.
 #[inline]
 fn received(flags: u64, frame: &[u8]) -> Checksum {
     let ip = flags & sys::KF_RX_IP_CKSUM_MASK;
     let l4 = flags & sys::KF_RX_L4_CKSUM_MASK;
-    if ip == sys::KF_RX_IP_CKSUM_BAD || l4 == sys::KF_RX_L4_CKSUM_BAD {
+    if is_bad(flags) {
         return Checksum::Bad;
     }
     // NONE: the sum in the packet is not filled in, but the data never left this machine.

@@ -246,6 +246,10 @@ impl crate::Packet for Packet {
         self.body().rx
     }
 
+    fn is_bad(&self) -> bool {
+        self.body().rx.checksum == crate::Checksum::Bad
+    }
+
     fn set_tx(&mut self, tx: TxOffload) {
         self.body_mut().tx = tx;
     }

@@ -365,7 +365,9 @@ impl Distributor {
     /// Remembers a connection.
     pub(crate) fn know(&mut self, now: Time, hash: u64, key: FlowKey, known: Known) {
         let times = self.times();
-        let lost = self.flows.put(hash, key, known, |known| known.matters(tick(now), times));
+        let is_swept = !self.membership.is_idle() || !self.peers.is_at_rest();
+        let matters = |known: &Known| known.matters(tick(now), times);
+        let lost = self.flows.put(hash, key, known, matters, |key| self.spread.hash(key), is_swept);
         self.counters.flows_lost += u64::from(lost.is_some_and(|(_, known)| known.stage.is_open()));
     }
 
@@ -400,7 +402,9 @@ impl Distributor {
     fn remember(&mut self, now: Time, client: IpAddr, service: usize, entry: Client) {
         let key = ClientKey { client: bytes(client), service: service as u16 };
         let hash = self.hash_client(&key);
-        let lost = self.clients.put(hash, key, entry, |client| client.matters(tick(now)));
+        let matters = |client: &Client| client.matters(tick(now));
+        let rehash = |key: &ClientKey| self.spread.hash_client(&key.client, key.service);
+        let lost = self.clients.put(hash, key, entry, matters, rehash, !self.membership.is_idle());
         self.counters.clients_lost += u64::from(lost.is_some_and(|(_, client)| client.has_session));
     }
 
@@ -418,7 +422,7 @@ impl Distributor {
     }
 
     fn fragment(&mut self, now: Time, id: FragmentId) -> Verdict {
-        let hash = self.hash_fragment(&id);
+        let hash = hash_fragment(self.config.seed, &id);
         let Some(Pieces { node, seen }) = self.fragments.find(hash, &id).copied() else {
             return Verdict::Drop(DropReason::Fragment);
         };
@@ -431,11 +435,12 @@ impl Distributor {
     }
 
     fn keep_pieces(&mut self, now: Time, id: FragmentId, node: NodeId) {
-        let hash = self.hash_fragment(&id);
+        let hash = hash_fragment(self.config.seed, &id);
         let seen = tick(now);
         // The oldest goes first.
         let matters = |pieces: &Pieces| u64::from(Tick::MAX - seen.wrapping_sub(pieces.seen));
-        self.fragments.put(hash, id, Pieces { node, seen }, matters);
+        let (seed, is_swept) = (self.config.seed, !self.membership.is_idle());
+        self.fragments.put(hash, id, Pieces { node, seen }, matters, |id| hash_fragment(seed, id), is_swept);
     }
 
     /// What the network says of a packet that a node sent.
@@ -461,6 +466,7 @@ impl Distributor {
         self.config.times()
     }
 
+    #[inline]
     pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
         self.spread.hash(key)
     }
@@ -472,14 +478,14 @@ impl Distributor {
     fn hash_client(&self, key: &ClientKey) -> u64 {
         self.spread.hash_client(&key.client, key.service)
     }
+}
 
-    fn hash_fragment(&self, id: &FragmentId) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.config.seed, 2);
-        hasher.write(&bytes(id.source));
-        hasher.write(&bytes(id.destination));
-        hasher.write_u32(id.ident);
-        hasher.finish()
-    }
+fn hash_fragment(seed: u64, id: &FragmentId) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(seed, 2);
+    hasher.write(&bytes(id.source));
+    hasher.write(&bytes(id.destination));
+    hasher.write_u32(id.ident);
+    hasher.finish()
 }
 
 impl Client {

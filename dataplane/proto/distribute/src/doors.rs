@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 /// Addresses and ports with the number of their service.
 pub(crate) struct Doors {
-    /// Address, port: as one number.
+    /// As one number; most packets are asked this alone.
     v4: Vec<(u64, u16)>,
     v6: Vec<(([u8; 16], u16), u16)>,
 }
@@ -37,5 +37,5 @@ impl Doors {
 }
 
 fn number(ip: [u8; 4], port: u16) -> u64 {
-    u64::from(u32::from_be_bytes(ip)) << 16 | u64::from(port)
+    u64::from(u32::from_le_bytes(ip)) << 16 | u64::from(port)
 }

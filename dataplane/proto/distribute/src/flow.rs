@@ -21,7 +21,7 @@ const OPENING_TIME: Duration = Duration::from_secs(30);
 const CLOSING_TIME: Duration = Duration::from_secs(60);
 
 /// A connection's key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct FlowKey {
     pub(crate) client: [u8; 16],
     pub(crate) port: u16,
@@ -65,8 +65,14 @@ impl Spread {
     #[inline]
     pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
         let mut hasher = self.0.build_hasher();
-        hasher.write_u128(u128::from_le_bytes(key.client));
-        hasher.write_u32(key.ends());
+        let client = u128::from_le_bytes(key.client);
+        if client << 32 == MAPPED << 32 {
+            // One multiplication in place of two.
+            hasher.write_u64((client >> 64) as u64 & !0xffff_ffff | u64::from(key.ends()));
+        } else {
+            hasher.write_u128(client);
+            hasher.write_u32(key.ends());
+        }
         hasher.finish()
     }
 
@@ -83,9 +89,19 @@ impl Spread {
 /// Either kind of address; one of IPv4 as IPv6 maps it (RFC 4291 2.5.5.2).
 pub(crate) fn bytes(address: IpAddr) -> [u8; 16] {
     match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V4(address) => mapped(address.octets()),
         IpAddr::V6(address) => address.octets(),
     }
+}
+
+/// The first bytes of an address of IPv4 as IPv6 maps it, as their number.
+const MAPPED: u128 = 0xffff << 80;
+
+/// An address of IPv4 as IPv6 maps it. Put together as one number, which stays in registers: bytes that are stored one after
+/// the other and then read together wait until they are in the cache.
+#[inline]
+pub(crate) fn mapped(ipv4: [u8; 4]) -> [u8; 16] {
+    (MAPPED | u128::from(u32::from_le_bytes(ipv4)) << 96).to_le_bytes()
 }
 
 /// The address again.

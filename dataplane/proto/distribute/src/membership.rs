@@ -85,7 +85,7 @@ impl Membership {
         Membership { slots, revision: 0, swept: 0, due: 0, next: u64::MAX, vacated }
     }
 
-    fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.swept >= self.due
     }
 

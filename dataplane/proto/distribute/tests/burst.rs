@@ -98,9 +98,9 @@ impl Sent {
 }
 
 fn burst(it: &mut Distributor, now: Time, packets: &[Vec<u8>]) -> Vec<Verdict> {
-    let read: Vec<Option<Midst>> = packets.iter().map(|packet| it.read(packet, |_| ())).collect();
+    let read: Vec<Option<Midst>> = packets.iter().map(|packet| it.read(packet)).collect();
     let spotted: Vec<_> =
-        read.iter().map(|midst| Some((*midst)?).map(|it_is| (it_is, it.spot(&it_is, |_| ())))).collect();
+        read.iter().map(|midst| Some((*midst)?).map(|it_is| (it_is, it.spot(&it_is)))).collect();
     let one = |(packet, spotted): (&Vec<u8>, &Option<(Midst, Spot)>)| {
         let node = spotted.as_ref().and_then(|(midst, spot)| it.route_midst(now, midst, *spot));
         node.map_or_else(|| it.route(now, packet), Verdict::Forward)
@@ -146,8 +146,8 @@ fn segments_of_a_known_connection_are_found_together() {
     };
     for is_v6 in [false, true] {
         let Verdict::Forward(node) = it.route(Time::ZERO, &sent(is_v6, SYN)) else { panic!("a node") };
-        let midst = it.read(&sent(is_v6, ACK), |_| ()).expect("a segment in the midst");
-        let spot = it.spot(&midst, |_| ());
+        let midst = it.read(&sent(is_v6, ACK)).expect("a segment in the midst");
+        let spot = it.spot(&midst);
         assert_eq!(
             it.route_midst(Time::ZERO, &midst, spot),
             None,
@@ -156,7 +156,7 @@ fn segments_of_a_known_connection_are_found_together() {
         assert_eq!(it.route(Time::ZERO, &sent(is_v6, ACK)), Verdict::Forward(node));
         assert_eq!(it.route_midst(Time::ZERO, &midst, spot), Some(node));
         for flags in [SYN, ACK | 1, ACK | SYN, ACK | 4, 0] {
-            assert!(it.read(&sent(is_v6, flags), |_| ()).is_none(), "{flags}");
+            assert!(it.read(&sent(is_v6, flags)).is_none(), "{flags}");
         }
     }
 }

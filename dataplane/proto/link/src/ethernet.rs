@@ -65,6 +65,24 @@ pub(crate) fn write(frame: &mut [u8], dst: [u8; 6], src: [u8; 6], vlan: Option<u
 
 /// Readdresses a received frame, leaving its tag and type: for answers written into it.
 pub(crate) fn write_stations(frame: &mut [u8], dst: [u8; 6], src: [u8; 6]) {
-    frame[..6].copy_from_slice(&dst);
-    frame[6..12].copy_from_slice(&src);
+    readdress(frame, stations(dst, src));
+}
+
+/// Both addresses of a frame, the destination's first, as it begins with them.
+pub type Stations = [u8; 12];
+
+/// Readdresses a received frame that goes on as it is, its tag and type included.
+///
+/// # Panics
+/// If `frame` is shorter than its header.
+#[inline]
+pub fn readdress(frame: &mut [u8], stations: Stations) {
+    *frame.first_chunk_mut().expect("a frame has a header") = stations;
+}
+
+pub(crate) fn stations(dst: [u8; 6], src: [u8; 6]) -> Stations {
+    let mut both = [0; 12];
+    both[..6].copy_from_slice(&dst);
+    both[6..].copy_from_slice(&src);
+    both
 }

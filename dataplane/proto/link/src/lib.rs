@@ -26,6 +26,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use keyferry_time::Time;
 
 pub use cidr::{Cidr, CidrError};
+pub use ethernet::{Stations, readdress};
 pub use neighbors::NEIGHBORS_MAX;
 pub use parked::{PARKED_MAX, PARKED_PER_NEIGHBOR_MAX};
 pub use routes::Route;
@@ -319,13 +320,9 @@ impl<P> Link<P> {
         ethernet::write(frame, dst, self.mac, self.vlan, ethertype);
     }
 
-    /// Readdresses a received frame that goes on as it is, its tag and type included.
-    ///
-    /// # Panics
-    /// If `frame` is shorter than the header.
-    #[inline]
-    pub fn readdress(&self, frame: &mut [u8], dst: [u8; 6]) {
-        ethernet::write_stations(frame, dst, self.mac);
+    /// How a frame of ours to `dst` begins: for [`readdress`].
+    pub fn stations(&self, dst: [u8; 6]) -> Stations {
+        ethernet::stations(dst, self.mac)
     }
 
     /// Largest IP packet, in bytes.

@@ -168,9 +168,8 @@ impl Front {
 
     fn burst(&mut self, packets: &[Vec<u8>], is_behind: bool) {
         let now = self.now;
-        let read: Vec<Option<Midst>> =
-            packets.iter().map(|packet| self.together.read(packet, |_| ())).collect();
-        let spot = |midst: Option<Midst>| midst.map(|midst| (midst, self.together.spot(&midst, |_| ())));
+        let read: Vec<Option<Midst>> = packets.iter().map(|packet| self.together.read(packet)).collect();
+        let spot = |midst: Option<Midst>| midst.map(|midst| (midst, self.together.spot(&midst)));
         let spotted: Vec<_> = read.into_iter().map(spot).collect();
         for (packet, spotted) in packets.iter().zip(&spotted) {
             let sheds = is_behind && self.one_by_one.sheds(now, packet);

@@ -256,7 +256,7 @@ impl World {
     /// A client's packet, in a burst of its own.
     fn send(&mut self, member: usize, packet: &[u8]) {
         let (now, Member { it, held, .. }) = (self.now, &mut self.members[member]);
-        let spotted = it.read(packet, |_| ()).map(|midst| (midst, it.spot(&midst, |_| ())));
+        let spotted = it.read(packet).map(|midst| (midst, it.spot(&midst)));
         let node = spotted.and_then(|(midst, spot)| it.route_midst(now, &midst, spot));
         let verdict = it.route(now, packet);
         if let Some(node) = node {

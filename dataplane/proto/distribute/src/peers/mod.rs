@@ -100,6 +100,8 @@ const _: () = assert!(PEERS_MAX <= u16::BITS as usize);
 /// All others.
 pub(crate) struct Peers {
     peers: [Option<Peer>; PEERS_MAX],
+    /// How many there are: each is large, and most distributors have none.
+    met: usize,
     pub(crate) words: Holds<Word>,
     pub(crate) answers: Holds<Answer>,
     /// SYNs that another one knows of now.
@@ -114,6 +116,7 @@ impl Peers {
     pub(crate) fn new() -> Peers {
         Peers {
             peers: [const { None }; PEERS_MAX],
+            met: 0,
             words: Holds::new(holds::SYNS),
             answers: Holds::new(holds::STRAYS),
             known: Vec::with_capacity(holds::SYNS.len()),
@@ -125,17 +128,25 @@ impl Peers {
     /// Another one, just met; in place of the one of that number.
     pub(crate) fn add(&mut self, id: PeerId, ends: Ends, secrets: Secrets) {
         let (channel, walk) = (Channel::new(secrets), Walk::Copy(0));
-        self.peers[id.index()] = Some(Peer { channel, ends, walk, has_told_all: false, copied: 0 });
+        let it = Peer { channel, ends, walk, has_told_all: false, copied: 0 };
+        self.met += usize::from(self.peers[id.index()].replace(it).is_none());
     }
 
     /// One is gone; answers whether it was there.
     pub(crate) fn remove(&mut self, id: PeerId) -> bool {
-        self.peers[id.index()].take().is_some()
+        let was_there = self.peers[id.index()].take().is_some();
+        self.met -= usize::from(was_there);
+        was_there
     }
 
     /// Whether there are no others.
     pub(crate) fn is_empty(&self) -> bool {
-        self.peers.iter().all(Option::is_none)
+        self.met == 0
+    }
+
+    /// Whether none of them is being told what is in the flow table.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.is_empty() || self.peers.iter().flatten().all(|peer| matches!(peer.walk, Walk::Rest(_)))
     }
 
     pub(crate) fn each(&mut self) -> impl Iterator<Item = (PeerId, &mut Peer)> {
@@ -149,8 +160,7 @@ impl Peers {
 
     /// How many there are, and how many of them have told all they knew.
     pub(crate) fn count(&self) -> (usize, usize) {
-        let there = || self.peers.iter().flatten();
-        (there().count(), there().filter(|peer| peer.has_told_all).count())
+        (self.met, self.peers.iter().flatten().filter(|peer| peer.has_told_all).count())
     }
 
     /// What one has told of what it knew when the two met: connections, and whether those are all.
@@ -210,6 +220,9 @@ impl Peers {
 
     /// The next packet for one of the others; its length.
     pub(crate) fn poll(&mut self, now: Time, out: &mut [u8; PACKET_BYTES_MAX]) -> Option<usize> {
+        if self.is_empty() {
+            return None;
+        }
         let payload = &mut *self.payload;
         let (ends, len) = self
             .peers
