@@ -6,8 +6,8 @@
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -185,6 +185,7 @@ fn start<A: keyferry_app::App>(
     let request_log = RequestLog::start(config, clock, names, &registry)?;
     let handovers = Handover::between(workers, HANDOVER_PACKETS);
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    let (turns, turned) = mpsc::channel();
     for (number, (((nic, app), handover), mailbox)) in
         queues.into_iter().zip(apps).zip(handovers).zip(&mailboxes).enumerate()
     {
@@ -197,6 +198,7 @@ fn start<A: keyferry_app::App>(
         let announcements =
             announcements.map(|(queue, lifetime)| Announcements::new(Arc::clone(queue), lifetime));
         let access = request_log.as_ref().map(|log| log.access(config, number));
+        let mut turns = Some(turns.clone());
         let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || {
             let _registered = dpdk::register_worker_thread();
             core_affinity::set_for_current(core_affinity::CoreId { id: core });
@@ -207,7 +209,12 @@ fn start<A: keyferry_app::App>(
             if let Some(access) = access {
                 worker = worker.log_to(access);
             }
-            keyferry_worker::run(&mut worker, clock, idle, &stop, |counters| block.publish(counters));
+            keyferry_worker::run(&mut worker, clock, idle, &stop, |counters| {
+                block.publish(counters);
+                if let Some(turns) = turns.take() {
+                    let _ = turns.send(());
+                }
+            });
         });
         threads.push(thread.context("cannot start a worker thread")?);
     }
@@ -233,6 +240,10 @@ fn start<A: keyferry_app::App>(
         move || desk.sample()
     });
     core_affinity::set_for_current(core_affinity::CoreId { id: config.cores.control.0 });
+    // A worker first makes all it will need, which may take seconds. Who is told that the node is ready may count on it: peers
+    // find a worker that takes their queue pairs, and clients one that answers.
+    drop(turns);
+    turned.iter().for_each(drop);
     info!(node = config.node.name, workers, "serving");
     eprintln!("keyferry: node {} ready", config.node.name);
     service::ready(&format!("node {} serves", config.node.name));

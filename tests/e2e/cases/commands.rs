@@ -3,7 +3,7 @@
 use crate::harness::{Cluster, Options, Status};
 use crate::with_one_and_two_workers;
 
-with_one_and_two_workers!(check_and_status);
+with_one_and_two_workers!(check_and_status, ready);
 
 fn check_and_status(workers: usize) {
     let cluster = Cluster::start(&Options::new(workers));
@@ -31,6 +31,16 @@ fn check_and_status(workers: usize) {
         "{}",
         errors(&output.stderr)
     );
+    cluster.finish();
+}
+
+/// A node that says it is ready has workers that turn: what they make at their start is made.
+fn ready(workers: usize) {
+    let mut cluster = Cluster::start(&Options::new(workers));
+    cluster.kill_b();
+    cluster.start_b();
+    let turns = cluster.b().status().workers("turns");
+    assert!(turns.len() == workers && turns.iter().all(|turns| *turns > 0), "{turns:?}");
     cluster.finish();
 }
 
