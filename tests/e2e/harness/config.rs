@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use keyferry_cluster::Etcd;
 use keyferry_cluster::certificates::Certificates;
 
-use super::fabric;
+use super::fabric::{self, Sizes};
 
 /// The folder of the nodes' certificates, in the test's.
 pub const CLUSTER: &str = "cluster";
@@ -215,13 +215,18 @@ pub fn text(
         (0..count).map(|index| ((from + index) % cores).to_string()).collect::<Vec<_>>().join(", ")
     };
     // The nodes' workers on different ones, where there are enough. An emulated machine needs one for all else.
-    let (first, control) = if fabric::devices().is_some() { (0, cores - 1) } else { (place.number, 0) };
+    // There whoever polls without end takes the time of the machine below, too.
+    let (first, control, idle) = match fabric::devices() {
+        Some(_) => (0, cores - 1, "sleep"),
+        None => (place.number, 0, "yield"),
+    };
+    let sizes = fabric::sizes();
     let workers = spread(options.workers, first);
     let apps = spread(options.apps, first + options.workers);
     let tables = [
         ("node", format!("name = {:?}", place.name)),
-        ("cores", format!("control = {control}\nworkers = [{workers}]\napps = [{apps}]\nidle = \"yield\"")),
-        ("nic", nic(directory, place, interface, options)),
+        ("cores", format!("control = {control}\nworkers = [{workers}]\napps = [{apps}]\nidle = {idle:?}")),
+        ("nic", nic(directory, place, interface, options, &sizes)),
         // Long for a loaded machine: a session that comes late would be missed.
         ("tls", format!("resumption = {:?}\nsession_wait_ms = 5000", options.resumption)),
         ("app", format!("kind = {:?}", options.kind.unwrap_or_else(|| kind(options)))),
@@ -230,7 +235,8 @@ pub fn text(
         (
             "lease",
             format!(
-                "silence_timeout_ms = {}\ndecide = {:?}",
+                "{}\nsilence_timeout_ms = {}\ndecide = {:?}",
+                sizes.lease,
                 options.silence_timeout_ms,
                 match options.decide {
                     Decide::Never => "never",
@@ -243,7 +249,7 @@ pub fn text(
         ("fabric", fabric::section(place.number)),
         ("cluster", cluster(directory, place, options)),
         ("tcp", String::new()),
-        ("limits", String::new()),
+        ("limits", sizes.limits.to_owned()),
         ("admin", format!("socket = {:?}", directory.join(format!("{}.ctl", place.name)))),
     ];
     let mut text = String::new();
@@ -303,14 +309,12 @@ fn cluster(directory: &Path, place: &Place<'_>, options: &Options) -> String {
     )
 }
 
-fn nic(directory: &Path, place: &Place<'_>, interface: &str, options: &Options) -> String {
+fn nic(directory: &Path, place: &Place<'_>, interface: &str, options: &Options, sizes: &Sizes) -> String {
     let [v4, v6] = place.addresses;
-    let (frames, memory_mib) = fabric::memory();
+    let Sizes { frames, nic, .. } = sizes;
     let device = match options.vhost {
         true => format!("net_vhost0,iface={}", vhost_socket(directory, place.name).display()),
         false => format!("net_af_packet0,iface={interface},qpairs={},framecnt={frames}", options.workers),
     };
-    format!(
-        "device = {device:?}\naddresses = [{v4:?}, {v6:?}]\nhugepages = \"never\"\nmemory_mib = {memory_mib}"
-    )
+    format!("device = {device:?}\naddresses = [{v4:?}, {v6:?}]\nhugepages = \"never\"\n{nic}")
 }

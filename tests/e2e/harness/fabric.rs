@@ -21,14 +21,38 @@ pub fn devices() -> Option<Devices> {
 /// The `[fabric]` of a node, of which A is the first.
 pub fn section(node: usize) -> String {
     match devices() {
-        Some(devices) => format!("driver = \"verbs\"\naddress = {:?}", devices.addresses[node]),
+        // As few receives as its leases need: what is registered is touched and pinned.
+        Some(devices) => {
+            format!("driver = \"verbs\"\naddress = {:?}\nreceives = 128", devices.addresses[node])
+        }
         None => "driver = \"shm\"".to_owned(),
     }
 }
 
-/// Frames of a node's port, and MiB of its packet memory: to make them is most of a start on an emulated machine.
-pub fn memory() -> (u32, u32) {
-    if devices().is_some() { (1024, 128) } else { (4096, 256) }
+/// How much a node has of what it makes at its start. On an emulated machine a start is mostly that, and tests of faults
+/// start nodes all the time: there is as much as a few clients need.
+pub struct Sizes {
+    /// Frames of its port.
+    pub frames: u32,
+    /// `[nic]`, without the device.
+    pub nic: &'static str,
+    /// `[limits]`.
+    pub limits: &'static str,
+    /// `[lease]`.
+    pub lease: &'static str,
+}
+
+/// What a node of this machine's has.
+pub fn sizes() -> Sizes {
+    match devices() {
+        Some(_) => Sizes {
+            frames: 1024,
+            nic: "memory_mib = 32\npackets = 4096",
+            limits: "connections = 256\nhalf_open = 256\nrequests_in_app = 64",
+            lease: "leases = 64",
+        },
+        None => Sizes { frames: 4096, nic: "memory_mib = 256", limits: "", lease: "" },
+    }
 }
 
 impl Devices {
