@@ -15,7 +15,7 @@ use keyferry_load::report::Report;
 use crate::harness::keyferry;
 
 /// Longest time until counters show what clients have seen, or a distributor what became of a node.
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 /// Requests a second of the load, which leaves a shared machine room.
 const RATE: f64 = 200.0;
 /// Connections of it.
