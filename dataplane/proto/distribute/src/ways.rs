@@ -174,7 +174,7 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
 
     /// Puts an entry in place of the one of its key, of one that is over, or of the one that matters least; answers the
     /// one that had to go although it mattered. `rehash` says the hash of a key again. While the table
-    /// `is_swept` by somebody who has to meet all entries, none goes to where that one has been.
+    /// `is_swept` by somebody who has to meet all entries, none moves: a sweep begins anywhere and goes round.
     pub(crate) fn put(
         &mut self,
         hash: u64,
@@ -197,8 +197,8 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
             self.buckets[bucket].ways[way].0.as_ref().map_or(OVER, |(_, value)| matters(value))
         };
         let least = ways.min_by_key(weigh)?;
-        let may_move = weigh(&least) != OVER && self.used < self.capacity();
-        let moved = if may_move { self.make_room(choices, rehash, is_swept) } else { None };
+        let may_move = !is_swept && weigh(&least) != OVER && self.used < self.capacity();
+        let moved = if may_move { self.make_room(choices, rehash) } else { None };
         let (bucket, way) = moved.unwrap_or(least);
         let bucket = &mut self.buckets[bucket];
         bucket.tags[way] = tag(hash);
@@ -208,21 +208,13 @@ impl<K: Copy + Eq, V: Copy> Ways<K, V> {
     }
 
     /// Has an entry of these buckets go to its other one, and answers where it was.
-    fn make_room(
-        &mut self,
-        choices: [usize; 2],
-        rehash: impl Fn(&K) -> u64,
-        is_swept: bool,
-    ) -> Option<(usize, usize)> {
+    fn make_room(&mut self, choices: [usize; 2], rehash: impl Fn(&K) -> u64) -> Option<(usize, usize)> {
         for from in choices {
             for way in 0..WAYS {
                 let entry = self.buckets[from].ways[way].0?;
                 let hash = rehash(&entry.0);
                 let [near, far] = self.choices(hash);
                 let to = if near == from { far } else { near };
-                if is_swept && to < from {
-                    continue;
-                }
                 let other = &mut self.buckets[to];
                 if let Some(room) = other.tags[..WAYS].iter().position(|tag| *tag == VACANT) {
                     (other.tags[room], other.ways[room].0) = (tag(hash), Some(entry));
